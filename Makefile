@@ -1,0 +1,54 @@
+# Two words are enough: `make run` trains a network, `make test` runs every check.
+# Needs Python 3.11 or newer, make and git; everything else goes into .venv.
+
+PYTHON ?= python3
+# uv's choice of a torch build: cpu, cu130, auto. Empty takes torch as the package index has it.
+TORCH_BACKEND ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+BACKEND := $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
+
+.PHONY: run test test-slow setup check fix recipes bench clean
+
+run: setup
+	$(BIN)/dlcli train cnn
+	$(BIN)/dlcli eval latest
+	$(BIN)/dlcli runs
+
+test: check
+	$(BIN)/pytest -m "not slow and not cuda"
+
+test-slow: setup
+	$(BIN)/pytest -m "slow and not cuda" -s
+
+setup: $(VENV)/.done
+
+# Byte code is compiled once here: without it every start pays for it where PYTHONDONTWRITEBYTECODE is set.
+$(VENV)/.done: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	UV=$$(command -v uv || echo $(BIN)/uv); $$UV pip install --quiet --python $(BIN)/python --compile-bytecode \
+		$(BACKEND) $(if $(TORCH_BACKEND),,-c constraints.txt) -e '.[dev]'
+	touch $@
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Trains every recipe and checks that it reaches what it promises. Needs the data folder for MNIST and its kin.
+recipes: setup
+	$(BIN)/pytest -m "slow and not cuda" -s tests/test_recipes.py
+
+# Start-up, throughput and memory against plain loops, side by side.
+bench: setup
+	$(BIN)/python -m tests.benchmarks.throughput
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,106 @@
+"""dlcli eval"""
+
+from typing import Annotated, Any
+
+import typer
+
+from dlcli.cli.arguments import CSV, JSON, MD, CheckpointRole, Device, RunName, RunsDir
+from dlcli.cli.output import Column, Format, choose_format, emit, say
+from dlcli.errors import CheckError, ConfigError
+
+
+def evaluate(
+    run: RunName,
+    split: Annotated[str, typer.Option("--split", metavar="train|val|test", help="Which part of the data.")] = "test",
+    checkpoint: CheckpointRole = "best",
+    data: Annotated[
+        str | None, typer.Option("--data", help="Other data of the same shape, normalised as the run's own.")
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option("--require", metavar="RULE", help="Such as 'accuracy>=0.98'; exit 7 if false. May be repeated."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="RUN", help="Measure this run too; exit 7 if it is better.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option("--max-drop", min=0.0, help="By how much the baseline may be better.")
+    ] = 0.0,
+    device: Device = "auto",
+    runs_dir: RunsDir = "runs",
+    json: JSON = False,
+    csv: CSV = False,
+    md: MD = False,
+) -> None:
+    """Measure a trained run: metrics, and for classes a table a class and the confusion matrix.
+
+    The record is kept in the run, as eval/SPLIT.json.
+    """
+    format = choose_format(json=json, csv=csv, md=md)
+    if split not in ("train", "val", "test"):
+        raise ConfigError(f"--split {split} is not one of train, val, test")
+    if checkpoint not in ("best", "last"):
+        raise ConfigError(f"--checkpoint {checkpoint} is not one of best, last")
+    if max_drop and baseline is None:
+        raise ConfigError("--max-drop needs a --baseline")
+    from dlcli.runs import find_one
+
+    found = find_one(run, runs_dir)
+    other = find_one(baseline, runs_dir) if baseline else None
+    from dlcli import evaluation
+
+    report = evaluation.evaluate(found, split=split, checkpoint=checkpoint, data=data, device=device)
+    results = evaluation.check_rules(report.metrics, require or [])
+    document: dict[str, Any] = report.as_dict()
+    if results:
+        document["require"] = [{"rule": r, "value": v, "holds": h} for r, v, h in results]
+    emit(
+        [{"metric": name, "value": value} for name, value in report.metrics.items()],
+        [Column("metric", "metric", fixed=True), Column("value", "value", right=True)],
+        format=format,
+        title=f"{report.run}: {checkpoint} checkpoint (epoch {report.epoch}) on {split} of {report.data}, "
+        f"{report.samples:,} samples",
+        document=document,
+    )
+    if format is Format.table:
+        _print_classes(report)
+    failed = [f"{rule} does not hold: the value is {_exact(value)}" for rule, value, holds in results if not holds]
+    for rule, value, holds in results:
+        if holds and format is Format.table:
+            say(f"{rule} holds: the value is {_exact(value)}")
+    if other is not None:
+        base = evaluation.evaluate(other, split=split, data=data, device=device)
+        metric = evaluation.main_metric(found)
+        try:
+            say(evaluation.check_drop(report, base, max_drop, metric))
+        except CheckError as error:
+            failed.append(str(error))
+    if failed:
+        raise CheckError("; ".join(failed))
+
+
+def _print_classes(report: Any) -> None:
+    if report.per_class is None:
+        return
+    names = report.class_names
+    emit(
+        [{"class": name, **row} for name, row in zip(names, report.per_class, strict=True)],
+        [
+            Column("class", "class"),
+            *(Column(key, key, right=True) for key in ("precision", "recall", "f1")),
+            Column("count", "count", right=True),
+        ],
+        format=Format.table,
+    )
+    emit(
+        [
+            {"class": n, **{str(k): count for k, count in enumerate(row)}}
+            for n, row in zip(names, report.confusion, strict=True)
+        ],
+        [Column("class", "actual \\ predicted"), *(Column(str(k), n, right=True) for k, n in enumerate(names))],
+        format=Format.table,
+    )
+
+
+def _exact(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.6g}"

@@ -1,0 +1,44 @@
+"""dlcli generate"""
+
+from typing import Annotated
+
+import typer
+
+from dlcli.cli.arguments import JSON, CheckpointRole, Device, RunName, RunsDir
+from dlcli.cli.output import print_json, write
+from dlcli.errors import ConfigError
+
+
+def generate(
+    run: RunName,
+    prompt: Annotated[str, typer.Option("--prompt", help="The text to go on from.")] = "",
+    length: Annotated[int, typer.Option("--length", min=1, help="Characters to generate.")] = 200,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="Below 1 bolder guesses, above 1 wilder; 0 is greedy.")
+    ] = 1.0,
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from the k likeliest only; 0 is all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
+    checkpoint: CheckpointRole = "best",
+    device: Device = "auto",
+    runs_dir: RunsDir = "runs",
+    json: JSON = False,
+) -> None:
+    """Let a trained language model write."""
+    if checkpoint not in ("best", "last"):
+        raise ConfigError(f"--checkpoint {checkpoint} is not one of best, last")
+    from dlcli.runs import find_one
+
+    found = find_one(run, runs_dir)
+    from dlcli import experiment, prediction
+
+    restored = experiment.restore(found, role=checkpoint, device=device)
+    characters = prediction.generate(
+        restored, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed
+    )  # fmt: skip
+    if json:
+        print_json({"run": str(found), "prompt": prompt, "text": "".join(characters)})
+        return
+    write(prompt)
+    for character in characters:
+        write(character)
+    write("\n")

@@ -1,0 +1,230 @@
+"""The only place that knows rich: tables, JSON, CSV, Markdown, progress. Data goes to stdout, all else to stderr."""
+
+import csv
+import io
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+    md = "md"
+
+
+@dataclass(frozen=True)
+class Column:
+    """key: of the row's value. show: how a person reads it; machines get the value itself."""
+
+    key: str
+    heading: str
+    show: Callable[[Any], str] = lambda value: text(value)
+    right: bool = False
+    fixed: bool = False  # never folded or cut: ids
+
+
+def choose_format(*, json: bool = False, csv: bool = False, md: bool = False) -> Format:
+    """The one that was asked for; a table when none was."""
+    from dlcli.errors import ConfigError
+
+    if json + csv + md > 1:
+        raise ConfigError("--json, --csv and --md exclude each other: choose one")
+    return Format.json if json else Format.csv if csv else Format.md if md else Format.table
+
+
+def emit(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[Column],
+    *,
+    format: Format,
+    title: str = "",
+    document: Any = None,
+) -> None:
+    """Print rows to stdout. document: what --json prints instead of the rows."""
+    if format is Format.json:
+        print_json(list(rows) if document is None else document)
+    elif format is Format.csv:
+        write(to_csv([c.key for c in columns], [[row.get(c.key) for c in columns] for row in rows]))
+    elif format is Format.md:
+        write(_markdown([c.heading for c in columns], [[c.show(row.get(c.key)) for c in columns] for row in rows]))
+    else:
+        _print_table(rows, columns, title)
+
+
+def print_json(document: Any) -> None:
+    write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write(content: str) -> None:
+    """To stdout, whole."""
+    sys.stdout.write(content)
+    sys.stdout.flush()
+
+
+def say(line: str) -> None:
+    """A line for the person, on stderr. A closed or full stderr never stops the work."""
+    try:
+        sys.stderr.write(plain(line) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+def plain(value: str) -> str:
+    """Text from data and files without control characters, so that it cannot move a terminal's cursor."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
+
+
+def text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return number(value)
+    return plain(str(value))
+
+
+def number(value: float | None) -> str:
+    """Four decimals, or four significant digits where these would say nothing."""
+    if value is None:
+        return "-"
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.4g}"
+    return f"{value:.4f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`7.1s`, `2m05s`, `3h20m`."""
+    if seconds is None:
+        return "-"
+    if seconds < 59.95:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def to_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Cells of text that a spreadsheet would take for a formula get an apostrophe before them."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([_cell(value) for value in row])
+    return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        value = plain(value)
+        return f"'{value}" if value.startswith(("=", "+", "-", "@")) else value
+    return "" if value is None else value
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    utf = (getattr(sys.stdout, "encoding", "") or "").lower().startswith("utf")
+    # Off a terminal nothing is folded: a script, or a person with a pager, gets whole lines.
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 10_000
+    console = Console(file=io.StringIO() if not sys.stdout.isatty() else sys.stdout, width=width, markup=False)
+    table = Table(
+        box=box.SIMPLE_HEAD if utf else box.ASCII2,
+        pad_edge=False,
+    )
+    for c in columns:
+        table.add_column(
+            Text(c.heading), justify="right" if c.right else "left", no_wrap=c.fixed, overflow="fold",
+            min_width=max([len(c.show(r.get(c.key))) for r in rows], default=0) if c.fixed else None,
+        )  # fmt: skip
+    if title:
+        console.print(Text(plain(title)))
+    for row in rows:
+        table.add_row(*[Text(c.show(row.get(c.key))) for c in columns])
+    console.print(table)
+    if isinstance(console.file, io.StringIO):
+        write("".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines()))
+
+
+class Reporter:
+    """Shows a training on stderr: a live bar on a terminal; elsewhere a line an epoch, at most one in 10 s.
+
+    A context manager. `quiet` shows nothing.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self._live: Any = None
+        self._bar: Any = None
+        self._last_line = float("-inf")
+        self._held_back: str | None = None
+
+    def __enter__(self) -> "Reporter":
+        if not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            # Drawn only when a record arrives: a drawing thread would take its turns from the training.
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True, markup=False, highlight=False),
+                auto_refresh=False,
+                transient=True,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+        elif self._held_back is not None and not self.quiet:
+            say(self._held_back)  # the last epoch is always told
+            self._held_back = None
+
+    def line(self, content: str) -> None:
+        """A line that is always shown, unless quiet."""
+        if self.quiet:
+            return
+        if self._live is not None:
+            self._live.console.print(plain(content), markup=False, highlight=False, soft_wrap=True)
+        else:
+            say(content)
+
+    def epoch(self, content: str) -> None:
+        """A line an epoch."""
+        if self._live is not None:
+            self.line(content)
+        elif time.monotonic() - self._last_line >= 10:
+            self._last_line, self._held_back = time.monotonic(), None
+            self.line(content)
+        else:
+            self._held_back = content
+
+    def progress(self, *, done: int, total: int, note: str, what: str) -> None:
+        """Move the bar."""
+        if self._live is None:
+            return
+        if self._bar is None:
+            self._bar = self._live.add_task(what, total=total, note="")
+        self._live.update(self._bar, completed=done, description=what, note=note)
+        self._live.refresh()

@@ -1,0 +1,37 @@
+"""dlcli predict"""
+
+from typing import Annotated
+
+import typer
+
+from dlcli.cli.arguments import CSV, JSON, MD, CheckpointRole, Device, RunName, RunsDir
+from dlcli.cli.output import Column, choose_format, emit
+from dlcli.errors import ConfigError
+
+
+def predict(
+    run: RunName,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Images or folders of them, .csv files of rows, or texts.")
+    ],
+    checkpoint: CheckpointRole = "best",
+    device: Device = "auto",
+    runs_dir: RunsDir = "runs",
+    json: JSON = False,
+    csv: CSV = False,
+    md: MD = False,
+) -> None:
+    """Apply a trained run to new inputs."""
+    format = choose_format(json=json, csv=csv, md=md)
+    if checkpoint not in ("best", "last"):
+        raise ConfigError(f"--checkpoint {checkpoint} is not one of best, last")
+    from dlcli.runs import find_one
+
+    found = find_one(run, runs_dir)
+    from dlcli import experiment, prediction
+
+    restored = experiment.restore(found, role=checkpoint, device=device)
+    rows = [{"input": p.input, **p.values} for p in prediction.predict(restored, inputs)]
+    names = list(rows[0]) if rows else ["input"]
+    columns = [Column(name, name.replace("_", " "), right=name not in ("input", "class", "next")) for name in names]
+    emit(rows, columns, format=format)

@@ -1,0 +1,99 @@
+"""dlcli runs: the table of all runs, and one of them in full."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from dlcli import summary
+from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
+from dlcli.cli.output import Column, Format, choose_format, duration, emit, say
+from dlcli.config import flatten
+from dlcli.errors import DlcliError
+from dlcli.runs import find_one
+
+app = typer.Typer(invoke_without_command=True, help="List all runs, newest first; `runs show RUN` tells all of one.")
+
+
+@app.callback()
+def runs(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="At most so many; 0 is all.")] = 0,
+    runs_dir: RunsDir = "runs",
+    json: JSON = False,
+    csv: CSV = False,
+    md: MD = False,
+) -> None:
+    """List all runs, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    rows = summary.rows(runs_dir, limit=limit)
+    format = choose_format(json=json, csv=csv, md=md)
+    if not rows and format is Format.table:
+        say(f"there are no runs in {runs_dir}: make one with `dlcli train cnn`")
+        return
+    columns = [
+        Column("run", "run", right=True, fixed=True),
+        Column("status", "status"),
+        Column("model", "model"),
+        Column("data", "data"),
+        Column("epochs", "epochs", right=True),
+        Column("metric", "metric"),
+        Column("best", "best", right=True),
+        Column("seconds", "time", duration, right=True),
+        Column("device", "device"),
+        Column("started", "age", _age, right=True),
+    ]
+    if any(row["reason"] for row in rows):
+        columns.append(Column("reason", "reason"))
+    if format is Format.csv:
+        columns = [Column(name, name) for name in summary.COLUMNS]
+    emit(rows, columns, format=format)
+
+
+@app.command()
+def show(run: RunName, runs_dir: RunsDir = "runs", json: JSON = False, csv: CSV = False, md: MD = False) -> None:
+    """Tell all of one run: what it is, its settings, its metrics, what it holds."""
+    format = choose_format(json=json, csv=csv, md=md)
+    found = find_one(run, runs_dir)
+    info = found.info()
+    try:
+        settings: dict[str, Any] = flatten(found.config().as_dict())
+    except DlcliError as error:
+        settings = {"damage": str(error)}
+    metrics = found.metrics()
+    files = sorted(str(p.relative_to(found.path)) for p in found.path.rglob("*") if p.is_file())
+    document = {"run": str(found), "info": info, "config": settings, "metrics": metrics, "files": files}
+    if format is Format.json:
+        emit([], [], format=format, document=document)
+        return
+    names = list(metrics[0]) if metrics else []
+    history = [Column(n, n, right=True) for n in names]
+    if format is not Format.table:
+        emit(metrics, history, format=format)
+        return
+    flat = {k: v for k, v in info.items() if v not in (None, {}, "") and not isinstance(v, dict)}
+    pair = [Column("name", "name", fixed=True), Column("value", "value")]
+    emit([{"name": k, "value": v} for k, v in flat.items()], pair, format=format, title=str(found))
+    emit([{"name": k, "value": v} for k, v in settings.items() if v is not None], pair, format=format, title="settings")
+    shown = metrics if len(metrics) <= 20 else metrics[:5] + metrics[-15:]
+    title = "metrics" if len(shown) == len(metrics) else f"metrics (20 of {len(metrics)} rows; all are in metrics.csv)"
+    if metrics:
+        emit(shown, [Column(c.key, c.heading, _cell, right=True) for c in history], format=format, title=title)
+    emit([{"file": f} for f in files], [Column("file", "files")], format=format)
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.5g}"
+
+
+def _age(started: str | None) -> str:
+    if started is None:
+        return "-"
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"

@@ -1,0 +1,1 @@
+"""Data sets, and the way from a file to a batch on the device."""

@@ -1,0 +1,115 @@
+"""Batches of a split: an epoch is a permutation drawn from (seed, epoch), a batch a gather from the tensors.
+
+There is no per-sample Python and nothing waits for the device. B batch, T steps.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dlcli.data import augment
+from dlcli.data.augment import Augmentation
+from dlcli.data.dataset import Split
+from dlcli.seeds import derive
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """x: (B, ...) input. y: (B,) or (B, T) target.
+
+    With mixup, `other_y` holds a second target, and the loss is
+    `weight * loss(y) + (1 - weight) * loss(other_y)`.
+    """
+
+    x: Tensor
+    y: Tensor
+    other_y: Tensor | None = None
+    weight: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def in_order(split: Split, batch_size: int) -> Iterator[Batch]:
+    """All samples once, in the order of the split."""
+    for start in range(0, len(split), batch_size):
+        if split.index is None:
+            rows = slice(start, start + batch_size)
+            x, y = split.x[rows], None if split.y is None else split.y[rows]
+        else:
+            index = split.index[start : start + batch_size]
+            x, y = _take(split.x, index), None if split.y is None else split.y.index_select(0, index)
+        yield _batch(x, y)
+
+
+def epoch_order(split: Split, *, seed: int, epoch: int) -> Tensor:
+    """The rows of `split.x` in the order of that epoch, on the split's device."""
+    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+    order = torch.randperm(len(split), generator=generator).to(split.x.device)
+    return order if split.index is None else split.index.index_select(0, order)
+
+
+def shuffled(
+    split: Split,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    augmentations: Sequence[Augmentation] = (),
+    blank: Tensor | None = None,
+) -> Iterator[Batch]:
+    """All samples once, in the order of (seed, epoch), augmented by (seed, epoch, number of the batch)."""
+    order = epoch_order(split, seed=seed, epoch=epoch)
+    generator = torch.Generator(split.x.device) if augmentations else None
+    for number, start in enumerate(range(0, len(order), batch_size)):
+        index = order[start : start + batch_size]
+        batch = _batch(_take(split.x, index), None if split.y is None else split.y.index_select(0, index))
+        if generator is not None:
+            generator.manual_seed(derive(seed, "augment", epoch, number))
+            batch = _augmented(batch, augmentations, blank, generator, derive(seed, "mixup", epoch, number))
+        yield batch
+
+
+def full(split: Split) -> Batch:
+    """The whole split as one batch."""
+    return next(in_order(split, len(split)))
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    if x.dim() == 4:  # rows of channels-last memory are whole images; (B, C, H, W) is a view of them
+        return x.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+    return x.index_select(0, index)
+
+
+def _batch(x: Tensor, y: Tensor | None) -> Batch:
+    if y is not None:
+        return Batch(x, y)
+    rows = x.long()  # (B, T + 1) tokens
+    return Batch(rows[:, :-1], rows[:, 1:])
+
+
+def _augmented(
+    batch: Batch,
+    augmentations: Sequence[Augmentation],
+    blank: Tensor | None,
+    generator: torch.Generator,
+    mixup_seed: int,
+) -> Batch:
+    x, y, other, weight = batch.x, batch.y, None, 1.0
+    black = torch.zeros((), device=x.device) if blank is None else blank
+    for a in augmentations:
+        if a.name == "shift":
+            x = augment.shift(x, int(a.strength), black, generator)
+        elif a.name == "flip":
+            x = augment.flip(x, generator)
+        elif a.name == "rotate":
+            x = augment.rotate(x, a.strength, black, generator)
+        elif a.name == "erase":
+            x = augment.erase(x, a.strength, black, generator)
+        elif a.name == "noise":
+            x = augment.noise(x, a.strength, generator)
+        elif a.name == "mixup":
+            x, other, weight = augment.mixup(x, y, a.strength, mixup_seed)
+    return Batch(x, y, other, weight)

@@ -1,0 +1,75 @@
+"""What a training will take, before it is started: `dlcli train --dry-run`."""
+
+from typing import Any
+
+from torch import Tensor
+
+from dlcli.experiment import Experiment, sample_input
+
+# Values that an optimizer and an average keep beside each parameter.
+_STATE = {"gd": 0, "sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 1}
+
+
+def estimate(built: Experiment) -> dict[str, Any]:
+    """Parameters, steps, floating-point operations and bytes, by name.
+
+    flops: of the matrix products, a multiply-add counting two, backward counting twice the forward.
+    memory: weights, gradients, optimizer state and average; activations of a batch, measured by one
+    evaluation of one sample; the data. What the framework itself takes is not in it.
+    """
+    config = built.config
+    parameters = sum(p.numel() for p in built.model.parameters())
+    copies = 2 + (_STATE[config.optimizer] if config.optimizer != "sgd" or config.momentum else 0) + bool(config.ema)
+    weights = 4 * parameters * copies
+    activations = _activation_bytes(built) * built.batch_size
+    data = _data_bytes(built)
+    return {
+        "parameters": parameters,
+        "train samples": len(built.dataset.train),
+        "val samples": len(built.dataset.val or ()),
+        "test samples": len(built.dataset.test or ()),
+        "batch size": built.batch_size,
+        "steps per epoch": built.steps_per_epoch,
+        "steps": built.steps_per_epoch * config.epochs,
+        "flops per step": int(built.flops_per_step),
+        "flops": int(built.flops_per_step) * built.steps_per_epoch * config.epochs,
+        "memory of weights (bytes)": weights,
+        "memory of activations (bytes)": activations,
+        "memory of data (bytes)": data,
+        "memory (bytes)": weights + activations + data,
+        "device": str(built.device),
+        "threads": built.threads,
+    }
+
+
+def _activation_bytes(built: Experiment) -> int:
+    """Bytes of the outputs of all layers for one sample."""
+    import torch
+
+    total = 0
+
+    def add(module: object, inputs: object, output: object) -> None:
+        nonlocal total
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, Tensor):
+            total += first.numel() * first.element_size()
+
+    leaves = [m for m in built.model.modules() if not list(m.children())]
+    hooks = [m.register_forward_hook(add) for m in leaves]
+    try:
+        with torch.no_grad():
+            built.model(sample_input(built.dataset.spec, 1).to(built.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def _data_bytes(built: Experiment) -> int:
+    tensors: dict[int, int] = {}
+    for split in (built.dataset.train, built.dataset.val, built.dataset.test):
+        for tensor in (split.x, split.y) if split is not None else ():
+            if tensor is not None:
+                storage = tensor.untyped_storage()
+                tensors[storage.data_ptr()] = storage.nbytes()
+    return sum(tensors.values())

@@ -1,0 +1,270 @@
+"""From a config to the things it describes, and from a run back to its trained model."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from dlcli import options, tasks
+from dlcli.config import TrainConfig
+from dlcli.data import augment, dataset
+from dlcli.data.augment import Augmentation
+from dlcli.data.dataset import Dataset, Preprocessing, Source
+from dlcli.errors import ConfigError, DataError, DlcliError, ResourceError, RunError
+from dlcli.registry import data_entry, load, model_entry
+from dlcli.runs import Run
+from dlcli.seeds import derive
+from dlcli.spec import DataSpec
+from dlcli.training import checkpoint, devices
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a config describes, built and checked. `config` has every `auto` settled but `device`'s,
+    `threads`' and `monitor`'s, which stand here.
+
+    flops_per_step: matrix-product work of one optimizer step, forward and backward.
+    """
+
+    config: TrainConfig
+    device: torch.device
+    threads: int
+    dataset: Dataset
+    model: nn.Module
+    task: tasks.Task
+    augmentations: tuple[Augmentation, ...]
+    monitor: str
+    flops_per_step: float
+
+    @property
+    def batch_size(self) -> int:
+        size = self.config.batch_size
+        return len(self.dataset.train) if size == "full" else min(int(size), len(self.dataset.train))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        batches = -(-len(self.dataset.train) // self.batch_size)
+        return -(-batches // self.config.accumulate)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A model as a run's checkpoint holds it, in evaluation mode, and what belongs to it."""
+
+    run: Run
+    config: TrainConfig
+    device: torch.device
+    preprocessing: Preprocessing
+    model: nn.Module
+    task: tasks.Task
+    checkpoint: checkpoint.Checkpoint
+
+
+def build(config: TrainConfig) -> Experiment:
+    """Load the data, build the model, and check that all settings fit them. Writes nothing.
+
+    Sets the number of threads and the arithmetic of this process. The weights follow from `config.seed`.
+    """
+    device = devices.choose_device(config.device)
+    devices.check_precision(config.precision, device)
+    devices.set_precision(config.precision)
+    torch.set_num_threads(1 if config.threads == "auto" else config.threads)
+    config = resolve_options(config)
+    data = load_data(config, device=device)
+    torch.manual_seed(derive(config.seed, "weights"))
+    model = build_model(config, data.spec)
+    batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
+    flops = 3.0 * batch_size * config.accumulate * flops_of_a_sample(model, data.spec)
+    threads = devices.choose_threads(config.threads, device=device, flops_per_step=flops)
+    torch.set_num_threads(threads)
+    task = make_task(config, data.preprocessing)
+    return Experiment(
+        config=config.replace(loss=tasks.default_loss(data.spec.task) if config.loss == "auto" else config.loss),
+        device=device,
+        threads=threads,
+        dataset=data,
+        model=model.to(device),
+        task=task,
+        augmentations=augment.parse(config.augment, data.spec),
+        monitor=_monitor(config, data, task),
+        flops_per_step=flops,
+    )
+
+
+def resolve_options(config: TrainConfig) -> TrainConfig:
+    """`config` with every option of its model and data set spelt out and checked."""
+    model_options = options.resolve(_model_class(config.model), config.model_options, where="model")
+    data_options = options.resolve(_loader(config.data), _with_path(config), where="data")
+    data_options.pop("path" if config.data.startswith("text:") else "", None)  # it stands in the name
+    return config.replace(model_options=model_options, data_options=data_options)
+
+
+def load_data(
+    config: TrainConfig,
+    *,
+    device: torch.device | str,
+    name: str | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> Dataset:
+    """The data set of `config`, split and on `device`.
+
+    name: another data set of the same shape, whose splits are those of `config`'s settings.
+    preprocessing: the one that a model was trained with; with `name`, shapes are compared.
+    """
+    other = name is not None and name != config.data
+    if other:
+        config = config.replace(data=name, data_options={}, test_fraction=None)
+    source = _read(config)
+    if other and preprocessing is not None and source.spec != preprocessing.spec:
+        raise DataError(
+            f"data {name} ({source.spec}, {source.spec.outputs} outputs, {source.spec.task}) has not the shape that "
+            f"the model was trained on ({preprocessing.spec}, {preprocessing.spec.outputs} outputs, "
+            f"{preprocessing.spec.task})"
+        )
+    return dataset.prepare(
+        source,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        normalize=config.normalize,
+        seed=derive(config.seed, "split"),
+        device=device,
+        preprocessing=preprocessing,
+    )
+
+
+def build_model(config: TrainConfig, spec: DataSpec) -> nn.Module:
+    """The model of `config` for data of `spec`, on the CPU, convolutions in channels-last memory."""
+    model_class = _model_class(config.model)
+    chosen = options.resolve(model_class, config.model_options, where="model")
+    try:
+        model = model_class(spec, **chosen)
+    except DlcliError:
+        raise
+    except (RuntimeError, ValueError, TypeError, ZeroDivisionError) as error:
+        settings = ", ".join(f"{k}={v}" for k, v in chosen.items())
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"model {config.model} cannot be built with {settings}: {reason}") from error
+    return model.to(memory_format=torch.channels_last) if spec.kind == "image" else model
+
+
+def make_task(config: TrainConfig, preprocessing: Preprocessing) -> tasks.Task:
+    return tasks.make(
+        preprocessing.spec,
+        loss=config.loss,
+        label_smoothing=config.label_smoothing,
+        target_mean=preprocessing.target_mean,
+        target_std=preprocessing.target_std,
+    )
+
+
+def flops_of_a_sample(model: nn.Module, spec: DataSpec) -> float:
+    """Matrix-product work of one sample's evaluation."""
+    return devices.forward_flops(model, sample_input(spec, 1))
+
+
+def sample_input(spec: DataSpec, batch_size: int) -> Tensor:
+    """An input of the right shape and type: zeros."""
+    kind = torch.int64 if spec.kind == "tokens" else torch.float32
+    x = torch.zeros(batch_size, *spec.input_shape, dtype=kind)
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def restore(run: Run, *, role: str = "best", device: str = "auto") -> Restored:
+    """The trained model of a run, from nothing but the run's folder.
+
+    device: `auto` is the one that the run was trained on if it is here. Threads are the run's own, so that
+    sums are rounded as they were.
+    """
+    config, preprocessing = run.config(), preprocessing_of(run)
+    info = run.info()
+    if device == "auto" and str(info.get("device", "")).startswith("cpu"):
+        device = "cpu"
+    chosen = devices.choose_device(device)
+    devices.set_precision(config.precision if chosen.type == "cuda" else "fp32")
+    torch.set_num_threads(int(info.get("threads") or 1))
+    saved = checkpoint.load(run.checkpoints, role)
+    model = build_model(config, preprocessing.spec)
+    _load_weights(model, saved)
+    return Restored(
+        run=run,
+        config=config,
+        device=chosen,
+        preprocessing=preprocessing,
+        model=model.to(chosen).eval(),
+        task=make_task(config, preprocessing),
+        checkpoint=saved,
+    )
+
+
+def preprocessing_of(run: Run) -> Preprocessing:
+    """From the run's data.json; RunError when it is damaged."""
+    try:
+        return Preprocessing.from_dict(run.data())
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{run.path / 'data.json'} is damaged: {error!r}") from None
+
+
+def data_folder(config: TrainConfig) -> Path:
+    """Where data sets lie: `data_dir`, else the user's cache folder."""
+    if config.data_dir:
+        return Path(config.data_dir)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "dlcli" / "data"
+
+
+def _read(config: TrainConfig) -> Source:
+    loader = _loader(config.data)
+    chosen = options.resolve(loader, _with_path(config), where="data")
+    try:
+        source = loader(data_folder(config), **chosen)
+    except MemoryError:
+        raise ResourceError(f"data {config.data} does not fit into memory: take a smaller part of it") from None
+    return source
+
+
+def _with_path(config: TrainConfig) -> dict[str, Any]:
+    """The data's options; `text:FILE` gives the loader its path."""
+    kind, colon, path = config.data.partition(":")
+    return config.data_options | ({"path": path} if colon and kind == "text" else {})
+
+
+def _loader(name: str) -> Callable[..., Source]:
+    loader = load(data_entry(name).target)
+    if not callable(loader):
+        raise ConfigError(f"data {name!r} is no function that loads data")
+    return cast(Callable[..., Source], loader)
+
+
+def _model_class(name: str) -> type[nn.Module]:
+    found = load(model_entry(name).target)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ConfigError(f"model {name!r} is no torch.nn.Module class")
+    return found
+
+
+def _monitor(config: TrainConfig, data: Dataset, task: tasks.Task) -> str:
+    """The watched metric without its `val/`, checked against what the task reports."""
+    if config.monitor == "auto":
+        return task.monitor
+    known = task.names
+    name = config.monitor.removeprefix("val/")
+    if name not in known:
+        raise ConfigError(f"monitor = {config.monitor} is no metric of {data.spec.task}: use {', '.join(known)}")
+    if data.val is None:
+        raise ConfigError(f"monitor = {config.monitor} needs a validation split: val_fraction above 0")
+    return name
+
+
+def _load_weights(model: nn.Module, saved: checkpoint.Checkpoint) -> None:
+    own = model.state_dict()
+    missing, unexpected = own.keys() - saved.weights.keys(), saved.weights.keys() - own.keys()
+    wrong = [n for n in own.keys() & saved.weights.keys() if own[n].shape != saved.weights[n].shape]
+    if missing or unexpected or wrong:
+        parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)]
+        told = "; ".join(f"{what}: {', '.join(sorted(names)[:5])}" for what, names in parts if names)
+        raise RunError(f"{saved.path} does not fit the model that the run describes ({told})")
+    model.load_state_dict(saved.weights)

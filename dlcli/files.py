@@ -1,0 +1,146 @@
+"""The commit protocol: a file or folder of a run is there whole, or not at all.
+
+Everything that dlcli writes into a run goes through this module, but for the two files that only grow
+(metrics.csv and log.txt, see `append_line`). A new content is written under a temporary name beside its
+place, flushed to the disk, renamed onto it, and the folder is flushed: a process that is killed, or a
+machine that loses power, at any moment leaves the old content or the new one.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dlcli.errors import ResourceError, RunError
+
+MANIFEST = "MANIFEST.json"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, atomically and durably."""
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    with _told_as_resource_error(path):
+        try:
+            _write_and_flush(temporary, content)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _flush_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by `value` as JSON. NaN and infinity are refused: they are not JSON."""
+    write_bytes(path, to_json(value).encode())
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document in `path`; RunError (exit 4) when it is missing or is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line in a single write, so that a reader never sees half of one."""
+    with _told_as_resource_error(path), open(path, "ab", buffering=0) as file:
+        file.write(line.encode() + b"\n")
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Create the folder `path` with what `fill` puts into the temporary folder that it is given.
+
+    A MANIFEST.json with the size and sha256 of every file is added; `verify_folder` reads it.
+    """
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    with _told_as_resource_error(path):
+        try:
+            temporary.mkdir()
+            fill(temporary)
+            entries = {}
+            for file in sorted(temporary.iterdir()):
+                _flush_file(file)
+                entries[file.name] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
+            _write_and_flush(temporary / MANIFEST, to_json({"format": 1, "files": entries}).encode())
+            _flush_folder(temporary)
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _flush_folder(path.parent)
+
+
+def verify_folder(path: Path) -> None:
+    """Raise RunError, naming the damage, unless every file is as its MANIFEST.json says."""
+    manifest = read_json(path / MANIFEST)
+    try:
+        entries = {str(name): (int(e["size"]), str(e["sha256"])) for name, e in manifest["files"].items()}
+    except (TypeError, KeyError, AttributeError, ValueError):
+        raise RunError(f"{path / MANIFEST} is damaged: not a manifest") from None
+    for name, (size, digest) in entries.items():
+        file = path / name
+        if "/" in name or file.is_symlink() or not file.is_file():
+            raise RunError(f"{file} is missing or no regular file")
+        if file.stat().st_size != size:
+            raise RunError(f"{file} is damaged: {file.stat().st_size} of {size} bytes")
+        if sha256_of(file) != digest:
+            raise RunError(f"{file} is damaged: its sha256 is not the recorded one")
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_and_flush(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush a folder; the rename itself is still atomic.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _told_as_resource_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        free = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            with contextlib.suppress(OSError):
+                free = f" ({shutil.disk_usage(path.parent).free / 1e6:.0f} MB free)"
+        raise ResourceError(f"cannot write {path}: {error.strerror or error}{free}") from error

@@ -1,0 +1,41 @@
+"""Multi-layer perceptron."""
+
+import math
+
+from torch import Tensor, nn
+
+from dlcli.errors import ConfigError
+from dlcli.layers import ACTIVATIONS, Activation
+from dlcli.spec import DataSpec
+
+
+class MLP(nn.Module):
+    """Fully connected layers with an activation after each but the last: (B, ...) -> (B, outputs).
+
+    hidden: width of each hidden layer. activation: `none` makes it one linear map, however deep.
+    dropout: probability after each hidden layer.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        hidden: tuple[int, ...] = (128, 64),
+        activation: Activation = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if spec.task == "next-token" or spec.kind == "tokens":
+            raise ConfigError(f"model mlp is for features or images, but the data is {spec}: choose rnn or attention")
+        if any(width < 1 for width in hidden):
+            raise ConfigError(f"model.hidden = {hidden} must be widths of at least 1")
+        layers: list[nn.Module] = [nn.Flatten()]
+        before = math.prod(spec.input_shape)
+        for width in hidden:
+            layers += [nn.Linear(before, width), ACTIVATIONS[activation]()]
+            layers += [nn.Dropout(dropout)] if dropout else []
+            before = width
+        self.layers = nn.Sequential(*layers, nn.Linear(before, spec.outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)  # type: ignore[no-any-return]

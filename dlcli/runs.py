@@ -1,0 +1,270 @@
+"""Run: the folder runs/N, its number, paths, lock, status and metrics.
+
+    runs/42/
+      config.json     the resolved TrainConfig
+      data.json       what the model needs to know of its data: task, shapes, normalisation, names
+      run.json        status, times, best metric, command line, versions
+      metrics.csv     a row an evaluation or log interval
+      log.txt         what the console said
+      lock            held by the process that trains
+      checkpoints/    best-STEP/ and last-STEP/
+      eval/           what `dlcli eval` measured
+
+The files are the database. A run's status is derived: "running" in run.json counts only while the lock is
+held, which ends with the process however it dies.
+"""
+
+import csv
+import fcntl
+import io
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dlcli.config import FORMAT, TrainConfig
+from dlcli.errors import BusyError, DlcliError, ResourceError, RunError
+from dlcli.files import append_line, read_json, write_json
+
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """root: the folder of all runs. number: this one's."""
+
+    root: Path
+    number: int
+
+    @property
+    def path(self) -> Path:
+        return self.root / str(self.number)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.csv"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def create(cls, root: str | Path) -> "Run":
+        """A new folder with the next free number. `mkdir` decides between processes that start at once."""
+        root = Path(root)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            number = max(_numbers(root), default=0) + 1
+            while True:
+                try:
+                    (root / str(number)).mkdir()
+                    break
+                except FileExistsError:
+                    number += 1
+            run = cls(root, number)
+            run.checkpoints.mkdir()
+        except OSError as error:
+            raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
+        return run
+
+    # config.json, data.json, run.json
+
+    def write_config(self, config: TrainConfig) -> None:
+        write_json(self.path / "config.json", {"format": FORMAT, **config.as_dict()})
+
+    def config(self) -> TrainConfig:
+        """The settings of this run; RunError when they are damaged or of a newer dlcli."""
+        document = read_json(self.path / "config.json")
+        if not isinstance(document, dict):
+            raise RunError(f"{self.path / 'config.json'} is damaged: it holds no settings")
+        version = document.pop("format", None)
+        if version != FORMAT:
+            raise RunError(f"{self} has format {version}, but this dlcli reads format {FORMAT}: update dlcli")
+        try:
+            return TrainConfig.from_dict(document)
+        except DlcliError as error:
+            raise RunError(f"{self.path / 'config.json'} is damaged: {error}") from None
+
+    def write_data(self, preprocessing: Mapping[str, Any], fingerprint: str) -> None:
+        write_json(self.path / "data.json", {**preprocessing, "fingerprint": fingerprint})
+
+    def data(self) -> dict[str, Any]:
+        values = read_json(self.path / "data.json")
+        if not isinstance(values, dict):
+            raise RunError(f"{self.path / 'data.json'} is damaged: it holds no description")
+        return values
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        write_json(self.path / "run.json", {"format": FORMAT, **info})
+
+    def info(self) -> dict[str, Any]:
+        """run.json as it stands; `status` derived."""
+        info = read_json(self.path / "run.json")
+        if not isinstance(info, dict) or not isinstance(info.get("status"), str):
+            raise RunError(f"{self.path / 'run.json'} is damaged: it has no status")
+        if info["status"] == "running" and not self.is_locked():
+            info["status"] = "dead"
+        return info
+
+    def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
+        """What a later command found, as FOLDER/NAME.json."""
+        path = self.path / folder / f"{name}.json"
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ResourceError(f"cannot write {path}: {error.strerror}") from None
+        write_json(path, record)
+        return path
+
+    # metrics.csv, log.txt
+
+    def append_metrics(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
+        """Add a row; the header comes with the first. What is undefined stays empty."""
+        if not self.metrics_file.exists():
+            append_line(self.metrics_file, _csv_line(columns))
+        append_line(self.metrics_file, _csv_line(["" if row.get(c) is None else row[c] for c in columns]))
+
+    def metrics(self) -> list[dict[str, float | None]]:
+        """All rows of metrics.csv; a last line that is not whole is left out."""
+        try:
+            text = self.metrics_file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind("\n") + 1]
+        try:
+            return [
+                {name: float(value) if value else None for name, value in row.items()}
+                for row in csv.DictReader(io.StringIO(whole))
+            ]
+        except (ValueError, TypeError):
+            raise RunError(f"{self.metrics_file} is damaged: a value is no number") from None
+
+    def log(self, line: str) -> None:
+        append_line(self.path / "log.txt", line)
+
+    # the lock
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run; BusyError (exit 9) when another process does."""
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            for attempt in range(5):  # a lister that probes the lock holds it for a moment
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if attempt == 4:
+                        raise BusyError(f"{self} is being trained by another process") from None
+                    time.sleep(0.02)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_locked(self) -> bool:
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+
+
+def all_runs(root: str | Path) -> list[Run]:
+    """Every numbered folder, newest first. Anything else in the folder is not a run."""
+    root = Path(root)
+    return [Run(root, number) for number in sorted(_numbers(root), reverse=True)]
+
+
+def find(text: str, root: str | Path) -> list[Run]:
+    """The runs that `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss` or `40:45` names, in that order.
+
+    RunError (exit 4) when there is none. best: looks at the best validation metric of finished runs that
+    watched that metric; whether more is better was recorded with it.
+    """
+    root = Path(root)
+    if text == "latest":
+        runs = all_runs(root)
+        if not runs:
+            raise RunError(f"there are no runs in {root}: make one with `dlcli train cnn`")
+        return runs[:1]
+    if text.startswith("best:"):
+        return [_best(text.removeprefix("best:").removeprefix("val/"), root)]
+    low, colon, high = text.partition(":")
+    if colon and _NUMBER.fullmatch(low) and _NUMBER.fullmatch(high):
+        runs = [run for run in reversed(all_runs(root)) if int(low) <= run.number <= int(high)]
+        if not runs:
+            raise RunError(f"there is no run from {low} to {high} in {root}: see `dlcli runs`")
+        return runs
+    path = root / text if _NUMBER.fullmatch(text) else Path(text)
+    if not _NUMBER.fullmatch(path.name):
+        raise RunError(f"{text!r} names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST")
+    if path.is_symlink() or not path.is_dir():
+        raise RunError(f"there is no run {text} in {path.parent}: see `dlcli runs`")
+    return [Run(path.parent, int(path.name))]
+
+
+def find_one(text: str, root: str | Path) -> Run:
+    """As `find`, for a command that takes one run."""
+    runs = find(text, root)
+    if len(runs) > 1:
+        raise RunError(f"{text} names {len(runs)} runs, but one is wanted")
+    return runs[0]
+
+
+def now() -> str:
+    """UTC as ISO 8601, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _best(metric: str, root: Path) -> Run:
+    best: tuple[float, Run] | None = None
+    watched: set[str] = set()
+    for run in all_runs(root):
+        try:
+            info = run.info()
+            found = info.get("best") or {}
+            name, value = found.get("metric"), found.get("value")
+        except (DlcliError, AttributeError):
+            continue
+        if not isinstance(name, str) or not isinstance(value, int | float):
+            continue
+        watched.add(name)
+        if name.removeprefix("val/") != metric:
+            continue
+        score = float(value) if found.get("higher_is_better") else -float(value)
+        if best is None or score > best[0]:
+            best = score, run
+    if best is None:
+        known = f"; the runs here watched {', '.join(sorted(watched))}" if watched else ""
+        raise RunError(f"no run in {root} has a best {metric}{known}")
+    return best[1]
+
+
+def _numbers(root: Path) -> list[int]:
+    try:
+        with os.scandir(root) as entries:
+            return [int(e.name) for e in entries if _NUMBER.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ResourceError(f"cannot list {root}: {error.strerror}") from None
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(values)
+    return buffer.getvalue()

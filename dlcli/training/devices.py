@@ -1,0 +1,115 @@
+"""Device, threads and arithmetic."""
+
+import contextlib
+import os
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from dlcli.errors import ConfigError, ResourceError
+from dlcli.layers import SelfAttention
+
+# Below this work a step is a few short matrix products, and a second thread costs more than it brings;
+# on a machine whose other cores are busy it stalls the step a hundredfold.
+_FLOPS_WORTH_A_THREAD = 5e8
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is cuda when there is one, else mps, else cpu. Any other name is that device or an error (exit 6)."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, colon, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not number.isdigit())):
+        raise ConfigError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise ResourceError(
+                f"device = {name}, but this machine has no usable CUDA device: use --device cpu or auto"
+            )
+        if colon and int(number) >= count:
+            raise ResourceError(f"device = {name}, but this machine has cuda:0 to cuda:{count - 1}")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ResourceError("device = mps, but this machine has none: use --device cpu or auto")
+    return torch.device(name)
+
+
+def choose_threads(setting: int | str, *, device: torch.device, flops_per_step: float) -> int:
+    """How many CPU threads a step should use; `auto` gives a small step one, a large step every usable core.
+
+    A function of the model, the batch and the machine alone, never of the moment: the number of threads
+    decides how sums are rounded, so that runs with the same seed stay equal.
+    """
+    if setting != "auto":
+        return int(setting)
+    if device.type != "cpu" or flops_per_step < _FLOPS_WORTH_A_THREAD:
+        return 1
+    return usable_cores()
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (affinity and cgroup quota), hyper-threads not counted twice."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = open("/sys/fs/cgroup/cpu.max").read().split()
+        allowed = min(allowed, max(1, round(int(quota) / int(period))))
+    return max(1, min(allowed, torch.get_num_threads()))
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """ConfigError when the device has no such arithmetic."""
+    if precision == "tf32" and device.type != "cuda":
+        raise ConfigError(f"precision = tf32 needs a CUDA device, not {device.type}: use fp32 or bf16")
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("precision = fp16 needs a CUDA or MPS device: use bf16 on a CPU")
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError("precision = bf16 is not supported by this CUDA device: use fp16 or fp32")
+
+
+def set_precision(precision: str) -> None:
+    """Matrix products in full float32, or in TensorFloat-32."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """The context for a forward pass."""
+    if precision in ("fp32", "tf32"):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@torch.no_grad()
+def forward_flops(model: nn.Module, x: Tensor) -> int:
+    """Floating-point operations of the matrix products of `model(x)`, a multiply-add counting two.
+
+    Counted layer by layer from one evaluation: linear, convolutional and recurrent weights, and attention.
+    """
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        nonlocal total
+        if isinstance(module, SelfAttention):
+            b, t, d = inputs[0].shape
+            total += 4 * b * t * t * d
+        elif isinstance(module, nn.RNNBase):
+            weights = sum(p.numel() for name, p in module.named_parameters() if "weight" in name)
+            total += 2 * weights * inputs[0].shape[:-1].numel()
+        elif isinstance(module, nn.Linear) and isinstance(output, Tensor):
+            total += 2 * module.in_features * output.numel()
+        elif isinstance(module, nn.modules.conv._ConvNd) and isinstance(output, Tensor):
+            total += 2 * module.weight[0].numel() * output.numel()
+
+    hooks = [module.register_forward_hook(count) for module in model.modules()]
+    was_training = model.training
+    model.eval()
+    try:
+        model(x)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return total
