@@ -12,7 +12,6 @@ DlcliError (1)
 A message is one sentence: the setting, its value, and what to do.
 """
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -52,6 +51,8 @@ class BusyError(DlcliError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known ones, else all of them."""
+    import difflib
+
     choices = list(known)
     near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
     if near:

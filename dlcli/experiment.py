@@ -1,5 +1,6 @@
 """From a config to the things it describes, and from a run back to its trained model."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,6 +94,11 @@ def build(config: TrainConfig) -> Experiment:
         monitor=_monitor(config, data, task),
         flops_per_step=flops,
     )
+
+
+def with_data(built: Experiment, data: Dataset) -> Experiment:
+    """The same experiment on other data of the same shape."""
+    return dataclasses.replace(built, dataset=data)
 
 
 def resolve_options(config: TrainConfig) -> TrainConfig:

@@ -82,6 +82,15 @@ def sinusoidal_positions(steps: int, width: int) -> Tensor:
     return table
 
 
+def check_options(*, dropout: float = 0.0, **sizes: int | tuple[int, ...]) -> None:
+    """ConfigError unless every one of a model's sizes is at least 1 and its dropout leaves something."""
+    for name, size in sizes.items():
+        if min(size if isinstance(size, tuple) else (size,), default=1) < 1:
+            raise ConfigError(f"model.{name} = {size} must be at least 1")
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"model.dropout = {dropout} is out of range: it must be in [0, 1)")
+
+
 def need_image(model: str, spec: DataSpec, *, shortest: int) -> tuple[int, int]:
     """Height and width of image data; ConfigError when the data is no image, or one too small to pool."""
     if spec.kind != "image":

@@ -37,7 +37,8 @@ def resolve(function: Callable[..., Any], values: Mapping[str, Any], *, where: s
         value = values.get(name, default)
         if value is inspect.Parameter.empty:
             raise ConfigError(f"{where}.{name} must be given: --set {where}.{name}=VALUE")
-        resolved[name] = convert(value, hints.get(name, str), name=f"{where}.{name}")
+        annotation = hints.get(name, type(default) if isinstance(default, bool | int | float) else str)
+        resolved[name] = convert(value, annotation, name=f"{where}.{name}")
     return resolved
 
 
@@ -48,7 +49,7 @@ def convert(value: Any, annotation: Any, *, name: str) -> Any:
     """
     try:
         return _convert(value, annotation)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise ConfigError(f"{name} = {value!r} is not {_describe(annotation)}") from None
 
 
@@ -62,7 +63,7 @@ def _convert(value: Any, annotation: Any) -> Any:
                 return choice
         raise ValueError
     if origin is tuple:
-        items = [item for item in value.strip("[]()").split(",") if item.strip()] if isinstance(value, str) else value
+        items = _items(value) if isinstance(value, str) else value
         return tuple(_convert(item, typing.get_args(annotation)[0]) for item in items)
     if annotation is bool:
         return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]
@@ -81,6 +82,11 @@ def _convert(value: Any, annotation: Any) -> Any:
     raise TypeError
 
 
+def _items(text: str) -> list[str]:
+    """`[a, b]`, `(a, b)` or `a,b` as a list."""
+    return [item.strip() for item in text.strip("[]() ").split(",") if item.strip()]
+
+
 def _convert_union(value: Any, members: tuple[Any, ...]) -> Any:
     if type(None) in members and value is None:
         return None
@@ -89,7 +95,7 @@ def _convert_union(value: Any, members: tuple[Any, ...]) -> Any:
             continue
         try:
             return _convert(value, member)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             continue
     raise ValueError
 
@@ -101,6 +107,6 @@ def _describe(annotation: Any) -> str:
     if origin is typing.Literal:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(annotation))
     if origin is tuple:
-        return f"a list of {_describe(typing.get_args(annotation)[0])}s"
+        return f"a list of {_describe(typing.get_args(annotation)[0]).removeprefix('a ')}s"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return words.get(annotation, str(annotation))

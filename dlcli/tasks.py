@@ -92,8 +92,8 @@ class Regression:
         return losses[self.kind](output.squeeze(-1), target)
 
     def measure(self, output: Tensor, target: Tensor) -> Measures:
-        prediction = output.squeeze(-1).float()
-        return {"loss": self.loss(prediction, target) * len(target), "prediction": prediction, "target": target}
+        output = output.float()
+        return {"loss": self.loss(output, target) * len(target), "prediction": output.squeeze(-1), "target": target}
 
     def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
         prediction = _joined(measures, "prediction").double() * self.std + self.mean
@@ -124,8 +124,8 @@ class Binary:
         return F.binary_cross_entropy_with_logits(output.squeeze(-1), target.to(output.dtype))
 
     def measure(self, output: Tensor, target: Tensor) -> Measures:
-        logit = output.squeeze(-1).float()
-        return {"loss": self.loss(logit, target) * len(target), "score": logit, "target": target}
+        output = output.float()
+        return {"loss": self.loss(output, target) * len(target), "score": output.squeeze(-1), "target": target}
 
     def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
         score, target = _joined(measures, "score"), _joined(measures, "target")
@@ -250,7 +250,7 @@ def area_under_curve(score: Tensor, positive: Tensor) -> float | None:
 
 
 def _joined(measures: Sequence[Measures], name: str) -> Tensor:
-    return torch.cat([m[name] for m in measures])
+    return torch.cat([m[name] for m in measures]).cpu()  # waits for the device; sums in float64 need the CPU
 
 
 def _total(measures: Sequence[Measures], name: str) -> float:

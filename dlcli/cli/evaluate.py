@@ -32,9 +32,10 @@ def evaluate(
     csv: CSV = False,
     md: MD = False,
 ) -> None:
-    """Measure a trained run: metrics, and for classes a table a class and the confusion matrix.
+    """Measure a trained run.
 
-    The record is kept in the run, as eval/SPLIT.json.
+    Prints metrics, and for classes a table of each class and the confusion matrix. The record is kept in
+    the run, as eval/SPLIT.json.
     """
     format = choose_format(json=json, csv=csv, md=md)
     if split not in ("train", "val", "test"):

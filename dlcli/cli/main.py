@@ -2,24 +2,62 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
 from dlcli import __version__
-from dlcli.cli import evaluate, generate, listing, predict, recipes, runs, train
-from dlcli.cli.output import plain
 from dlcli.errors import DlcliError
 
+# name -> where it lives, and its line in `dlcli --help`. A command is imported when it is called, so that
+# no other command's start waits for it.
+COMMANDS = {
+    "train": ("dlcli.cli.train:train", "Train a model in a new run, and print its best result."),
+    "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
+    "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
+    "generate": ("dlcli.cli.generate:generate", "Let a trained language model write."),
+    "runs": ("dlcli.cli.runs:app", "List all runs, newest first; `runs show RUN` tells all of one."),
+    "models": ("dlcli.cli.listing:models", "List the built-in models."),
+    "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),
+    "recipes": ("dlcli.cli.recipes:recipes", "List the recipes: dlcli train --config recipe:NAME."),
+}
 
-class _Door(typer.core.TyperGroup):
-    """Turns every way in which a command can end into an exit code and at most one line on stderr."""
+
+class Door(typer.core.TyperGroup):
+    """Finds a command by name, and turns every way in which it can end into an exit code and at most one
+    line on stderr."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name][0].split(":")
+        found = getattr(import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            app = typer.Typer(add_completion=False, context_settings=_CONTEXT)
+            app.command(name)(found)
+            found = app
+        command = typer.main.get_command(found)
+        command.name = name
+        return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """In plain text: loading what draws panels takes longer than all the rest."""
+        formatter.write_usage("dlcli", "[OPTIONS] COMMAND [ARGS]...")
+        formatter.write_paragraph()
+        formatter.write_text(self.help or "")
+        with formatter.section("Options"):
+            formatter.write_dl([record for p in self.get_params(ctx) if (record := p.get_help_record(ctx))])
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
-        words = list(sys.argv[1:] if args is None else args)
+        words = list(sys.argv[1:] if args is None else args) or ["--help"]
         debug = "--debug" in words or bool(os.environ.get("DLCLI_DEBUG"))
         settings["standalone_mode"] = False
         for stream in (sys.stdout, sys.stderr):
@@ -33,14 +71,8 @@ class _Door(typer.core.TyperGroup):
             sys.exit(code if isinstance(code, int) else 0)
         except DlcliError as error:
             _leave(str(error), error.exit_code, words, debug)
-        except typer.Abort:
+        except (KeyboardInterrupt, typer.Abort):
             _leave("stopped", 130, words, debug)
-        except KeyboardInterrupt:
-            _leave("stopped", 130, words, debug)
-        except BrokenPipeError:
-            # The reader of our output went away, as `head` does: no error. Nothing may be flushed at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.exit(0)
         except OSError as error:
             _leave(f"cannot go on: {error.strerror or error}", 6, words, debug)
         except Exception as error:
@@ -51,28 +83,27 @@ class _Door(typer.core.TyperGroup):
 
 
 def _leave(message: str, code: int, words: Sequence[str], debug: bool) -> None:
+    import json
+
+    from dlcli.cli.output import say
+
     if debug:
+        import traceback
+
         traceback.print_exc()
     if "--json" in words:
-        import json
-
-        line = json.dumps({"error": message, "exit_code": code}, ensure_ascii=False)
+        say(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
     else:
-        line = f"error: {plain(message)}"
-    try:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass
+        say(f"error: {message}")
     sys.exit(code)
 
 
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
-    cls=_Door,
-    no_args_is_help=True,
-    add_completion=True,
+    cls=Door,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_CONTEXT,
     help="Train, evaluate and list deep-learning experiments on PyTorch.",
 )
 
@@ -91,16 +122,6 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
 ) -> None:
     pass
-
-
-app.command("train")(train.train)
-app.command("eval")(evaluate.evaluate)
-app.command("predict")(predict.predict)
-app.command("generate")(generate.generate)
-app.add_typer(runs.app, name="runs")
-app.command("models")(listing.models)
-app.command("datasets")(listing.datasets)
-app.command("recipes")(recipes.recipes)
 
 
 def main() -> None:

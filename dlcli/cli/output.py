@@ -66,9 +66,13 @@ def print_json(document: Any) -> None:
 
 
 def write(content: str) -> None:
-    """To stdout, whole."""
-    sys.stdout.write(content)
-    sys.stdout.flush()
+    """To stdout, whole. When its reader has gone away, as `head` does, the command ends there without an error."""
+    try:
+        sys.stdout.write(content)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter would try to flush once more
+        sys.exit(0)
 
 
 def say(line: str) -> None:
@@ -135,31 +139,40 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str) -> None:
+    if not sys.stdout.isatty():
+        write(_aligned(rows, columns, title))
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    utf = (getattr(sys.stdout, "encoding", "") or "").lower().startswith("utf")
-    # Off a terminal nothing is folded: a script, or a person with a pager, gets whole lines.
-    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 10_000
-    console = Console(file=io.StringIO() if not sys.stdout.isatty() else sys.stdout, width=width, markup=False)
-    table = Table(
-        box=box.SIMPLE_HEAD if utf else box.ASCII2,
-        pad_edge=False,
-    )
+    utf = (sys.stdout.encoding or "").lower().startswith("utf")
+    console = Console(markup=False, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD if utf else box.ASCII2, pad_edge=False)
     for c in columns:
-        table.add_column(
-            Text(c.heading), justify="right" if c.right else "left", no_wrap=c.fixed, overflow="fold",
-            min_width=max([len(c.show(r.get(c.key))) for r in rows], default=0) if c.fixed else None,
-        )  # fmt: skip
-    if title:
-        console.print(Text(plain(title)))
+        width = max([len(c.show(row.get(c.key))) for row in rows], default=0) if c.fixed else None
+        justify: Any = "right" if c.right else "left"
+        table.add_column(Text(c.heading), justify=justify, no_wrap=c.fixed, overflow="fold", min_width=width)
     for row in rows:
         table.add_row(*[Text(c.show(row.get(c.key))) for c in columns])
+    if title:
+        console.print(Text(plain(title)))
     console.print(table)
-    if isinstance(console.file, io.StringIO):
-        write("".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines()))
+
+
+def _aligned(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str) -> str:
+    """What a pipe gets: columns of plain text, never folded, two spaces between them."""
+    lines = [[c.heading for c in columns], *([c.show(row.get(c.key)) for c in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    padded = (
+        "  ".join(
+            cell.rjust(width) if c.right else cell.ljust(width)
+            for cell, width, c in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+    return "".join(f"{line}\n" for line in ([plain(title)] if title else []) + list(padded)) + "\n" * bool(title)
 
 
 class Reporter:

@@ -12,7 +12,12 @@ from dlcli.config import flatten
 from dlcli.errors import DlcliError
 from dlcli.runs import find_one
 
-app = typer.Typer(invoke_without_command=True, help="List all runs, newest first; `runs show RUN` tells all of one.")
+app = typer.Typer(
+    invoke_without_command=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="List all runs, newest first; `runs show RUN` tells all of one.",
+)
 
 
 @app.callback()

@@ -85,13 +85,12 @@ def train(
         for record in fit(built, run, stop=stop.reason, command=_command()):
             if isinstance(record, Epoch):
                 reporter.epoch(str(record))
-            else:
-                reporter.progress(
-                    done=record.step,
-                    total=record.steps,
-                    what=f"epoch {record.epoch}/{chosen.epochs}",
-                    note=f"loss {number(record.loss)}  {record.samples_per_second:,.0f} samples/s",
-                )
+            reporter.progress(
+                done=record.step,
+                total=record.steps,
+                what=f"epoch {record.epoch}/{chosen.epochs}",
+                note=f"loss {number(record.loss)}  {record.samples_per_second:,.0f} samples/s",
+            )
     result = row(run)
     closing = _closing(run, result)
     run.log(closing)

@@ -51,7 +51,9 @@ def parse(texts: Sequence[str], spec: DataSpec) -> tuple[Augmentation, ...]:
             strength = float(value) if equals else float(default or 0)
         except ValueError:
             raise ConfigError(f"augment = {text}: {value!r} is not a number") from None
-        if not low <= strength <= high or (name == "shift" and not strength.is_integer()):
+        if name == "shift" and low <= strength <= high and not strength.is_integer():
+            raise ConfigError(f"augment = {text}: shift takes whole pixels")
+        if not low <= strength <= high:
             raise ConfigError(f"augment = {text} is out of range: {name} goes from {low:g} to {high:g}")
         found.append(Augmentation(name, strength))
     # Mixing comes last: it must see the inputs as they would be without it.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlcli.errors import ConfigError, DataError
+from dlcli.errors import ConfigError, DataError, did_you_mean
 from dlcli.spec import DataSpec
 
 # The part that is held out for testing, where there is no official test set, does not follow the run's
@@ -65,9 +65,9 @@ class Preprocessing:
         """Raw (N, ...) values as model input: float32, normalised; tokens are returned as they are."""
         if self.spec.kind == "tokens":
             return x
-        out = x.to(torch.float32)
+        out = x.to(torch.float32, copy=True)
         if not self.mean:
-            return out if out is not x else x.clone()
+            return out
         return out.sub_(self._a_channel(self.mean, out)).mul_(1 / self._a_channel(self.std, out))
 
     def blank(self, x: Tensor) -> Tensor:
@@ -139,10 +139,12 @@ class Dataset:
 
     def split(self, name: str) -> Split:
         """The split of that name; ConfigError when there is none."""
-        found = {"train": self.train, "val": self.val, "test": self.test}.get(name)
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        if name not in splits:
+            raise ConfigError(f"unknown split {name!r}: {did_you_mean(name, splits)}")
+        found = splits[name]
         if found is None:
-            held_out = {"val": "val_fraction", "test": "test_fraction"}
-            raise ConfigError(f"there is no {name} split: {held_out.get(name, 'split')} is 0 in this run")
+            raise ConfigError(f"there is no {name} split: {name}_fraction is 0 in this run")
         return found
 
 

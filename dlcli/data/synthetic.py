@@ -1,5 +1,6 @@
 """Data made from a seed of its own (`--set data.seed=1`), so that every run with the same options sees the same."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,8 @@ def make_regression(
     """scikit-learn's `make_regression(n_samples, n_features, noise, random_state)`."""
     _at_least_one("features", features)
     _generator(seed, samples)
+    if not 0 <= noise < math.inf:
+        raise ConfigError(f"data.noise = {noise} must be a finite number of at least 0")
     from sklearn.datasets import make_regression
 
     x, y = make_regression(n_samples=samples, n_features=features, noise=noise, random_state=seed)

@@ -27,9 +27,10 @@ def pydocs(data_dir: Path, *, length: int = 128) -> Source:
     seen: set[str] = set()
     paragraphs = []
     for name in sorted(topics, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        new = [paragraph for paragraph in topics[name].split("\n\n") if paragraph not in seen]
-        seen.update(new)
-        paragraphs += new
+        for paragraph in topics[name].split("\n\n"):
+            if paragraph.strip("\n") not in seen:
+                seen.add(paragraph.strip("\n"))
+                paragraphs.append(paragraph)
     return from_text("\n\n".join(paragraphs), length=length)
 
 

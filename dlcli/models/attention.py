@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
-from dlcli.layers import MeanMixing, SelfAttention, sinusoidal_positions
+from dlcli.layers import MeanMixing, SelfAttention, check_options, sinusoidal_positions
 from dlcli.spec import DataSpec
 
 
@@ -40,8 +40,7 @@ class Attention(nn.Module):
                 f"model attention is for classes of tokens or images, or for next tokens, but the data is {spec} "
                 f"for {spec.task}: choose --data recall, or model mlp"
             )
-        if layers < 1 or width < 1:
-            raise ConfigError(f"model.layers = {layers} and model.width = {width} must be at least 1")
+        check_options(width=width, layers=layers, dropout=dropout)
         if spec.kind == "image":
             channels, steps, columns = spec.input_shape
             self.embedding: nn.Module = nn.Linear(channels * columns, width)

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli.layers import need_image
+from dlcli.layers import check_options, need_image
 from dlcli.spec import DataSpec
 
 
@@ -24,6 +24,7 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         height, width = need_image("cnn", spec, shortest=2 ** len(channels))
+        check_options(channels=channels, hidden=hidden, dropout=dropout)
         before = spec.input_shape[0]
         self.convolutions = nn.ModuleList()
         for after in channels:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli.layers import need_image
+from dlcli.layers import check_options, need_image
 from dlcli.spec import DataSpec
 
 
@@ -17,6 +17,7 @@ class LeNet(nn.Module):
     def __init__(self, spec: DataSpec, *, dropout: float = 0.0) -> None:
         super().__init__()
         height, width = need_image("lenet", spec, shortest=2)
+        check_options(dropout=dropout)
         self.resize = min(height, width) < 28
         self.padding = (0, 0, 0, 0)
         if self.resize:

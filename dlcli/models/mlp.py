@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
-from dlcli.layers import ACTIVATIONS, Activation
+from dlcli.layers import ACTIVATIONS, Activation, check_options
 from dlcli.spec import DataSpec
 
 
@@ -27,8 +27,7 @@ class MLP(nn.Module):
         super().__init__()
         if spec.task == "next-token" or spec.kind == "tokens":
             raise ConfigError(f"model mlp is for features or images, but the data is {spec}: choose rnn or attention")
-        if any(width < 1 for width in hidden):
-            raise ConfigError(f"model.hidden = {hidden} must be widths of at least 1")
+        check_options(hidden=hidden, dropout=dropout)
         layers: list[nn.Module] = [nn.Flatten()]
         before = math.prod(spec.input_shape)
         for width in hidden:

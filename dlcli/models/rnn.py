@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
+from dlcli.layers import check_options
 from dlcli.spec import DataSpec
 
 
@@ -28,6 +29,7 @@ class RNN(nn.Module):
                 f"model rnn predicts the next token of a text, but the data is {spec} for {spec.task}: "
                 "choose --data pydocs, or another model"
             )
+        check_options(embedding=embedding, hidden=hidden, layers=layers, dropout=dropout)
         self.embedding = nn.Embedding(spec.vocabulary, embedding)
         self.gru = nn.GRU(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)

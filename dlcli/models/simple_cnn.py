@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli.layers import need_image
+from dlcli.layers import check_options, need_image
 from dlcli.spec import DataSpec
 
 
@@ -13,6 +13,7 @@ class SimpleCNN(nn.Module):
     def __init__(self, spec: DataSpec, *, channels: int = 16) -> None:
         super().__init__()
         height, width = need_image("simple-cnn", spec, shortest=2)
+        check_options(channels=channels)
         self.convolution = nn.Conv2d(spec.input_shape[0], channels, 3, padding=1)
         self.output = nn.Linear(channels * (height // 2) * (width // 2), spec.outputs)
 

@@ -52,11 +52,24 @@ def choose_threads(setting: int | str, *, device: torch.device, flops_per_step: 
 
 def usable_cores() -> int:
     """Cores that this process may run on (affinity and cgroup quota), hyper-threads not counted twice."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len({_siblings(cpu) for cpu in os.sched_getaffinity(0)})
+    else:
+        allowed = os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
-        quota, period = open("/sys/fs/cgroup/cpu.max").read().split()
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
         allowed = min(allowed, max(1, round(int(quota) / int(period))))
-    return max(1, min(allowed, torch.get_num_threads()))
+    return max(1, allowed)
+
+
+def _siblings(cpu: int) -> str:
+    """The hardware threads that share the core of `cpu`, as Linux writes them; the cpu alone elsewhere."""
+    try:
+        with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
+            return file.read().strip()
+    except OSError:
+        return str(cpu)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -37,6 +37,9 @@ from dlcli.training.schedules import learning_rate
 _PROGRESS_SECONDS = 0.2
 _SAVE_SECONDS = 1.0
 
+# The metrics that fit on the line of an epoch; all are in metrics.csv.
+_TOLD = ("loss", "accuracy", "auc", "r2", "bits_per_char")
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -61,14 +64,20 @@ class Epoch:
     epoch: int
     epochs: int
     step: int
+    steps: int
     metrics: dict[str, float | None]
     lr: float
     seconds: float
     samples_per_second: float
     best: bool
 
+    @property
+    def loss(self) -> float | None:
+        return self.metrics["train/loss"]
+
     def __str__(self) -> str:
-        values = "  ".join(f"{name} {_short(value)}" for name, value in self.metrics.items())
+        shown = {n: v for n, v in self.metrics.items() if n.rpartition("/")[2] in _TOLD}
+        values = "  ".join(f"{name} {_short(value)}" for name, value in shown.items())
         mark = "  best" if self.best else ""
         return f"epoch {self.epoch}/{self.epochs}  {values}  {self.samples_per_second:,.0f} samples/s{mark}"
 
@@ -242,7 +251,7 @@ def _loop(
             metrics |= {f"val/{name}": value for name, value in finite(task.metrics(measures)).items()}
         rate = (row_samples + samples) / seconds
         best = saver.is_best(metrics, built.monitor)
-        record = Epoch(epoch, config.epochs, step, metrics, lr, seconds, rate, best)
+        record = Epoch(epoch, config.epochs, step, steps, metrics, lr, seconds, rate, best)
         row = {"epoch": epoch, "step": step, **metrics, "lr": lr}
         run.append_metrics(row | {"seconds": round(seconds, 4), "samples_per_second": round(rate, 1)}, columns)
         run.log(str(record))
@@ -260,7 +269,7 @@ def _loop(
             break
         loss_sum.zero_()
         samples = row_samples = 0
-        mark = last_progress = time.perf_counter()
+        mark = time.perf_counter()
 
     if reason:
         info["stop"], info["step"] = reason, step

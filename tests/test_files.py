@@ -1,0 +1,102 @@
+"""What is written is there whole, or not at all."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from dlcli import files
+from dlcli.errors import ResourceError, RunError
+
+
+def test_replacing_keeps_the_old_content_until_the_new_one_is_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": 1})
+    seen: list[str] = []
+    real_fsync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (seen.append("flush"), real_fsync(fd))[1])
+
+    def replace(source: object, target: object) -> None:
+        seen.append("rename")
+        assert json.loads(path.read_text()) == {"a": 1}
+        real_replace(source, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "replace", replace)
+    files.write_json(path, {"a": 2})
+    assert seen == ["flush", "rename", "flush"]
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"a": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError, match=r"^cannot write .*/a\.json: No space left on device \(\d+ MB free\)$"):
+        files.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_json_never_holds_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_names_the_damage(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(RunError, match=f"^{path} is missing$"):
+        files.read_json(path)
+    path.write_text("{")
+    with pytest.raises(RunError, match=f"^{path} is damaged: Expecting property name"):
+        files.read_json(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RunError, match=f"^{path} is damaged: 'utf-8' codec"):
+        files.read_json(path)
+
+
+def test_a_folder_appears_whole_with_its_manifest(tmp_path: Path) -> None:
+    files.write_folder(tmp_path / "a", lambda folder: (folder / "x").write_bytes(b"hello") and None)
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["MANIFEST.json", "x"]
+    manifest = json.loads((tmp_path / "a" / "MANIFEST.json").read_text())
+    digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+    assert manifest == {"format": 1, "files": {"x": {"size": 5, "sha256": digest}}}
+    files.verify_folder(tmp_path / "a")
+
+
+def test_a_folder_whose_filling_fails_is_not_there(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "x").write_bytes(b"half")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        files.write_folder(tmp_path / "a", fill)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda x: x.write_bytes(b"hellO"), "x is damaged: its sha256 is not the recorded one"),
+        (lambda x: x.write_bytes(b"hell"), "x is damaged: 4 of 5 bytes"),
+        (lambda x: x.unlink(), "x is missing or no regular file"),
+        (lambda x: (x.unlink(), x.symlink_to("/etc/hostname")), "x is missing or no regular file"),
+        (lambda x: (x.parent / "MANIFEST.json").unlink(), "MANIFEST.json is missing"),
+        (lambda x: (x.parent / "MANIFEST.json").write_text("[]"), "MANIFEST.json is damaged: not a manifest"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, damage: object, message: str) -> None:
+    files.write_folder(tmp_path / "a", lambda folder: (folder / "x").write_bytes(b"hello") and None)
+    damage(tmp_path / "a" / "x")  # type: ignore[operator]
+    with pytest.raises(RunError) as caught:
+        files.verify_folder(tmp_path / "a")
+    assert str(caught.value) == f"{tmp_path / 'a'}/{message}"

@@ -1,0 +1,56 @@
+"""Every recipe reaches what it promises. `make recipes` trains them all and prints what they reached."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dlcli import config, evaluate, experiment, train
+from dlcli.evaluation import check_rules
+from dlcli.runs import Run
+from tests.conftest import DATA_DIR
+
+DOWNLOADED = ("mnist", "fashion-mnist", "tinyshakespeare")
+
+
+@pytest.mark.parametrize("name", sorted(config.recipes()))
+def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
+    recipe = config.recipes()[name]
+    assert sorted(recipe) == ["reaches", "require", "settings", "split", "summary"]
+    assert recipe["summary"] and recipe["reaches"]
+    made = config.config_from(config.read_file(f"recipe:{name}"))
+    names = dict.fromkeys(("loss", "accuracy", "mse", "r2", "bits_per_char"), 0.0)
+    assert check_rules(names, recipe["require"])
+    assert name == f"{made.model}-{made.data}" or name.startswith(f"{made.model}-{made.data}-")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(config.recipes()))
+def test_a_recipe_reaches_it(name: str, tmp_path: Path) -> None:
+    recipe = config.recipes()[name]
+    settings = config.read_file(f"recipe:{name}")
+    if settings["data"] in DOWNLOADED:
+        if not DATA_DIR:
+            pytest.skip(f"{settings['data']} is downloaded: DLCLI_DATA_DIR is not set")
+        settings["data_dir"] = DATA_DIR
+    started = time.monotonic()
+    list(train(config.config_from(settings), runs_dir=tmp_path))
+    report = evaluate(Run(tmp_path, 1), split=recipe["split"])
+    values = ", ".join(f"{k} {v:.6g}" for k, v in report.metrics.items() if v is not None)
+    print(f"\n{name} ({time.monotonic() - started:.1f} s): {recipe['split']} {values}")
+    assert [rule for rule, _, holds in check_rules(report.metrics, recipe["require"]) if not holds] == []
+
+
+def test_the_line_is_found(tmp_path: Path) -> None:
+    """Slope within 0.05 of 1, mean squared error within 2 % of what least squares reaches on the same rows."""
+    run_config = config.config_from(config.read_file("recipe:linear-line"))
+    list(train(run_config, runs_dir=tmp_path))
+    restored = experiment.restore(Run(tmp_path, 1), role="last")
+    slope, intercept = (p.item() for p in restored.model.parameters())
+    assert slope == pytest.approx(1.0, abs=0.05)
+    data = experiment.load_data(run_config, device="cpu")
+    x, y = (t[data.train.index].double().numpy() for t in (data.train.x, data.train.y))  # type: ignore[index]
+    (w, b), *_ = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)
+    least = np.mean((x[:, 0] * w + b - y) ** 2)
+    assert np.mean((x[:, 0] * slope + intercept - y) ** 2) <= 1.02 * least

@@ -1,0 +1,66 @@
+"""The light files import nothing heavy: a fresh process proves it, and a twin proves that the proof can fail."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "pandas", "sklearn", "numpy", "matplotlib", "safetensors")
+
+
+def heavy_after(program: str) -> list[str]:
+    """The heavy modules that a fresh process has loaded after `program`."""
+    probe = f"{program}\nimport sys; print(*(m for m in {HEAVY} if m in sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()[-1].split()
+
+
+def call(*words: str) -> str:
+    return (
+        f"from dlcli.cli.main import app\ntry: app({list(words)!r})\nexcept SystemExit as e: assert not e.code, e.code"
+    )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "dlcli",
+        "dlcli.errors",
+        "dlcli.config",
+        "dlcli.registry",
+        "dlcli.runs",
+        "dlcli.files",
+        "dlcli.summary",
+        "dlcli.options",
+        "dlcli.spec",
+        *(f"dlcli.cli.{name}" for name in ("train", "evaluate", "predict", "generate", "runs", "listing", "recipes")),
+    ],
+)
+def test_light_files_import_nothing_heavy(module: str) -> None:
+    assert heavy_after(f"import {module}") == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--help",), ("--version",), ("train", "--help"), ("runs",), ("models",), ("datasets", "--json"), ("recipes",)],
+    ids=" ".join,
+)
+def test_light_commands_import_nothing_heavy(words: tuple[str, ...], tmp_path: object) -> None:
+    assert heavy_after(call(*words)) == []
+
+
+def test_help_does_not_load_rich() -> None:
+    probe = call("--help") + "\nimport sys; assert 'rich.console' not in sys.modules"
+    assert heavy_after(probe) == []
+
+
+def test_training_on_digits_loads_only_what_it_needs(tmp_path: object) -> None:
+    """Each of these would cost a second or more before the first step."""
+    program = call("train", "cnn", "--epochs", "1", "--runs-dir", str(tmp_path), "--quiet")
+    program += "\nimport sys; assert 'torch._dynamo' not in sys.modules, 'dynamo'"
+    assert sorted(heavy_after(program)) == ["numpy", "safetensors", "torch"]
+
+
+def test_the_guard_bites() -> None:
+    assert "torch" in heavy_after("import dlcli.config\nimport torch")
