@@ -45,7 +45,8 @@ def resolve(function: Callable[..., Any], values: Mapping[str, Any], *, where: s
 def convert(value: Any, annotation: Any, *, name: str) -> Any:
     """`value` (text from a shell, or a value from TOML or JSON) as `annotation`, else ConfigError.
 
-    Understood are bool, int, float, str, Literal, tuple[T, ...], and unions of these with None.
+    Understood are bool, int, float, str, Literal, tuple[T, ...], and unions of these with None, which a
+    shell writes as `none`.
     """
     try:
         return _convert(value, annotation)
@@ -88,7 +89,7 @@ def _items(text: str) -> list[str]:
 
 
 def _convert_union(value: Any, members: tuple[Any, ...]) -> Any:
-    if type(None) in members and value is None:
+    if type(None) in members and (value is None or (value == "none" and str not in members)):
         return None
     for member in members:
         if member is type(None):

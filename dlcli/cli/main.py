@@ -33,6 +33,12 @@ class Door(typer.core.TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)
+        for param in params:
+            _spare_the_check_of(param)
+        return params
+
     def get_command(self, ctx: Any, name: str) -> Any:
         if name not in COMMANDS:
             return None
@@ -44,6 +50,7 @@ class Door(typer.core.TyperGroup):
             found = app
         command = typer.main.get_command(found)
         command.name = name
+        _spare_the_check(command, ctx)
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -60,6 +67,7 @@ class Door(typer.core.TyperGroup):
         words = list(sys.argv[1:] if args is None else args) or ["--help"]
         debug = "--debug" in words or bool(os.environ.get("DLCLI_DEBUG"))
         settings["standalone_mode"] = False
+        _limit_spinning()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # an ASCII terminal gets `?`, not a traceback
@@ -80,6 +88,38 @@ class Door(typer.core.TyperGroup):
             if message is not None and hasattr(error, "exit_code"):  # typer's own usage errors
                 _leave(" ".join(message().split()), 2, words, debug)
             _leave(f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1, words, debug)
+
+
+class _AsItIs:
+    """Takes a text, a list of texts, or a flag as it is."""
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        return list(value or ()) if param.multiple or param.nargs == -1 else value
+
+
+def _spare_the_check(command: Any, ctx: Any) -> None:
+    for param in command.get_params(ctx):
+        _spare_the_check_of(param)
+    for inner in getattr(command, "commands", {}).values():
+        _spare_the_check(inner, ctx)
+
+
+def _spare_the_check_of(param: Any) -> None:
+    """Typer checks each value with pydantic, whose import takes as long as the rest of `dlcli runs`; text
+    and flags are right as they are. A Typer that is built otherwise is left alone."""
+    annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    if getattr(param, "_runtime_param", ...) is None and annotation in (str, list[str], bool):
+        param._runtime_param = _AsItIs()
+
+
+def _limit_spinning() -> None:
+    """Must run before torch is imported.
+
+    OpenMP's threads wait for each other by spinning. Where another process holds a core that stalls a step
+    a hundredfold, so they give up the core after a short wait. What the user has set is left as it is.
+    """
+    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
+        os.environ["GOMP_SPINCOUNT"] = "10000"
 
 
 def _leave(message: str, code: int, words: Sequence[str], debug: bool) -> None:

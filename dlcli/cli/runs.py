@@ -9,7 +9,8 @@ from dlcli import summary
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
 from dlcli.cli.output import Column, Format, choose_format, duration, emit, say
 from dlcli.config import flatten
-from dlcli.errors import DlcliError
+from dlcli.errors import ConfigError, DlcliError
+from dlcli.options import convert
 from dlcli.runs import find_one
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app = typer.Typer(
 @app.callback()
 def runs(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="At most so many; 0 is all.")] = 0,
+    limit: Annotated[str, typer.Option("--limit", "-n", metavar="N", help="At most so many; 0 is all.")] = "0",
     runs_dir: RunsDir = "runs",
     json: JSON = False,
     csv: CSV = False,
@@ -32,7 +33,10 @@ def runs(
     """List all runs, newest first."""
     if context.invoked_subcommand is not None:
         return
-    rows = summary.rows(runs_dir, limit=limit)
+    most = convert(limit, int, name="--limit")
+    if most < 0:
+        raise ConfigError(f"--limit {most} must be at least 0")
+    rows = summary.rows(runs_dir, limit=most)
     format = choose_format(json=json, csv=csv, md=md)
     if not rows and format is Format.table:
         say(f"there are no runs in {runs_dir}: make one with `dlcli train cnn`")

@@ -61,7 +61,6 @@ def train(
             write(to_toml(chosen))
         return
 
-    _limit_spinning()
     from dlcli import experiment
 
     built = experiment.build(chosen)
@@ -82,17 +81,20 @@ def train(
         for line in _opening(run, built):
             reporter.line(line)
             run.log(line)
+        watched = ""
         for record in fit(built, run, stop=stop.reason, command=_command()):
             if isinstance(record, Epoch):
                 reporter.epoch(str(record))
+                value = record.metrics.get(f"val/{built.monitor}")
+                watched = "" if value is None else f"  val/{built.monitor} {number(value)}"
             reporter.progress(
                 done=record.step,
                 total=record.steps,
                 what=f"epoch {record.epoch}/{chosen.epochs}",
-                note=f"loss {number(record.loss)}  {record.samples_per_second:,.0f} samples/s",
+                note=f"loss {number(record.loss)}{watched}  {record.samples_per_second:,.0f} samples/s",
             )
     result = row(run)
-    closing = _closing(run, result)
+    closing = _closing(run, built, result)
     run.log(closing)
     if not quiet:
         say(closing)
@@ -146,18 +148,6 @@ def _stop_signals() -> Iterator[_Stop]:
             signal.signal(which, handler)
 
 
-def _limit_spinning() -> None:
-    """Must run before torch is imported.
-
-    OpenMP's threads wait for each other by spinning. Where another process holds a core that stalls a step
-    a hundredfold, so they give up the core after a short wait. What the user has set is left as it is.
-    """
-    import os
-
-    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
-        os.environ["GOMP_SPINCOUNT"] = "10000"
-
-
 def _opening(run: Any, built: Any) -> list[str]:
     data, config = built.dataset, built.config
     parts = [f"{len(data.train):,} train", f"{len(data.val or ()):,} val", f"{len(data.test or ()):,} test samples"]
@@ -172,11 +162,12 @@ def _opening(run: Any, built: Any) -> list[str]:
     return lines
 
 
-def _closing(run: Any, result: dict[str, Any]) -> str:
+def _closing(run: Any, built: Any, result: dict[str, Any]) -> str:
     if result["status"] == "interrupted":
         return f"interrupted after epoch {result['epochs']}; measure it: dlcli eval {run.path} --checkpoint last"
+    early = f" early, without a better one for {built.config.patience} evaluations" if result["reason"] else ""
     best = f": best {result['metric']} {number(result['best'])} in epoch {result['best_epoch']}"
-    return f"{result['status']}{best if result['metric'] else ''}; measure it: dlcli eval {run.path}"
+    return f"{result['status']}{early}{best if result['metric'] else ''}; measure it: dlcli eval {run.path}"
 
 
 def _command() -> str:

@@ -4,6 +4,7 @@ torchvision is imported for a download only: the files are read here, which save
 """
 
 import contextlib
+import math
 import sys
 from pathlib import Path
 
@@ -76,6 +77,11 @@ def _idx(data_dir: Path, name: str, class_names: tuple[str, ...]) -> Source:
         if len(x) != len(y):
             raise DataError(f"{file} has {len(y)} labels for {len(x)} images: delete {folder} to download it again")
     height, width = train_x.shape[2:]
+    if test_x.shape[2:] != (height, width):
+        raise DataError(
+            f"{files[2]} has images of {test_x.shape[2]}x{test_x.shape[3]} pixels, but the training images have "
+            f"{height}x{width}: delete {folder} to download it again"
+        )
     return Source(
         DataSpec("multiclass", "image", (1, height, width), len(class_names)),
         train_x, train_y, test_x, test_y, class_names=class_names,
@@ -99,12 +105,15 @@ def _read_idx(file: Path) -> Tensor:
     """An IDX file of unsigned bytes: two zero bytes, type 8, number of axes, sizes as big-endian int32, data."""
     content = np.fromfile(file, dtype=np.uint8)
     header = content[:4].tolist()
-    if len(header) < 4 or header[:3] != [0, 0, 8] or len(content) < 4 + 4 * header[3]:
+    axes = header[3] if header[:3] == [0, 0, 8] and len(header) == 4 else 0
+    start = 4 + 4 * axes
+    shape = content[4:start].view(">i4").tolist() if len(content) >= start else []
+    if not 1 <= axes <= 3 or not shape or min(shape) < 0:
         raise DataError(f"{file} is damaged: it is no IDX file of bytes")
-    start = 4 + 4 * header[3]
-    shape = content[4:start].view(">i4").tolist()
-    if len(content) - start != int(np.prod(shape)):
-        raise DataError(f"{file} is damaged: {len(content) - start} of {int(np.prod(shape))} bytes")
+    if len(content) - start != math.prod(shape):
+        raise DataError(f"{file} is damaged: {len(content) - start} of {math.prod(shape)} bytes")
+    if len(content) == start:
+        raise DataError(f"{file} is damaged: it holds nothing")
     return torch.from_numpy(content[start:]).view(shape)
 
 

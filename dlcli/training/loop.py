@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import dlcli
 from dlcli import experiment, tasks
@@ -101,14 +101,16 @@ def fit(
     Raises DivergedError (exit 5) when the loss is no longer finite; the last checkpoint is then the last
     one with finite weights.
     """
+    torch.set_num_threads(built.threads)
     with run.locked():
         run.write_config(built.config)
         run.write_data(built.dataset.preprocessing.as_dict(), built.dataset.fingerprint)
         info = _describe(built, command)
         run.write_info(info)
         started = time.monotonic()
+        saver = _Saver(run)
         try:
-            yield from _loop(built, run, info, stop)
+            yield from _loop(built, run, info, saver, stop)
             info.setdefault("stop", None)
             info["status"] = "interrupted" if info["stop"] else "finished"
         except GeneratorExit:
@@ -133,10 +135,11 @@ def fit(
             info["ended"], info["seconds"] = now(), round(time.monotonic() - started, 3)
             with contextlib.suppress(ResourceError):  # a full disk is told by the error that is on its way
                 run.write_info(info)
+                saver.write_best()  # a copy that waited for its turn outlives whatever happened
 
 
 def _loop(
-    built: Experiment, run: Run, info: dict[str, Any], stop: Callable[[], str | None] | None
+    built: Experiment, run: Run, info: dict[str, Any], saver: "_Saver", stop: Callable[[], str | None] | None
 ) -> Iterator[Progress | Epoch]:
     config, device, task, data = built.config, built.device, built.task, built.dataset
     model = torch.compile(built.model) if config.compile else built.model
@@ -163,10 +166,9 @@ def _loop(
     # Dropout draws from torch's own generator; weights were drawn before with a seed of their own.
     torch.manual_seed(derive(config.seed, "training"))
 
-    saver = _Saver(run, evaluated.state_dict)
     # Sums since the last row, on the device: reading one of them waits for it.
     loss_sum = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-    samples, row_samples, row_seconds = 0, 0, 0.0
+    samples, earlier_samples = 0, 0  # since the last row; between the last evaluation and that row
     step, lr, waited, reason = 0, 0.0, 0, None
     mark = last_progress = time.perf_counter()
     built.model.train()
@@ -221,17 +223,16 @@ def _loop(
                 last_progress = clock
                 mean = float(loss_sum) / samples  # waits for the device
                 _check_finite(mean, step, epoch, lr)
-                spent = row_seconds + clock - mark
-                yield Progress(epoch, step, steps, mean, (row_samples + samples) / spent)
+                yield Progress(epoch, step, steps, mean, (earlier_samples + samples) / (clock - mark))
             if config.log_every and step % config.log_every == 0 and step % steps_per_epoch:
                 mean = float(loss_sum) / samples  # waits for the device
                 _check_finite(mean, step, epoch, lr)
-                spent = row_seconds + time.perf_counter() - mark
+                spent = time.perf_counter() - mark
                 row: dict[str, float | None] = {"epoch": epoch, "step": step, "train/loss": mean, "lr": lr}
-                row |= {"seconds": round(spent, 4), "samples_per_second": round((row_samples + samples) / spent, 1)}
+                row |= {"seconds": round(spent, 4), "samples_per_second": round((earlier_samples + samples) / spent, 1)}
                 run.append_metrics(row, columns)
                 loss_sum.zero_()
-                row_samples, samples = row_samples + samples, 0
+                earlier_samples, samples = earlier_samples + samples, 0
 
         if reason:
             break
@@ -249,14 +250,14 @@ def _loop(
                 batch_size=config.eval_batch_size, precision=config.precision, device=device,
             )  # fmt: skip
             metrics |= {f"val/{name}": value for name, value in finite(task.metrics(measures)).items()}
-        rate = (row_samples + samples) / seconds
+        rate = (earlier_samples + samples) / seconds
         best = saver.is_best(metrics, built.monitor)
         record = Epoch(epoch, config.epochs, step, steps, metrics, lr, seconds, rate, best)
         row = {"epoch": epoch, "step": step, **metrics, "lr": lr}
         run.append_metrics(row | {"seconds": round(seconds, 4), "samples_per_second": round(rate, 1)}, columns)
         run.log(str(record))
         info |= {"epochs_done": epoch, "step": step, "metrics": metrics, "best": saver.best}
-        saver.offer(epoch, step, metrics, best=best)
+        saver.offer(evaluated, epoch, step, metrics, best=best)
         if saver.due():
             saver.write()
             run.write_info(info)
@@ -268,12 +269,12 @@ def _loop(
             run.log(f"stopped after epoch {epoch}: {config.patience} evaluations without a better {built.monitor}")
             break
         loss_sum.zero_()
-        samples = row_samples = 0
+        samples = earlier_samples = 0
         mark = time.perf_counter()
 
     if reason:
         info["stop"], info["step"] = reason, step
-        saver.offer(epoch, step, {}, best=False)
+        saver.offer(evaluated, epoch, step, {}, best=False)
     saver.write()
 
 
@@ -283,12 +284,12 @@ class _Saver:
     best: metric, value, epoch and step of the best evaluation so far, as in run.json.
     """
 
-    def __init__(self, run: Run, weights: Callable[[], Mapping[str, Tensor]]) -> None:
-        self.run, self.weights = run, weights
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self.best: dict[str, Any] | None = None
         self._loss = float("inf")
         self._pending_best: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        self._last: dict[str, Any] | None = None
+        self._last: tuple[nn.Module, dict[str, Any]] | None = None
         self._written = time.monotonic() - _SAVE_SECONDS
 
     def is_best(self, metrics: Mapping[str, float | None], monitor: str) -> bool:
@@ -308,32 +309,39 @@ class _Saver:
         self.best = {"metric": f"val/{monitor}", "value": value, "higher_is_better": higher}
         return True
 
-    def offer(self, epoch: int, step: int, metrics: Mapping[str, float | None], *, best: bool) -> None:
+    def offer(
+        self, model: nn.Module, epoch: int, step: int, metrics: Mapping[str, float | None], *, best: bool
+    ) -> None:
         """Remember the state of this moment; a best one is copied, since training goes on."""
-        self._last = {"epoch": epoch, "step": step, "metrics": dict(metrics)}
+        state = {"epoch": epoch, "step": step, "metrics": dict(metrics)}
+        self._last = model, state
         if best and self.best is not None:
             self.best |= {"epoch": epoch, "step": step}
-            self._pending_best = {n: t.detach().clone() for n, t in self.weights().items()}, self._last
+            self._pending_best = {n: t.detach().clone() for n, t in model.state_dict().items()}, state
 
     def due(self) -> bool:
         return time.monotonic() - self._written >= _SAVE_SECONDS
 
     def write(self) -> None:
         """Write what is pending. Weights that are not finite are never written."""
-        folder = self.run.checkpoints
         if self._last is not None:
-            weights = self.weights()
+            model, state = self._last
+            weights = model.state_dict()
             if not all(bool(torch.isfinite(t).all()) for t in weights.values() if t.is_floating_point()):
-                raise DivergedError(f"weights are no longer finite at step {self._last['step']}: lower lr")
-            path = checkpoint.save(folder, "last", weights=weights, state=self._last)
-            if self._pending_best is not None and self._pending_best[1] is self._last:
-                checkpoint.link(path, "best", step=self._last["step"])
+                raise DivergedError(f"weights are no longer finite at step {state['step']}: lower lr")
+            path = checkpoint.save(self.run.checkpoints, "last", weights=weights, state=state)
+            if self._pending_best is not None and self._pending_best[1] is state:
+                checkpoint.link(path, "best", step=state["step"])
                 self._pending_best = None
-        if self._pending_best is not None:
-            best_weights, state = self._pending_best
-            checkpoint.save(folder, "best", weights=best_weights, state=state)
-        self._pending_best = self._last = None
+        self.write_best()
+        self._last = None
         self._written = time.monotonic()
+
+    def write_best(self) -> None:
+        if self._pending_best is not None:
+            weights, state = self._pending_best
+            self._pending_best = None
+            checkpoint.save(self.run.checkpoints, "best", weights=weights, state=state)
 
 
 def _loss(output: Tensor, batch: Batch, task: tasks.Task) -> Tensor:
