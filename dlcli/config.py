@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -125,7 +126,10 @@ class TrainConfig:
         hints = get_type_hints(type(self))
         for name, f in known.items():
             if name in ("model_options", "data_options"):
-                value = dict(values.get(name, {}))
+                value = values.get(name, {})
+                if not isinstance(value, Mapping):
+                    raise ConfigError(f"{name} = {value!r} is not a table of options")
+                value = dict(value)
             else:
                 value = convert(values.get(name, f.default), hints[name], name=name)
                 _check_range(name, value, f.metadata.get("range", ""))
@@ -267,7 +271,10 @@ def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
         if not variable.startswith("DLCLI_") or variable in ("DLCLI_RUNS_DIR", "DLCLI_DEBUG"):
             continue
         if variable not in known:
-            raise ConfigError(f"unknown environment variable {variable}: {did_you_mean(variable, known)}")
+            # Compared without what they all share, which would make any two look alike.
+            near = did_you_mean(variable.removeprefix("DLCLI_"), [n.removeprefix("DLCLI_") for n in known])
+            near = re.sub(r"\b([A-Z][A-Z0-9_]*)\b", r"DLCLI_\1", near)
+            raise ConfigError(f"unknown environment variable {variable}: {near}")
         if value:
             values[known[variable]] = value
     return values
@@ -282,13 +289,18 @@ def parse_assignment(text: str) -> tuple[str, str]:
 
 
 def to_toml(config: TrainConfig) -> str:
-    """The config as TOML that `--config` takes back. What is None is left out: it is its own default."""
+    """The config as TOML that `--config` takes back.
+
+    TOML has no null. A setting that is None is left out, unless the model or data set has another default
+    of its own for it, which "none" then sets aside.
+    """
+    own = {**model_entry(config.model).defaults, **data_entry(config.data).defaults}
     lines, tables = [], []
     for name, value in config.as_dict().items():
         if isinstance(value, dict):
             tables += ["", f"[{name}]"] + [f"{k} = {_toml(v)}" for k, v in value.items() if v is not None]
-        elif value is not None:
-            lines.append(f"{name} = {_toml(value)}")
+        elif value is not None or own.get(name) is not None:
+            lines.append(f"{name} = {_toml('none' if value is None else value)}")
     return "\n".join(lines + tables) + "\n"
 
 
@@ -305,9 +317,9 @@ def _toml(value: Any) -> str:
 
 def _with_own_defaults(values: dict[str, Any]) -> dict[str, Any]:
     """Put the model's and the data set's own defaults below what is given."""
-    model = model_entry(values["model"])
+    model = model_entry(convert(values["model"], str, name="model"))
     values = {"data": model.data} | values
-    data = data_entry(values["data"])
+    data = data_entry(convert(values["data"], str, name="data"))
     own = {**model.defaults, **data.defaults}
     if values.get("optimizer", own.get("optimizer")) != own.get("optimizer"):
         own.pop("lr", None)  # a learning rate that suits one optimizer says nothing of another
@@ -317,7 +329,7 @@ def _with_own_defaults(values: dict[str, Any]) -> dict[str, Any]:
     if merged["data"].startswith("text:"):
         merged["data"] = "text:" + str(Path(merged["data"].removeprefix("text:")).absolute())
     if merged.get("data_dir"):
-        merged["data_dir"] = str(Path(merged["data_dir"]).expanduser().absolute())
+        merged["data_dir"] = str(Path(convert(merged["data_dir"], str, name="data_dir")).expanduser().absolute())
     return merged
 
 

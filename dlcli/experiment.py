@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +228,10 @@ def _read(config: TrainConfig) -> Source:
     chosen = options.resolve(loader, _with_path(config), where="data")
     try:
         source = loader(data_folder(config), **chosen)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        # torch tells it in the text of a RuntimeError
+        if isinstance(error, RuntimeError) and not re.search("allocate|Storage size|too large", str(error)):
+            raise
         raise ResourceError(f"data {config.data} does not fit into memory: take a smaller part of it") from None
     return source
 

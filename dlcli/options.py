@@ -64,7 +64,7 @@ def _convert(value: Any, annotation: Any) -> Any:
                 return choice
         raise ValueError
     if origin is tuple:
-        items = _items(value) if isinstance(value, str) else value
+        items = _items(value) if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
         return tuple(_convert(item, typing.get_args(annotation)[0]) for item in items)
     if annotation is bool:
         return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]

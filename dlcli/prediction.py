@@ -56,7 +56,8 @@ def generate(
     """`length` characters that go on from `prompt`, one by one.
 
     temperature: 0 takes the likeliest character always. top_k: draw from the k likeliest only; 0 from all.
-    Raises ConfigError when the run is no language model, or the prompt has a character that it never saw.
+    Raises ConfigError when the run is no language model, DataError when the prompt has a character that it
+    never saw.
     """
     spec, alphabet = restored.preprocessing.spec, restored.preprocessing.alphabet
     if spec.task != "next-token" or not alphabet:

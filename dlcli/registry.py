@@ -279,7 +279,7 @@ def load(target: str) -> Any:
     """Import "module:attribute". ConfigError when either is not there; a module that is there but fails
     while it is imported raises its own error."""
     module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute:
+    if not module_name or not attribute or module_name.startswith("."):
         raise ConfigError(f"{target!r} is not of the form package.module:Name")
     try:
         module = importlib.import_module(module_name)

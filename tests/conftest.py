@@ -26,6 +26,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Small steps stall on many threads where the machine is busy. A test that wants more sets them."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def dlcli(tmp_path: Path) -> Dlcli:
     """Run `dlcli WORDS` as a process in tmp_path; its runs land in tmp_path/runs."""
@@ -37,7 +45,7 @@ def dlcli(tmp_path: Path) -> Dlcli:
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
         )
         assert check is None or done.returncode == check, done.stderr + done.stdout
         return done

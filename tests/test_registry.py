@@ -1,0 +1,130 @@
+"""MODELS and DATASETS: every name leads to something that can be built; unknown names name the nearest."""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from dlcli import options, registry
+from dlcli.config import TrainConfig
+from dlcli.errors import ConfigError
+from dlcli.registry import DATASETS, MODELS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_a_module_whose_options_have_good_defaults(name: str) -> None:
+    found = registry.load(MODELS[name].target)
+    assert issubclass(found, nn.Module)
+    assert found.__doc__
+    assert list(inspect.signature(found).parameters)[0] == "spec"
+    assert options.resolve(found, {}, where="model") == options.defaults(found)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_is_a_function_of_the_data_folder(name: str) -> None:
+    found = registry.load(DATASETS[name].target)
+    assert found.__doc__ or name == "text"
+    assert list(inspect.signature(found).parameters)[0] == "data_dir"
+    given = {"path": "a.txt"} if name == "text" else {}
+    assert options.resolve(found, given, where="data") == options.defaults(found) | given
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_a_config_of_its_own_defaults(name: str) -> None:
+    config = TrainConfig(model=name)
+    assert config.data == MODELS[name].data
+    assert config.data in DATASETS
+    for setting, value in {**MODELS[name].defaults, **DATASETS[config.data].defaults}.items():
+        if not (setting == "batch_size" and config.optimizer == "gd"):
+            assert getattr(config, setting) == value
+
+
+def test_the_eight_models_and_all_data_sets_are_there() -> None:
+    assert list(MODELS) == ["linear", "logistic", "mlp", "lenet", "cnn", "simple-cnn", "rnn", "attention"]
+    assert set(DATASETS) >= set(
+        "digits breast-cancer iris wine diabetes line make-regression random recall pydocs "
+        "mnist fashion-mnist kmnist cifar10 text tinyshakespeare".split()
+    )
+
+
+def test_every_entry_says_what_it_is() -> None:
+    for model in MODELS.values():
+        assert model.summary and model.takes
+    for data in DATASETS.values():
+        assert all((data.summary, data.task, data.shape, data.size, data.licence, data.origin))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cmn", "unknown model 'cmn': did you mean cnn?"),
+        ("lenet5", "unknown model 'lenet5': did you mean lenet?"),
+        (
+            "zebra",
+            "unknown model 'zebra': known are linear, logistic, mlp, lenet, cnn, simple-cnn, rnn, attention",
+        ),
+    ],
+)
+def test_an_unknown_model_names_the_nearest(name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.model_entry(name)
+    assert str(caught.value) == message
+
+
+def test_an_unknown_data_set_names_the_nearest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.data_entry("fashion-mist")
+    assert str(caught.value) == "unknown data 'fashion-mist': did you mean fashion-mnist?"
+    with pytest.raises(ConfigError) as caught:
+        registry.data_entry("digit")
+    assert str(caught.value) == "unknown data 'digit': did you mean digits?"
+
+
+def test_a_text_file_is_the_entry_of_text() -> None:
+    assert registry.data_entry("text:some/file.txt") is DATASETS["text"]
+
+
+@pytest.fixture
+def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "ownmodels.py").write_text("class Tiny:\n    pass\n\nclass Tall:\n    pass\n")
+    (tmp_path / "brokenmodels.py").write_text("import does_not_exist_anywhere\n")
+    (tmp_path / "failing.py").write_text("raise ValueError('at import')\n")
+    yield tmp_path
+    for name in ("ownmodels", "brokenmodels", "failing"):
+        sys.modules.pop(name, None)
+
+
+def test_own_code_is_imported_by_its_address(own_package: Path) -> None:
+    assert registry.model_entry("ownmodels:Tiny").target == "ownmodels:Tiny"
+    assert registry.data_entry("ownmodels:Tiny").target == "ownmodels:Tiny"
+    assert registry.load("ownmodels:Tiny").__name__ == "Tiny"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("ownmodels:", "'ownmodels:' is not of the form package.module:Name"),
+        (":Tiny", "':Tiny' is not of the form package.module:Name"),
+        ("ownmodels", "'ownmodels' is not of the form package.module:Name"),
+        ("nowhere.at.all:Tiny", "no module 'nowhere' on the Python path, needed for 'nowhere.at.all:Tiny'"),
+        ("dlcli.nowhere:Tiny", "no module 'dlcli.nowhere' on the Python path, needed for 'dlcli.nowhere:Tiny'"),
+        ("ownmodels:Tiyn", "module 'ownmodels' has no 'Tiyn': did you mean Tiny?"),
+        ("ownmodels:Zoo", "module 'ownmodels' has no 'Zoo': known are Tiny, Tall"),
+    ],
+)
+def test_what_is_not_there_is_told(own_package: Path, target: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.load(target)
+    assert str(caught.value) == message
+
+
+def test_a_module_that_is_broken_inside_raises_its_own_error(own_package: Path) -> None:
+    with pytest.raises(ModuleNotFoundError) as missing:
+        registry.load("brokenmodels:Tiny")
+    assert missing.value.name == "does_not_exist_anywhere"
+    with pytest.raises(ValueError, match="^at import$"):
+        registry.load("failing:Tiny")

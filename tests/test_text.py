@@ -1,0 +1,135 @@
+"""Characters as tokens: every character but the first is predicted once, and unreadable files are told."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlcli.data import text
+from dlcli.data.dataset import Source
+from dlcli.errors import ConfigError, DataError
+from dlcli.spec import DataSpec
+from tests.conftest import DATA_DIR, needs_data
+
+PANGRAM = "The quick brown fox jumps over the lazy dog.\n" * 5
+
+
+def decoded(source: Source) -> list[str]:
+    return ["".join(source.alphabet[token] for token in row) for row in source.x.tolist()]
+
+
+def test_rows_are_cut_in_order_and_overlap_by_one() -> None:
+    source = text.from_text(PANGRAM, length=10)
+    rows = decoded(source)
+    assert len(rows) == (len(PANGRAM) - 1) // 10
+    assert rows == [PANGRAM[10 * i : 10 * i + 11] for i in range(len(rows))]
+    targets = "".join(row[1:] for row in rows)
+    assert targets == PANGRAM[1 : 1 + len(targets)]
+
+
+def test_a_token_is_the_place_of_its_character_in_the_sorted_alphabet() -> None:
+    source = text.from_text(PANGRAM, length=10)
+    assert source.alphabet == "".join(sorted(set(PANGRAM)))
+    assert source.spec == DataSpec("next-token", "tokens", (10,), 30, vocabulary=30)
+    assert source.y is None and source.ordered
+    assert source.x.dtype == torch.uint8
+
+
+def test_characters_beyond_the_first_plane_and_large_alphabets_survive() -> None:
+    characters = "".join(chr(c) for c in range(0x4E00, 0x4E00 + 300)) + "🎈é"
+    source = text.from_text(characters * 2, length=20)
+    assert source.spec.vocabulary == 302
+    assert decoded(source)[15] == (characters * 2)[300:321]
+
+
+@pytest.mark.parametrize("extra", [0, 1, 9, 10, 11])
+def test_the_shortest_text_that_is_long_enough(extra: int) -> None:
+    source = text.from_text("ab" * 50 + "x" * (1 + extra), length=10)
+    assert source.x.shape == (10 + extra // 10, 11)
+
+
+def test_a_short_text_is_refused() -> None:
+    with pytest.raises(DataError) as caught:
+        text.from_text("x" * 100, length=10)
+    assert str(caught.value) == (
+        "a text of 100 characters is too short: rows of 10 need at least 101; "
+        "take a longer text or a smaller data.length"
+    )
+    with pytest.raises(ConfigError) as refused:
+        text.from_text(PANGRAM, length=0)
+    assert str(refused.value) == "data.length = 0 must be at least 1"
+
+
+def test_a_file_is_read_without_its_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + PANGRAM.encode())
+    source = text.text_file(tmp_path, path=str(file), length=10)
+    assert decoded(source)[0] == PANGRAM[:11]
+    assert "﻿" not in source.alphabet
+
+
+def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+
+    def said(content: bytes) -> str:
+        file.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            text.text_file(tmp_path, path=str(file))
+        return str(caught.value)
+
+    assert said(b"caf\xe9 au lait") == f"{file} is not UTF-8 text: byte 3 is 0xe9"
+    assert said(b"a\0b") == f"{file} is not text: it holds NUL characters"
+    assert said(b"") == (
+        "a text of 0 characters is too short: rows of 128 need at least 1281; "
+        "take a longer text or a smaller data.length"
+    )
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.txt", tmp_path):
+        with pytest.raises(DataError) as caught:
+            text.text_file(tmp_path, path=str(path))
+        assert str(caught.value) == f"text file {path} does not exist or is no file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text(PANGRAM)
+    file.chmod(0)
+    with pytest.raises(DataError) as caught:
+        text.text_file(tmp_path, path=str(file))
+    assert str(caught.value) == f"{file} cannot be read: Permission denied"
+
+
+def test_tinyshakespeare_lies_in_the_data_folder(tmp_path: Path) -> None:
+    file = tmp_path / "tinyshakespeare" / "input.txt"
+    with pytest.raises(DataError) as caught:
+        text.tinyshakespeare(tmp_path)
+    assert str(caught.value) == f"tinyshakespeare is not in the data folder: put it at {file}, or choose --data-dir"
+    file.parent.mkdir()
+    file.write_text(PANGRAM)
+    assert decoded(text.tinyshakespeare(tmp_path, length=20))[0] == PANGRAM[:21]
+
+
+@needs_data("tinyshakespeare", "input.txt")
+def test_the_real_tinyshakespeare() -> None:
+    source = text.tinyshakespeare(Path(DATA_DIR))
+    assert source.spec.vocabulary == 65
+    assert source.x.shape == (1115393 // 128, 129)
+    assert decoded(source)[0].startswith("First Citizen:\nBefore we proceed any further, hear me speak.\n")
+
+
+def test_pydocs_is_pythons_help_with_every_paragraph_once() -> None:
+    from pydoc_data.topics import topics
+
+    source = text.pydocs(Path("/nowhere"))
+    joined = "".join(row[:-1] for row in decoded(source))
+    assert len(joined) > 300_000
+    known = {paragraph for topic in topics.values() for paragraph in topic.split("\n\n")}
+    known = {paragraph.strip("\n") for paragraph in known}
+    paragraphs = [paragraph.strip("\n") for paragraph in joined.split("\n\n")[:-1]]  # the last one is cut off
+    assert set(paragraphs) <= known
+    assert len(paragraphs) == len(set(paragraphs))
+    assert len(paragraphs) > 0.99 * len(known)
