@@ -105,6 +105,9 @@ class TrainConfig:
         0, "Stop after so many evaluations without improvement; 0 never.", group="Selection", range=">= 0"
     )
     eval_every: int = _setting(1, "Epochs between evaluations.", group="Selection", range=">= 1")
+    checkpoint_every: str = _setting(
+        "1epoch", "When to save what a resume needs: such as 500steps, 30s, 2min or 1epoch.", group="Selection"
+    )
 
     device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.", group="Machine")
     precision: Precision = _setting("fp32", "Arithmetic; bf16 and fp16 are autocast.", group="Machine")
@@ -157,6 +160,8 @@ class TrainConfig:
         if self.patience and not self.val_fraction:
             raise ConfigError("patience needs a validation split: val_fraction above 0")
 
+        checkpoint_interval(self.checkpoint_every)
+
         def default(name: str, value: Any) -> None:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -181,12 +186,21 @@ class TrainConfig:
         model_options, data_options = values.pop("model_options"), values.pop("data_options")
         values["model"] = {"name": self.model, **model_options}
         values["data"] = {"name": self.data, **data_options}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        return {name: _plain(value) for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "TrainConfig":
         """The inverse of `as_dict`."""
         return config_from(flatten(document))
+
+
+def checkpoint_interval(text: str) -> tuple[int, str]:
+    """`500steps`, `30s`, `2min` or `1epoch` as a number and a unit; else ConfigError."""
+    match = re.fullmatch(r"([1-9][0-9]{0,8}) ?(steps?|s|min|epochs?)", text)
+    if match is None:
+        raise ConfigError(f"checkpoint_every = {text!r} is not of the form 500steps, 30s, 2min or 1epoch")
+    unit = {"steps": "step", "epochs": "epoch"}.get(match[2], match[2])
+    return int(match[1]), unit
 
 
 def config_from(values: Mapping[str, Any]) -> TrainConfig:
@@ -302,6 +316,13 @@ def to_toml(config: TrainConfig) -> str:
         elif value is not None or own.get(name) is not None:
             lines.append(f"{name} = {_toml('none' if value is None else value)}")
     return "\n".join(lines + tables) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would give it back: lists for tuples, at any depth."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _toml(value: Any) -> str:

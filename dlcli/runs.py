@@ -53,6 +53,10 @@ class Run:
     def metrics_file(self) -> Path:
         return self.path / "metrics.csv"
 
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
     def __str__(self) -> str:
         return str(self.path)
 
@@ -147,8 +151,19 @@ class Run:
         except (ValueError, TypeError):
             raise RunError(f"{self.metrics_file} is damaged: a value is no number") from None
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files that grow, for `cut_back`."""
+        files = {"metrics_bytes": self.metrics_file, "log_bytes": self.log_file}
+        return {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
+
+    def cut_back(self, sizes: Mapping[str, Any]) -> None:
+        """Take away what was written after a checkpoint with these `sizes`: it will be written again."""
+        for name, file in (("metrics_bytes", self.metrics_file), ("log_bytes", self.log_file)):
+            if file.exists() and isinstance(sizes.get(name), int):
+                os.truncate(file, min(sizes[name], file.stat().st_size))
+
     def log(self, line: str) -> None:
-        append_line(self.path / "log.txt", line)
+        append_line(self.log_file, line)
 
     # the lock
 

@@ -224,7 +224,9 @@ def test_settings_by_precedence(dlcli: Dlcli, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert [found[k] for k in ("epochs", "lr", "batch_size", "seed")] == [6, 0.5, 4, 3]
     done = dlcli("train", "mlp", check=2, DLCLI_EPOCH="5")
-    assert done.stderr == ("error: unknown environment variable DLCLI_EPOCH: did you mean DLCLI_EPOCHS or DLCLI_STEP_EPOCHS?\n")
+    assert done.stderr == (
+        "error: unknown environment variable DLCLI_EPOCH: did you mean DLCLI_EPOCHS or DLCLI_STEP_EPOCHS?\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -321,6 +321,7 @@ CONFIGS = {
         seed=2**32 - 1,
         eval_batch_size=100,
         log_every=10,
+        checkpoint_every="500steps",
     ),
     "gd": TrainConfig(model="linear"),
     "rnn": TrainConfig(model="rnn", data="text:/a file/with\ttab\x7f.txt"),

@@ -16,6 +16,7 @@ from dlcli.errors import DlcliError
 # no other command's start waits for it.
 COMMANDS = {
     "train": ("dlcli.cli.train:train", "Train a model in a new run, and print its best result."),
+    "resume": ("dlcli.cli.resume:resume", "Go on with a stopped run, or extend a finished one."),
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
     "generate": ("dlcli.cli.generate:generate", "Let a trained language model write."),

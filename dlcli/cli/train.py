@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunsDir
-from dlcli.cli.output import Column, Reporter, choose_format, emit, number, print_json, say, write
+from dlcli.cli.output import Column, Format, Reporter, choose_format, emit, number, print_json, say, write
 from dlcli.cli.settings import resolve, with_settings
 from dlcli.errors import ConfigError
 
@@ -73,26 +73,37 @@ def train(
         return
 
     from dlcli.runs import Run
-    from dlcli.summary import row
-    from dlcli.training.loop import Epoch, fit
 
     run = Run.create(runs_dir)
-    with Reporter(quiet=quiet) as reporter, _stop_signals() as stop:
-        for line in _opening(run, built):
-            reporter.line(line)
-            run.log(line)
-        watched = ""
-        for record in fit(built, run, stop=stop.reason, command=_command()):
-            if isinstance(record, Epoch):
-                reporter.epoch(str(record))
-                value = record.metrics.get(f"val/{built.monitor}")
-                watched = "" if value is None else f"  val/{built.monitor} {number(value)}"
-            reporter.progress(
-                done=record.step,
-                total=record.steps,
-                what=f"epoch {record.epoch}/{chosen.epochs}",
-                note=f"loss {number(record.loss)}{watched}  {record.samples_per_second:,.0f} samples/s",
-            )
+    with Reporter(quiet=quiet) as reporter, stop_signals() as stop:
+        show(run, built, reporter, stop, lines=_opening(run, built))
+    finish(run, built, stop, format=format, quiet=quiet, print_=print_)
+
+
+def show(run: Any, built: Any, reporter: Reporter, stop: "Stop", *, lines: list[str], saved: Any = None) -> None:
+    """Train, and show it: some opening lines, a line an epoch, a bar."""
+    from dlcli.training.loop import Epoch, fit
+
+    for line in lines:
+        reporter.line(line)
+    watched = ""
+    for record in fit(built, run, stop=stop.reason, saved=saved, command=command_line(), log=lines):
+        if isinstance(record, Epoch):
+            reporter.epoch(str(record))
+            value = record.metrics.get(f"val/{built.monitor}")
+            watched = "" if value is None else f"  val/{built.monitor} {number(value)}"
+        reporter.progress(
+            done=record.step,
+            total=record.steps,
+            what=f"epoch {record.epoch}/{built.config.epochs}",
+            note=f"loss {number(record.loss)}{watched}  {record.samples_per_second:,.0f} samples/s",
+        )
+
+
+def finish(run: Any, built: Any, stop: "Stop", *, format: Format, quiet: bool, print_: str | None) -> None:
+    """Tell the result, and leave with the code of the signal that stopped the run, if one did."""
+    from dlcli.summary import row
+
     result = row(run)
     closing = _closing(run, built, result)
     run.log(closing)
@@ -118,7 +129,7 @@ _RESULT = [
 ]
 
 
-class _Stop:
+class Stop:
     """What the signal handlers leave for the loop. The first signal asks it to stop; the second one does."""
 
     signal: int | None = None
@@ -135,8 +146,8 @@ class _Stop:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    stop = _Stop()
+def stop_signals() -> Iterator[Stop]:
+    stop = Stop()
     before = {}
     for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(which) is not signal.SIG_IGN:  # `cmd &` and nohup ask to be left alone
@@ -164,13 +175,13 @@ def _opening(run: Any, built: Any) -> list[str]:
 
 def _closing(run: Any, built: Any, result: dict[str, Any]) -> str:
     if result["status"] == "interrupted":
-        return f"interrupted after epoch {result['epochs']}; measure it: dlcli eval {run.path} --checkpoint last"
+        return f"interrupted after epoch {result['epochs']}; go on with: dlcli resume {run.path}"
     early = f" early, without a better one for {built.config.patience} evaluations" if result["reason"] else ""
     best = f": best {result['metric']} {number(result['best'])} in epoch {result['best_epoch']}"
     return f"{result['status']}{early}{best if result['metric'] else ''}; measure it: dlcli eval {run.path}"
 
 
-def _command() -> str:
+def command_line() -> str:
     import shlex
 
     return shlex.join(["dlcli", *sys.argv[1:]])

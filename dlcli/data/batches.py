@@ -59,11 +59,16 @@ def shuffled(
     epoch: int,
     augmentations: Sequence[Augmentation] = (),
     blank: Tensor | None = None,
+    first: int = 0,
 ) -> Iterator[Batch]:
-    """All samples once, in the order of (seed, epoch), augmented by (seed, epoch, number of the batch)."""
+    """All samples once, in the order of (seed, epoch), augmented by (seed, epoch, number of the batch).
+
+    first: the number of the batch to begin with; the others are as they would be without it.
+    """
     order = epoch_order(split, seed=seed, epoch=epoch)
     generator = torch.Generator(split.x.device) if augmentations else None
-    for number, start in enumerate(range(0, len(order), batch_size)):
+    for number in range(first, -(-len(order) // batch_size)):
+        start = number * batch_size
         index = order[start : start + batch_size]
         batch = _batch(_take(split.x, index), None if split.y is None else split.y.index_select(0, index))
         if generator is not None:

@@ -1,10 +1,11 @@
 """Checkpoints: weights as safetensors under the model's own parameter names, everything else as JSON.
 
     checkpoints/best-540/     model.safetensors  state.json  MANIFEST.json
-    checkpoints/last-600/
+    checkpoints/last-600/     the same, and training.safetensors, from which a training goes on
 
-A name says what it is and at which step. A folder appears whole or not at all (see files.py) and older ones
-of the same role go only after that, so there is always one to read: the newest whose manifest verifies.
+A name says what it is and at which step (`last-600-2` is the second one at that step). A folder appears
+whole or not at all (see files.py) and older ones of the same role go only after that, so there is always one
+to read: the newest whose manifest verifies.
 """
 
 import contextlib
@@ -21,45 +22,50 @@ from torch import Tensor
 from dlcli.errors import RunError
 from dlcli.files import read_json, verify_folder, write_folder, write_json
 
-_NAME = re.compile(r"(best|last)-(0|[1-9][0-9]{0,17})")
+_NAME = re.compile(r"(best|last)-(0|[1-9][0-9]{0,17})(?:-([1-9][0-9]{0,8}))?")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """role: best or last. weights: name -> tensor, on the CPU. state: epoch, step, metrics."""
+    """role: best or last. weights: name -> tensor, on the CPU. state: epoch, step, metrics.
+
+    training: what only a resume needs, as tensors; a last one has it, a best one has not.
+    """
 
     role: str
     path: Path
     weights: dict[str, Tensor]
     state: dict[str, Any]
+    training: dict[str, Tensor] | None = None
 
 
-def save(folder: Path, role: str, *, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write the checkpoint `role`-STEP into `folder` and remove older ones of that role."""
-    from safetensors.torch import save_file
+def save(
+    folder: Path,
+    role: str,
+    *,
+    weights: Mapping[str, Tensor] | Path,
+    state: Mapping[str, Any],
+    training: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write the checkpoint `role`-STEP into `folder` and remove older ones of that role.
+
+    weights: may be another checkpoint, whose weights are these: their bytes are not written again.
+    """
 
     def fill(temporary: Path) -> None:
-        save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, temporary / "model.safetensors")
+        if isinstance(weights, Path):
+            _link(weights / "model.safetensors", temporary / "model.safetensors")
+        else:
+            _save_tensors(temporary / "model.safetensors", weights)
+        if training is not None:
+            _save_tensors(temporary / "training.safetensors", training)
         write_json(temporary / "state.json", dict(state))
 
     return _commit(folder, role, state["step"], fill)
 
 
-def link(source: Path, role: str, *, step: int) -> Path:
-    """Give the checkpoint `source` a second role without writing its bytes again."""
-
-    def fill(temporary: Path) -> None:
-        for name in ("model.safetensors", "state.json"):
-            try:
-                os.link(source / name, temporary / name)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(source / name, temporary / name)
-
-    return _commit(source.parent, role, step, fill)
-
-
-def load(folder: Path, role: str) -> Checkpoint:
-    """The newest intact checkpoint of that role.
+def load(folder: Path, role: str, *, with_training: bool = False) -> Checkpoint:
+    """The newest intact checkpoint of that role; `training` is read only if asked for.
 
     Raises RunError (exit 4), naming the damage, when there is none.
     """
@@ -72,22 +78,39 @@ def load(folder: Path, role: str) -> Checkpoint:
             verify_folder(path)
             weights = load_file(path / "model.safetensors")
             state = read_json(path / "state.json")
+            file = path / "training.safetensors"
+            training = load_file(file) if with_training and file.exists() else None
         except (RunError, SafetensorError) as error:
             damage.append(str(error))
             continue
-        return Checkpoint(role, path, weights, state)
+        return Checkpoint(role, path, weights, state, training)
     if damage:
         raise RunError(f"no intact {role} checkpoint in {folder}: {'; '.join(damage)}")
     raise RunError(f"there is no {role} checkpoint in {folder}: the run stopped before one was saved")
 
 
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
 def _commit(folder: Path, role: str, step: int, fill: Any) -> Path:
-    path = folder / f"{role}-{step}"
-    older = [p for p in _existing(folder, role) if p != path]
-    if not path.exists():
-        write_folder(path, fill)
-    for p in older:
-        _remove(p)
+    path, again = folder / f"{role}-{step}", 1
+    while path.exists():  # the same step saved again: the older one stays until the newer is there
+        again += 1
+        path = folder / f"{role}-{step}-{again}"
+    write_folder(path, fill)
+    for older in _existing(folder, role):
+        if older != path:
+            _remove(older)
     return path
 
 
@@ -98,8 +121,8 @@ def _existing(folder: Path, role: str) -> list[Path]:
         for path in folder.iterdir():
             match = _NAME.fullmatch(path.name)
             if match and match[1] == role and path.is_dir() and not path.is_symlink():
-                found.append((int(match[2]), path))
-    return [path for _, path in sorted(found, reverse=True)]
+                found.append((int(match[2]), int(match[3] or 1), path))
+    return [path for *_, path in sorted(found, reverse=True)]
 
 
 def _remove(path: Path) -> None:

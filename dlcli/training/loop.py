@@ -1,23 +1,16 @@
 """The training loop, top to bottom. It yields records; bars, tables and notebooks all read the same ones."""
 
 import contextlib
-import copy
-import os
-import platform
-import socket
-import subprocess
-import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import dlcli
 from dlcli import experiment, tasks
 from dlcli.config import TrainConfig
 from dlcli.data import batches
@@ -26,16 +19,15 @@ from dlcli.errors import DivergedError, ResourceError
 from dlcli.evaluation import finite, measure
 from dlcli.experiment import Experiment
 from dlcli.runs import Run, now
-from dlcli.seeds import derive
 from dlcli.training import checkpoint
+from dlcli.training.checkpoint import Checkpoint
 from dlcli.training.devices import autocast
-from dlcli.training.optimizers import Optimizer, WeightAverage
+from dlcli.training.provenance import describe
+from dlcli.training.saver import Saver
 from dlcli.training.schedules import learning_rate
+from dlcli.training.state import TrainingState
 
-# Seconds between progress records, and at least between two writings of checkpoints: a run of very short
-# epochs would otherwise do little else.
 _PROGRESS_SECONDS = 0.2
-_SAVE_SECONDS = 1.0
 
 # The metrics that fit on the line of an epoch; all are in metrics.csv.
 _TOLD = ("loss", "accuracy", "auc", "r2", "bits_per_char")
@@ -48,7 +40,7 @@ class Progress:
     epoch: int
     step: int
     steps: int
-    loss: float
+    loss: float | None
     samples_per_second: float
 
 
@@ -91,27 +83,54 @@ def train(
             yield record
 
 
-def fit(
-    built: Experiment, run: Run, *, stop: Callable[[], str | None] | None = None, command: str = ""
-) -> Iterator[Progress | Epoch]:
-    """Train in `run`, which must be new, and yield records.
+def resume(run: Run, *, stop: Callable[[], str | None] | None = None, **changes: Any) -> Iterator[Epoch]:
+    """Go on with a run where its last checkpoint stands and yield a record an evaluation.
 
+    changes: settings to change, such as epochs=200. See `fit`.
+    """
+    built = experiment.build(run.config().replace(**changes))
+    for record in fit(built, run, stop=stop, saved=checkpoint.load(run.checkpoints, "last", with_training=True)):
+        if isinstance(record, Epoch):
+            yield record
+
+
+def fit(
+    built: Experiment,
+    run: Run,
+    *,
+    stop: Callable[[], str | None] | None = None,
+    saved: Checkpoint | None = None,
+    command: str = "",
+    log: Sequence[str] = (),
+) -> Iterator[Progress | Epoch]:
+    """Train in `run` and yield records.
+
+    command, log: the command line, and lines to begin the log with, for the record.
+
+    saved: the run's last checkpoint, to go on from; without it the run must be new.
     stop: asked after every step; a reason (such as "SIGINT") ends the run after a checkpoint, as
         `interrupted`. So does a consumer that takes no more records.
     Raises DivergedError (exit 5) when the loss is no longer finite; the last checkpoint is then the last
-    one with finite weights.
+    one with finite weights. Raises BusyError (exit 9) when another process trains the run.
     """
     torch.set_num_threads(built.threads)
     with run.locked():
+        state = TrainingState(built)
+        info = describe(built, command)
+        earlier = 0.0
+        if saved is not None:
+            state.restore(saved)
+            info, earlier = _continued(run, info, state, command)
+            run.cut_back(saved.state["training"])
         run.write_config(built.config)
         run.write_data(built.dataset.preprocessing.as_dict(), built.dataset.fingerprint)
-        info = _describe(built, command)
         run.write_info(info)
+        for line in log:
+            run.log(line)
         started = time.monotonic()
-        saver = _Saver(run)
+        saver = Saver(run, built.config.checkpoint_every)
         try:
-            yield from _loop(built, run, info, saver, stop)
-            info.setdefault("stop", None)
+            yield from _loop(built, run, state, saver, info, stop)
             info["status"] = "interrupted" if info["stop"] else "finished"
         except GeneratorExit:
             info["status"], info["stop"] = "interrupted", "no more records were wanted"
@@ -132,48 +151,37 @@ def fit(
                 (run.path / "error.log").write_text(traceback.format_exc())
             raise
         finally:
-            info["ended"], info["seconds"] = now(), round(time.monotonic() - started, 3)
+            info["ended"], info["seconds"] = now(), round(earlier + time.monotonic() - started, 3)
             with contextlib.suppress(ResourceError):  # a full disk is told by the error that is on its way
                 run.write_info(info)
                 saver.write_best()  # a copy that waited for its turn outlives whatever happened
 
 
 def _loop(
-    built: Experiment, run: Run, info: dict[str, Any], saver: "_Saver", stop: Callable[[], str | None] | None
+    built: Experiment,
+    run: Run,
+    state: TrainingState,
+    saver: Saver,
+    info: dict[str, Any],
+    stop: Callable[[], str | None] | None,
 ) -> Iterator[Progress | Epoch]:
     config, device, task, data = built.config, built.device, built.task, built.dataset
     model = torch.compile(built.model) if config.compile else built.model
-    optimizer = Optimizer(
-        built.model.parameters(),
-        name=config.optimizer,
-        momentum=config.momentum or 0.0,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        l1=config.l1,
-        decay_all=config.decay_all,
-    )
-    average = WeightAverage(built.model, copy.deepcopy(built.model), config.ema) if config.ema else None
-    evaluated = average.model if average else built.model
-    scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
     blank = data.preprocessing.blank(data.train.x) if data.spec.kind == "image" else None
     context = autocast(config.precision, device)
+    optimizer, scaler = state.optimizer, state.scaler
 
     steps_per_epoch, batch_size = built.steps_per_epoch, built.batch_size
+    batches_per_epoch = -(-len(data.train) // batch_size)
     steps = config.epochs * steps_per_epoch
     columns = _columns(built)
-    whole = batches.full(data.train) if batch_size == len(data.train) and not built.augmentations else None
+    whole = batches.full(data.train) if batches_per_epoch == 1 and not built.augmentations else None
 
-    # Dropout draws from torch's own generator; weights were drawn before with a seed of their own.
-    torch.manual_seed(derive(config.seed, "training"))
-
-    # Sums since the last row, on the device: reading one of them waits for it.
-    loss_sum = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-    samples, earlier_samples = 0, 0  # since the last row; between the last evaluation and that row
-    step, lr, waited, reason = 0, 0.0, 0, None
+    reason = None
     mark = last_progress = time.perf_counter()
     built.model.train()
 
-    for epoch in range(1, config.epochs + 1):
+    while state.epoch <= config.epochs:
         if whole is not None:
             epoch_batches: Iterator[Batch] = iter((whole,))
         else:
@@ -181,22 +189,21 @@ def _loop(
                 data.train,
                 batch_size,
                 seed=config.seed,
-                epoch=epoch,
+                epoch=state.epoch,
                 augmentations=built.augmentations,
                 blank=blank,
+                first=state.batch,
             )
-        left = -(-len(data.train) // batch_size)
 
-        while left:
-            group = min(config.accumulate, left)
-            left -= group
+        while state.batch < batches_per_epoch:
+            group = min(config.accumulate, batches_per_epoch - state.batch)
             # ---------------------------------------------------------------- the step
             for _ in range(group):
                 batch = next(epoch_batches)
                 with context:
                     loss = _loss(model(batch.x), batch, task)
-                loss_sum.add_(loss.detach(), alpha=len(batch))
-                samples += len(batch)
+                state.loss_sum.add_(loss.detach(), alpha=len(batch))
+                state.samples += len(batch)
                 if group > 1:
                     loss = loss / group
                 (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]
@@ -204,144 +211,102 @@ def _loop(
                 if scaler:
                     scaler.unscale_(optimizer)  # type: ignore[arg-type]
                 torch.nn.utils.clip_grad_norm_(optimizer.parameters, config.clip_norm)
-            lr = _lr(step, config, steps, steps_per_epoch)
+            state.lr = _lr(state.step, config, steps, steps_per_epoch)
             if scaler:
-                scaler.step(optimizer, lr)  # type: ignore[arg-type]
+                scaler.step(optimizer, state.lr)  # type: ignore[arg-type]
                 scaler.update()
             else:
-                optimizer.step(lr)
+                optimizer.step(state.lr)
             optimizer.zero_grad()
-            if average:
-                average.update()
-            step += 1
+            if state.average:
+                state.average.update()
+            state.step += 1
+            state.batch += group
             # ------------------------------------------------------------------------
 
-            if stop is not None and (reason := stop()):
-                break
             clock = time.perf_counter()
             if clock - last_progress >= _PROGRESS_SECONDS:
                 last_progress = clock
-                mean = float(loss_sum) / samples  # waits for the device
-                _check_finite(mean, step, epoch, lr)
-                yield Progress(epoch, step, steps, mean, (earlier_samples + samples) / (clock - mark))
-            if config.log_every and step % config.log_every == 0 and step % steps_per_epoch:
-                mean = float(loss_sum) / samples  # waits for the device
-                _check_finite(mean, step, epoch, lr)
+                mean = _mean_loss(state)  # waits for the device
+                rate = (state.earlier_samples + state.samples) / (clock - mark)
+                yield Progress(state.epoch, state.step, steps, mean, rate)
+            if config.log_every and state.step % config.log_every == 0 and state.batch < batches_per_epoch:
+                mean = _mean_loss(state)  # waits for the device
+                state.earlier_samples += state.samples
                 spent = time.perf_counter() - mark
-                row: dict[str, float | None] = {"epoch": epoch, "step": step, "train/loss": mean, "lr": lr}
-                row |= {"seconds": round(spent, 4), "samples_per_second": round((earlier_samples + samples) / spent, 1)}
+                row: dict[str, float | None] = {
+                    "epoch": state.epoch,
+                    "step": state.step,
+                    "train/loss": mean,
+                    "lr": state.lr,
+                }
+                row |= {"seconds": round(spent, 4), "samples_per_second": round(state.earlier_samples / spent, 1)}
                 run.append_metrics(row, columns)
-                loss_sum.zero_()
-                earlier_samples, samples = earlier_samples + samples, 0
+                state.loss_sum.zero_()
+                state.samples = 0
+            if saver.due(state, evaluated=False):
+                _mean_loss(state)  # waits for the device; nothing that is not finite is saved
+                saver.write(state, epoch=state.epoch, metrics={})
+            if stop is not None and (reason := stop()):
+                break
 
         if reason:
             break
-        if epoch % config.eval_every and epoch != config.epochs:
+        if state.epoch % config.eval_every and state.epoch != config.epochs:
+            state.epoch, state.batch = state.epoch + 1, 0
             continue
 
         # Evaluate, write the row, keep the best.
-        train_loss = float(loss_sum) / samples if samples else None  # waits for the device
+        train_loss = _mean_loss(state)  # waits for the device
         seconds = time.perf_counter() - mark
-        _check_finite(train_loss, step, epoch, lr)
         metrics: dict[str, float | None] = {"train/loss": train_loss}
         if data.val is not None:
             measures = measure(
-                evaluated, data.val, task,
+                state.evaluated, data.val, task,
                 batch_size=config.eval_batch_size, precision=config.precision, device=device,
             )  # fmt: skip
             metrics |= {f"val/{name}": value for name, value in finite(task.metrics(measures)).items()}
-        rate = (earlier_samples + samples) / seconds
-        best = saver.is_best(metrics, built.monitor)
-        record = Epoch(epoch, config.epochs, step, steps, metrics, lr, seconds, rate, best)
-        row = {"epoch": epoch, "step": step, **metrics, "lr": lr}
+        rate = (state.earlier_samples + state.samples) / seconds
+        best = state.is_best(metrics, built.monitor)
+        epoch = state.epoch
+        record = Epoch(epoch, config.epochs, state.step, steps, metrics, state.lr, seconds, rate, best)
+        row = {"epoch": epoch, "step": state.step, **metrics, "lr": state.lr}
         run.append_metrics(row | {"seconds": round(seconds, 4), "samples_per_second": round(rate, 1)}, columns)
         run.log(str(record))
-        info |= {"epochs_done": epoch, "step": step, "metrics": metrics, "best": saver.best}
-        saver.offer(evaluated, epoch, step, metrics, best=best)
-        if saver.due():
-            saver.write()
+        info |= {"epochs_done": epoch, "step": state.step, "metrics": metrics, "best": state.best}
+        if best:
+            saver.keep_best(state, metrics)
+        state.waited = 0 if best else state.waited + 1
+        state.loss_sum.zero_()
+        state.samples = state.earlier_samples = 0
+        enough = bool(config.patience) and state.waited >= config.patience
+        save = saver.due(state, evaluated=True) or enough or epoch == config.epochs
+        state.epoch, state.batch = epoch + 1, 0
+        if save:
+            saver.write(state, epoch=epoch, metrics=metrics)
             run.write_info(info)
         yield record
 
-        waited = 0 if best else waited + 1
-        if config.patience and waited >= config.patience:
+        if enough:
             info["stopped_early"] = epoch
             run.log(f"stopped after epoch {epoch}: {config.patience} evaluations without a better {built.monitor}")
             break
-        loss_sum.zero_()
-        samples = earlier_samples = 0
         mark = time.perf_counter()
 
     if reason:
-        info["stop"], info["step"] = reason, step
-        saver.offer(evaluated, epoch, step, {}, best=False)
-    saver.write()
+        info["stop"], info["step"] = reason, state.step
+        _mean_loss(state)
+        saver.write(state, epoch=state.epoch, metrics={})
 
 
-class _Saver:
-    """Keeps what is to be saved, and writes it no more often than the disk deserves.
-
-    best: metric, value, epoch and step of the best evaluation so far, as in run.json.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.best: dict[str, Any] | None = None
-        self._loss = float("inf")
-        self._pending_best: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        self._last: tuple[nn.Module, dict[str, Any]] | None = None
-        self._written = time.monotonic() - _SAVE_SECONDS
-
-    def is_best(self, metrics: Mapping[str, float | None], monitor: str) -> bool:
-        """Better in the monitored metric, or as good with a smaller loss; without validation the latest is."""
-        value, loss = metrics.get(f"val/{monitor}"), metrics.get("val/loss")
-        higher = tasks.higher_is_better(monitor)
-        if not any(name.startswith("val/") for name in metrics):
-            self.best = {"metric": None, "value": None, "higher_is_better": None}
-            return True
-        if value is None:
-            return False
-        if self.best is not None:
-            gain = value - self.best["value"] if higher else self.best["value"] - value
-            if gain < 0 or (gain == 0 and (loss is None or loss >= self._loss)):
-                return False
-        self._loss = loss if loss is not None else float("inf")
-        self.best = {"metric": f"val/{monitor}", "value": value, "higher_is_better": higher}
-        return True
-
-    def offer(
-        self, model: nn.Module, epoch: int, step: int, metrics: Mapping[str, float | None], *, best: bool
-    ) -> None:
-        """Remember the state of this moment; a best one is copied, since training goes on."""
-        state = {"epoch": epoch, "step": step, "metrics": dict(metrics)}
-        self._last = model, state
-        if best and self.best is not None:
-            self.best |= {"epoch": epoch, "step": step}
-            self._pending_best = {n: t.detach().clone() for n, t in model.state_dict().items()}, state
-
-    def due(self) -> bool:
-        return time.monotonic() - self._written >= _SAVE_SECONDS
-
-    def write(self) -> None:
-        """Write what is pending. Weights that are not finite are never written."""
-        if self._last is not None:
-            model, state = self._last
-            weights = model.state_dict()
-            if not all(bool(torch.isfinite(t).all()) for t in weights.values() if t.is_floating_point()):
-                raise DivergedError(f"weights are no longer finite at step {state['step']}: lower lr")
-            path = checkpoint.save(self.run.checkpoints, "last", weights=weights, state=state)
-            if self._pending_best is not None and self._pending_best[1] is state:
-                checkpoint.link(path, "best", step=state["step"])
-                self._pending_best = None
-        self.write_best()
-        self._last = None
-        self._written = time.monotonic()
-
-    def write_best(self) -> None:
-        if self._pending_best is not None:
-            weights, state = self._pending_best
-            self._pending_best = None
-            checkpoint.save(self.run.checkpoints, "best", weights=weights, state=state)
+def _continued(run: Run, fresh: dict[str, Any], state: TrainingState, command: str) -> tuple[dict[str, Any], float]:
+    """run.json of a run that goes on, and the seconds that it has been trained for already."""
+    before = run.info()
+    resumes = [*before.get("resumes", []), {"when": now(), "step": state.step, "command": command}]
+    kept = ("started", "command", "epochs_done", "metrics", "parameters")
+    info = fresh | {name: before.get(name) for name in kept}
+    info |= {"step": state.step, "best": state.best, "resumes": resumes}
+    return info, float(before.get("seconds") or 0.0)
 
 
 def _loss(output: Tensor, batch: Batch, task: tasks.Task) -> Tensor:
@@ -364,63 +329,21 @@ def _lr(step: int, config: TrainConfig, steps: int, steps_per_epoch: int) -> flo
     )
 
 
-def _check_finite(loss: float | None, step: int, epoch: int, lr: float) -> None:
-    if loss is not None and not abs(loss) < float("inf"):
-        raise DivergedError(f"the loss became {loss} by step {step} (epoch {epoch}, lr {lr:g}): lower lr or clip_norm")
+def _mean_loss(state: TrainingState) -> float | None:
+    """Mean over the samples since the last row; DivergedError when it is not finite. Waits for the device."""
+    if not state.samples:
+        return None
+    mean = float(state.loss_sum) / state.samples
+    if not abs(mean) < float("inf"):
+        raise DivergedError(
+            f"the loss became {mean} by step {state.step} (epoch {state.epoch}, lr {state.lr:g}): lower lr or clip_norm"
+        )
+    return mean
 
 
 def _columns(built: Experiment) -> list[str]:
     val = [f"val/{name}" for name in built.task.names] if built.dataset.val is not None else []
     return ["epoch", "step", "train/loss", *val, "lr", "seconds", "samples_per_second"]
-
-
-def _describe(built: Experiment, command: str) -> dict[str, Any]:
-    """run.json of a run that starts now."""
-    config, device = built.config, built.device
-    return {
-        "status": "running",
-        "model": config.model,
-        "data": config.data,
-        "epochs": config.epochs,
-        "epochs_done": 0,
-        "step": 0,
-        "steps": config.epochs * built.steps_per_epoch,
-        "metrics": {},
-        "best": None,
-        "started": now(),
-        "ended": None,
-        "seconds": None,
-        "device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
-        "threads": built.threads,
-        "parameters": sum(p.numel() for p in built.model.parameters()),
-        "flops_per_step": built.flops_per_step,
-        "train_samples": len(built.dataset.train),
-        "val_samples": len(built.dataset.val or ()),
-        "test_samples": len(built.dataset.test or ()),
-        "fingerprint": built.dataset.fingerprint,
-        "command": command,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "dlcli": dlcli.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "platform": sys.platform,
-        **_git(),
-    }
-
-
-def _git() -> dict[str, Any]:
-    """Commit of the folder in which the command was given, and whether it had changes."""
-    try:
-        commit = _ask_git("rev-parse", "HEAD")
-        return {"git_commit": commit, "git_dirty": bool(_ask_git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"git_commit": None, "git_dirty": None}
-
-
-def _ask_git(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
 
 
 def _short(value: float | None) -> str:

@@ -4,7 +4,7 @@ Ours because constructing any torch.optim class imports torch._dynamo and sympy,
 two. Tests hold each against torch.optim, step by step.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,18 @@ class Optimizer:
         if self._decayed and (self.weight_decay or self.l1):
             self._penalise(gradients, lr)
         self._update(gradients, lr)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the steps so far have left, as `slot.number of the parameter`; `steps` is apart."""
+        return {f"{slot}.{i}": t for slot, tensors in self.state.items() for i, t in enumerate(tensors)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor], *, steps: int) -> None:
+        """The inverse of `state_dict`. Raises KeyError or RuntimeError when it does not fit."""
+        self.steps = steps
+        for slot, tensors in self.state.items():
+            for i, tensor in enumerate(tensors):
+                tensor.copy_(state[f"{slot}.{i}"])
 
     def zero_grad(self) -> None:
         for p in self.parameters:

@@ -1,0 +1,136 @@
+"""Where a training stands: everything that decides what comes next, saved and restored as a whole."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlcli import tasks
+from dlcli.errors import RunError
+from dlcli.experiment import Experiment
+from dlcli.seeds import derive
+from dlcli.training.checkpoint import Checkpoint
+from dlcli.training.optimizers import Optimizer, WeightAverage
+
+
+class TrainingState:
+    """The model and what belongs to it, the position, the sums, and the best evaluation so far.
+
+    epoch, batch: the next batch, epochs counted from 1 and batches from 0. step: optimizer steps done, the
+    last of them with the learning rate lr.
+    loss_sum, samples: since the last row of metrics; the sum stays on the device, and reading it waits.
+    earlier_samples: between the last evaluation and that row. waited: evaluations since the best one.
+    best: metric, value, epoch and step of the best evaluation, as in run.json.
+    """
+
+    def __init__(self, built: Experiment) -> None:
+        config, device = built.config, built.device
+        self.device = device
+        self.model = built.model
+        self.optimizer = Optimizer(
+            built.model.parameters(),
+            name=config.optimizer,
+            momentum=config.momentum or 0.0,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            l1=config.l1,
+            decay_all=config.decay_all,
+        )
+        self.average = WeightAverage(built.model, copy.deepcopy(built.model), config.ema) if config.ema else None
+        self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
+        self.epoch, self.batch, self.step = 1, 0, 0
+        self.lr = 0.0
+        self.loss_sum = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+        self.samples, self.earlier_samples = 0, 0
+        self.waited = 0
+        self.best: dict[str, Any] | None = None
+        self.best_loss: float | None = None
+        # Dropout draws from torch's own generator; weights were drawn before with a seed of their own.
+        torch.manual_seed(derive(config.seed, "training"))
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose weights are measured and saved: the average where there is one."""
+        return self.average.model if self.average else self.model
+
+    def is_best(self, metrics: dict[str, float | None], monitor: str) -> bool:
+        """Whether these metrics are the best so far; if so they are remembered.
+
+        Better in the monitored metric, or as good with a smaller loss; without validation the latest is.
+        """
+        value, loss = metrics.get(f"val/{monitor}"), metrics.get("val/loss")
+        place = {"epoch": self.epoch, "step": self.step}
+        if not any(name.startswith("val/") for name in metrics):
+            self.best = {"metric": None, "value": None, "higher_is_better": None, **place}
+            return True
+        if value is None:
+            return False
+        higher = tasks.higher_is_better(monitor)
+        if self.best is not None:
+            gain = value - self.best["value"] if higher else self.best["value"] - value
+            smaller_loss = loss is not None and (self.best_loss is None or loss < self.best_loss)
+            if gain < 0 or (gain == 0 and not smaller_loss):
+                return False
+        self.best_loss = loss
+        self.best = {"metric": f"val/{monitor}", "value": value, "higher_is_better": higher, **place}
+        return True
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For training.safetensors. The weights that are evaluated are in model.safetensors and not here."""
+        found = {f"optimizer.{name}": t for name, t in self.optimizer.state_dict().items()}
+        found["loss_sum"] = self.loss_sum
+        found["random.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            found["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.average:
+            found |= {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """For state.json."""
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "lr": self.lr,
+            "samples": self.samples,
+            "earlier_samples": self.earlier_samples,
+            "waited": self.waited,
+            "best": self.best,
+            "best_loss": self.best_loss,
+            "optimizer_steps": self.optimizer.steps,
+            "average_steps": self.average.steps if self.average else None,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Take the place of the training that left `saved`; the random states come last.
+
+        Raises RunError (exit 4) when it holds no training, or one of another kind.
+        """
+        tensors, values = saved.training, saved.state.get("training")
+        if tensors is None or not isinstance(values, dict):
+            raise RunError(f"{saved.path} holds weights but no training to go on from")
+        try:
+            weights = saved.weights
+            if self.average:
+                self.average.model.load_state_dict(saved.weights)
+                self.average.steps = values["average_steps"]
+                weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+            self.model.load_state_dict(weights)
+            moments = {n.removeprefix("optimizer."): t for n, t in tensors.items() if n.startswith("optimizer.")}
+            self.optimizer.load_state_dict(moments, steps=values["optimizer_steps"])
+            if self.scaler:
+                self.scaler.load_state_dict(values["scaler"])
+            self.epoch, self.batch, self.step = values["epoch"], values["batch"], values["step"]
+            self.lr = values["lr"]
+            self.samples, self.earlier_samples = values["samples"], values["earlier_samples"]
+            self.waited, self.best, self.best_loss = values["waited"], values["best"], values["best_loss"]
+            self.loss_sum.copy_(tensors["loss_sum"])
+            torch.set_rng_state(tensors["random.cpu"])
+            if self.device.type == "cuda" and "random.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RunError(f"{saved.path} does not fit the training that its run describes: {reason}") from None

@@ -1,0 +1,284 @@
+"""A resumed run is bit for bit the run that never stopped: by every tensor of its state, not only by losses."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from dlcli import TrainConfig, experiment, train
+from dlcli.cli.main import app
+from dlcli.errors import BusyError, RunError
+from dlcli.runs import Run
+from dlcli.training import checkpoint
+from dlcli.training.loop import fit, resume
+from dlcli.training.provenance import differences
+from tests.test_cli import start, wait_for
+
+TIMES = ("seconds", "samples_per_second")
+
+# Everything on that has a state or draws a number.
+KINDS: dict[str, dict[str, Any]] = {
+    "cnn": {
+        "model": "cnn", "model_options": {"dropout": 0.3}, "augment": ("shift=1", "noise=0.1", "mixup=0.3"), "ema": 0.9,
+        "schedule": "cosine", "accumulate": 2, "optimizer": "adamw", "weight_decay": 0.1, "batch_size": 100,
+    },
+    "rnn": {
+        "model": "rnn", "data": f"text:{__file__}", "model_options": {"hidden": 16, "dropout": 0.2},
+        "data_options": {"length": 24}, "ema": 0.5, "batch_size": 64, "schedule": "one-cycle",
+    },
+    "attention": {
+        "model": "attention", "data": "recall", "data_options": {"samples": 600}, "model_options": {"dropout": 0.2},
+        "optimizer": "rmsprop", "momentum": 0.5, "schedule": "step", "step_epochs": 1, "batch_size": 64,
+    },
+    "linear": {
+        "model": "linear", "data": "diabetes", "optimizer": "sgd", "nesterov": True, "augment": ("noise=0.1",),
+        "warmup_epochs": 1.5, "l1": 0.01, "batch_size": 32, "lr": 0.01, "eval_every": 1, "log_every": 3,
+    },
+}  # fmt: skip
+
+
+def config(kind: str, **changes: Any) -> TrainConfig:
+    return TrainConfig(**({"epochs": 3, "device": "cpu", "patience": 0} | KINDS[kind] | changes))
+
+
+def everything(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[dict[str, float | None]]]:
+    """All tensors of both checkpoints, all values of the state, and the rows of metrics but for times."""
+    tensors, values = {}, {}
+    for role in ("best", "last"):
+        saved = checkpoint.load(run.checkpoints, role, with_training=True)
+        tensors |= {f"{role}.{n}": t for n, t in (saved.weights | (saved.training or {})).items()}
+        values[role] = json.loads(json.dumps(saved.state))
+    for name in ("metrics_bytes", "log_bytes"):
+        values["last"]["training"].pop(name)
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in run.metrics()]
+    return tensors, values, rows
+
+
+def assert_same(one: Run, other: Run) -> None:
+    tensors, values, rows = everything(one)
+    others, other_values, other_rows = everything(other)
+    assert rows == other_rows
+    assert values == other_values
+    assert tensors.keys() == others.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
+
+
+def stopping_at(step: int) -> Any:
+    """A `stop` that gives a reason after that many steps of this process."""
+    count = iter(range(1, 10**9))
+    return lambda: "SIGINT" if next(count) >= step else None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stops", [(1,), (4,), (2, 1), (2, 1, 3), "last batch", "epoch"], ids=str)
+def test_the_resume_matrix(kind: str, stops: Any, tmp_path: Path) -> None:
+    """Straight; stopped after the first step; inside an epoch; twice and thrice in one; at its last batch; after it."""
+    made = config(kind)
+    list(train(made, runs_dir=tmp_path))
+    straight = Run(tmp_path, 1)
+    steps_per_epoch = experiment.build(made).steps_per_epoch
+    if stops == "last batch":
+        stops = (steps_per_epoch,)
+    elif stops == "epoch":
+        stops = (steps_per_epoch + 1,)
+    list(train(made, runs_dir=tmp_path, stop=stopping_at(stops[0])))
+    stopped = Run(tmp_path, 2)
+    assert stopped.info()["status"] == "interrupted"
+    for step in stops[1:]:
+        torch.manual_seed(random.randrange(1000))  # what the process did before must not matter
+        list(resume(stopped, stop=stopping_at(step)))
+    list(resume(stopped))
+    assert_same(straight, stopped)
+    info = stopped.info()
+    assert (info["status"], info["epochs_done"], info["step"]) == ("finished", 3, straight.info()["step"])
+    assert len(info["resumes"]) == len(stops)
+    assert info["best"] == straight.info()["best"]
+    log = [(run.path / "log.txt").read_text().splitlines() for run in (straight, stopped)]
+    assert [line.split("  val")[0] for line in log[0]] == [line.split("  val")[0] for line in log[1]]
+
+
+@pytest.mark.parametrize("part", ["optimizer", "random.cpu", "loss_sum", "model"])
+def test_the_comparison_bites(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave one part of the state out of the checkpoint, and the matrix above must see it."""
+    from dlcli.training.state import TrainingState
+
+    made = config("cnn", epochs=2)
+    list(train(made, runs_dir=tmp_path))
+    original = TrainingState.tensors
+
+    def forgetful(self: TrainingState) -> dict[str, torch.Tensor]:
+        fresh = TrainingState(experiment.build(made))
+        found = original(self)
+        return found | {name: original(fresh)[name] for name in found if name.startswith(part)}
+
+    monkeypatch.setattr(TrainingState, "tensors", forgetful)
+    list(train(made, runs_dir=tmp_path, stop=stopping_at(3)))
+    monkeypatch.setattr(TrainingState, "tensors", original)
+    list(resume(Run(tmp_path, 2)))
+    with pytest.raises(AssertionError):
+        assert_same(Run(tmp_path, 1), Run(tmp_path, 2))
+
+
+def test_a_finished_run_is_extended_as_if_it_had_been_longer(tmp_path: Path) -> None:
+    made = config("attention", epochs=4)
+    list(train(made, runs_dir=tmp_path))
+    list(train(made.replace(epochs=2), runs_dir=tmp_path))
+    list(resume(Run(tmp_path, 2), epochs=4))
+    assert_same(Run(tmp_path, 1), Run(tmp_path, 2))
+    assert Run(tmp_path, 2).config().epochs == 4
+
+
+def test_rows_after_the_checkpoint_are_written_again_not_twice(tmp_path: Path) -> None:
+    made = config("linear")
+    list(train(made, runs_dir=tmp_path))
+    run = Run(tmp_path, 1)
+    before = run.metrics_file.read_text()
+    list(train(made.replace(epochs=2), runs_dir=tmp_path))
+    other = Run(tmp_path, 2)
+    with open(other.metrics_file, "a") as file:
+        file.write("3,31,0.5\n3,3")
+    list(resume(other, epochs=3))
+    assert [line.split(",")[:3] for line in other.metrics_file.read_text().splitlines()] == [
+        line.split(",")[:3] for line in before.splitlines()
+    ]
+
+
+@pytest.mark.parametrize("every", ["3steps", "1s", "2epochs"])
+def test_checkpoints_come_at_the_interval(every: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlcli.training.saver import Saver
+
+    monkeypatch.setattr("dlcli.training.saver._LEAST_SECONDS", 0.0)
+    clock = iter(range(10**9))
+    monkeypatch.setattr("dlcli.training.saver.time.monotonic", lambda: next(clock) * 0.26)
+    steps: list[int] = []
+    original = Saver.write
+
+    def write(self: Saver, state: Any, **rest: Any) -> None:
+        steps.append(state.step)
+        original(self, state, **rest)
+
+    monkeypatch.setattr(Saver, "write", write)
+    made = config("attention", epochs=4, checkpoint_every=every)
+    per_epoch = experiment.build(made).steps_per_epoch
+    list(train(made, runs_dir=tmp_path))
+    last = 4 * per_epoch
+    if every == "3steps":
+        assert steps == sorted({*range(3, last + 1, 3), last})
+    elif every == "2epochs":
+        assert steps == [2 * per_epoch, last]
+    else:
+        assert len(steps) > 4 and steps[-1] == last
+
+
+def test_a_busy_run_is_refused(tmp_path: Path) -> None:
+    list(train(config("linear"), runs_dir=tmp_path))
+    run = Run(tmp_path, 1)
+    with run.locked(), pytest.raises(BusyError) as caught:
+        list(resume(run, epochs=5))
+    assert str(caught.value) == f"{run} is being trained by another process"
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    list(train(config("linear"), runs_dir=tmp_path))
+    run = Run(tmp_path, 1)
+    with pytest.raises(RunError) as caught:
+        list(resume(run, epochs=5, data="line", normalize=False, augment=(), data_options={}))
+    assert str(caught.value).startswith(
+        f"{checkpoint.load(run.checkpoints, 'last').path} does not fit the training that its run describes: "
+    )
+    assert run.info()["status"] == "finished"
+
+
+def test_why_a_resume_is_not_exact() -> None:
+    before = {"device": "cpu", "threads": 2, "torch": "2.14", "dlcli": "0.1", "fingerprint": "a"}
+    settings = {"lr": 0.1, "epochs": 10, "schedule": "constant", "seed": 0}
+    same = before | {"config": settings}
+    assert differences(same, same) == []
+    assert differences(same, same | {"config": settings | {"epochs": 20}}) == []
+    after = before | {"threads": 8, "torch": "2.15", "fingerprint": "b", "config": settings | {"lr": 0.2}}
+    assert differences(same, after) == ["threads 2 -> 8", "torch 2.14 -> 2.15", "data changed", "lr 0.1 -> 0.2"]
+    cosine = settings | {"schedule": "cosine"}
+    assert differences(before | {"config": cosine}, before | {"config": cosine | {"epochs": 20}}) == [
+        "schedule cosine stretched from 10 to 20 epochs"
+    ]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    def invoke(*words: str, code: int = 0) -> Any:
+        result = CliRunner().invoke(app, [*words, "--runs-dir", str(tmp_path)])
+        assert result.exit_code == code, result.output
+        return result
+
+    invoke("train", "mlp", "--epochs", "2", "--device", "cpu")
+    err = invoke("resume", "1", code=2).stderr
+    assert err == f"error: {tmp_path}/1 has done its 2 epochs: extend it with --epochs above 2\n"
+    result = invoke("resume", "latest", "--epochs", "4", "--exact")
+    lines = result.stderr.splitlines()
+    assert lines[:2] == [f"run 1 in {tmp_path}/1, from epoch 3, step 42; exact: yes", "epochs: 2 -> 4"]
+    assert lines[2].startswith("epoch 3/4  ")
+    assert result.stdout.splitlines()[1].split()[4] == "4/4"
+    err = invoke("resume", "1", "--epochs", "5", "--lr", "0.001", "--exact", code=4).stderr
+    assert err == "error: exact: no (lr 0.01 -> 0.001); without --exact it goes on all the same\n"
+    err = invoke("resume", "1", "--epochs", "5", "--lr", "0.001").stderr
+    assert err.splitlines()[0].endswith("exact: no (lr 0.01 -> 0.001)")
+    assert "lr: 0.01 -> 0.001" in err.splitlines()
+    assert [row["lr"] for row in Run(tmp_path, 1).metrics()] == [0.01] * 4 + [0.001]
+    with Run(tmp_path, 1).locked():
+        info = Run(tmp_path, 1).info()
+        Run(tmp_path, 1).write_info(info | {"status": "running"})
+        err = invoke("resume", "1", "--epochs", "6", code=9).stderr
+        assert err == f"error: {tmp_path}/1 is being trained by process {info['pid']} on {info['host']}\n"
+
+
+def kill_and_resume(tmp_path: Path, kills: int, seed: int) -> None:
+    words = ("--epochs", "120", "--device", "cpu", "--checkpoint-every", "100steps", "--quiet", "--lr", "0.001")
+    list(train(TrainConfig("mlp", epochs=120, lr=0.001, device="cpu", checkpoint_every="100steps"), runs_dir=tmp_path))
+    straight, generator = Run(tmp_path, 1), random.Random(seed)
+    (tmp_path / "runs").mkdir()
+    killed = Run(tmp_path / "runs", 1)
+    process = start(tmp_path, "train", "mlp", *words)
+    wait_for(killed.path / "run.json", '"status"', process)
+    for _ in range(kills):
+        while process.poll() is None and not list(killed.checkpoints.glob("last-*")):
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert killed.info()["status"] in ("dead", "finished")
+        process = start(tmp_path, "resume", "1", "--quiet", "--epochs", "120")
+        time.sleep(generator.uniform(1, 5))
+    _, err = process.communicate(timeout=300)
+    if "has done its 120 epochs" not in err:
+        assert process.returncode == 0, err
+    assert killed.info()["status"] == "finished"
+    assert_same(straight, killed)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, kills=1, seed=0)
+
+
+@pytest.mark.slow
+def test_thirty_kills(tmp_path: Path) -> None:
+    for seed in range(5):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        kill_and_resume(folder, kills=6, seed=seed)
+
+
+def test_fit_refuses_a_checkpoint_without_training(tmp_path: Path) -> None:
+    made = config("linear")
+    list(train(made, runs_dir=tmp_path))
+    run = Run(tmp_path, 1)
+    best = checkpoint.load(run.checkpoints, "best", with_training=True)
+    with pytest.raises(RunError) as caught:
+        list(fit(experiment.build(made.replace(epochs=9)), run, saved=best))
+    assert str(caught.value) == f"{best.path} holds weights but no training to go on from"
+    assert load_file(best.path / "model.safetensors").keys() == best.weights.keys()
