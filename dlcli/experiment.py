@@ -81,7 +81,7 @@ def build(config: TrainConfig) -> Experiment:
     model = build_model(config, data.spec)
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     flops = 3.0 * batch_size * config.accumulate * flops_of_a_sample(model, data.spec)
-    threads = devices.choose_threads(config.threads, device=device, flops_per_step=flops)
+    threads = devices.choose_threads(config.threads, device=device, flops_per_step=flops, model=model)
     torch.set_num_threads(threads)
     task = make_task(config, data.preprocessing)
     return Experiment(

@@ -37,15 +37,17 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_threads(setting: int | str, *, device: torch.device, flops_per_step: float) -> int:
+def choose_threads(setting: int | str, *, device: torch.device, flops_per_step: float, model: nn.Module) -> int:
     """How many CPU threads a step should use; `auto` gives a small step one, a large step every usable core.
 
-    A function of the model, the batch and the machine alone, never of the moment: the number of threads
-    decides how sums are rounded, so that runs with the same seed stay equal.
+    The step of a recurrent model is a chain of small products, which more threads do not shorten. A function
+    of the model, the batch and the machine alone, never of the moment: the number of threads decides how
+    sums are rounded, so that runs with the same seed stay equal.
     """
     if setting != "auto":
         return int(setting)
-    if device.type != "cpu" or flops_per_step < _FLOPS_WORTH_A_THREAD:
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    if device.type != "cpu" or recurrent or flops_per_step < _FLOPS_WORTH_A_THREAD:
         return 1
     return usable_cores()
 

@@ -1,0 +1,121 @@
+"""Device, threads, precision, and the work of a model."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dlcli import TrainConfig, experiment
+from dlcli.errors import ConfigError, ResourceError
+from dlcli.experiment import sample_input
+from dlcli.registry import MODELS
+from dlcli.training import devices
+
+CPU = torch.device("cpu")
+
+
+def test_auto_takes_what_is_there() -> None:
+    there = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert devices.choose_device("auto").type == there
+    assert devices.choose_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("gpu", ConfigError, "unknown device 'gpu': use auto, cpu, cuda, cuda:N or mps"),
+        ("cuda:x", ConfigError, "unknown device 'cuda:x': use auto, cpu, cuda, cuda:N or mps"),
+        ("cpu:1", ConfigError, "unknown device 'cpu:1': use auto, cpu, cuda, cuda:N or mps"),
+        (
+            "cuda",
+            ResourceError,
+            "device = cuda, but this machine has no usable CUDA device: use --device cpu or auto",
+        ),
+        ("mps", ResourceError, "device = mps, but this machine has none: use --device cpu or auto"),
+    ],
+)
+def test_a_device_that_is_not_there_is_never_replaced(
+    name: str, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(error) as caught:
+        devices.choose_device(name)
+    assert str(caught.value) == message
+
+
+def test_a_number_beyond_the_last_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ResourceError) as caught:
+        devices.choose_device("cuda:2")
+    assert str(caught.value) == "device = cuda:2, but this machine has cuda:0 to cuda:1"
+    assert devices.choose_device("cuda:1") == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("tf32", "precision = tf32 needs a CUDA device, not cpu: use fp32 or bf16"),
+        ("fp16", "precision = fp16 needs a CUDA or MPS device: use bf16 on a CPU"),
+    ],
+)
+def test_a_precision_that_the_device_lacks_is_refused(precision: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        devices.check_precision(precision, CPU)
+    assert str(caught.value) == message
+    devices.check_precision("bf16", CPU)
+
+
+def test_bf16_computes_in_bf16() -> None:
+    layer, x = nn.Linear(4, 4), torch.randn(2, 4)
+    with devices.autocast("bf16", CPU):
+        assert layer(x).dtype == torch.bfloat16
+    with devices.autocast("fp32", CPU):
+        assert layer(x).dtype == torch.float32
+
+
+def threads(setting: int | str, flops: float, model: nn.Module | None = None, device: torch.device = CPU) -> int:
+    return devices.choose_threads(setting, device=device, flops_per_step=flops, model=model or nn.Linear(1, 1))
+
+
+def test_threads_follow_from_the_work_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "usable_cores", lambda: 8)
+    assert threads("auto", 1e8) == 1
+    assert threads("auto", 1e10) == 8
+    assert threads("auto", 1e10, model=nn.Sequential(nn.GRU(2, 2))) == 1
+    assert threads("auto", 1e10, device=torch.device("cuda")) == 1
+    assert threads(3, 1.0) == 3
+
+
+def test_usable_cores_are_those_of_this_process() -> None:
+    before = os.sched_getaffinity(0)
+    assert 1 <= devices.usable_cores() <= len(before)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert devices.usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_work_of_a_model_is_what_torch_counts(name: str) -> None:
+    """Against torch's own counter, which knows no recurrent layer: that one by hand."""
+    config = TrainConfig(model=name, device="cpu")
+    built = experiment.build(config)
+    x = sample_input(built.dataset.spec, 3)
+    found = devices.forward_flops(built.model, x)
+    if name == "rnn":
+        steps, vocabulary = built.dataset.spec.input_shape[0], built.dataset.spec.vocabulary
+        gru = 2 * 3 * steps * 3 * (64 * 256 + 256 * 256)
+        assert found == gru + 2 * 3 * steps * 256 * vocabulary
+        return
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+    ):
+        built.model.eval()(x)
+    assert found == counter.get_total_flops()
