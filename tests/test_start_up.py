@@ -34,7 +34,20 @@ def call(*words: str) -> str:
         "dlcli.summary",
         "dlcli.options",
         "dlcli.spec",
-        *(f"dlcli.cli.{name}" for name in ("train", "evaluate", "predict", "generate", "runs", "listing", "recipes")),
+        *(
+            f"dlcli.cli.{name}"
+            for name in (
+                "train",
+                "resume",
+                "evaluate",
+                "predict",
+                "generate",
+                "gradcheck",
+                "runs",
+                "listing",
+                "recipes",
+            )
+        ),
     ],
 )
 def test_light_files_import_nothing_heavy(module: str) -> None:
