@@ -319,3 +319,28 @@ def test_a_config_written_by_hand_equals_the_record(tmp_path: Path) -> None:
     assert without_times(run) == without_times(again)
     first, second = (json.loads((r.path / "config.json").read_text()) for r in (run, again))
     assert first == second
+
+
+def test_the_average_of_the_weights_is_what_is_measured_and_saved(tmp_path: Path) -> None:
+    """It changes nothing in the training itself."""
+    plain, averaged = (finished(digits(ema=ema, epochs=1), tmp_path)[0] for ema in (0.0, 0.9))
+    raw = checkpoint.load(plain.checkpoints, "last").weights
+    saved = checkpoint.load(averaged.checkpoints, "last", with_training=True)
+    assert saved.training is not None
+    assert all(torch.equal(saved.training[f"model.{name}"], raw[name]) for name in raw)
+    assert not any(torch.equal(saved.weights[name], raw[name]) for name in raw)
+    built = experiment.build(digits())
+    built.model.load_state_dict(saved.weights)
+    val = built.dataset.val
+    assert val is not None and val.index is not None and val.y is not None
+    with torch.no_grad():
+        loss = F.cross_entropy(built.model(val.x[val.index]), val.y[val.index]).item()
+    assert averaged.metrics()[-1]["val/loss"] == pytest.approx(loss, rel=1e-6)
+    assert plain.metrics()[-1]["val/loss"] != pytest.approx(loss, rel=1e-3)
+
+
+def test_the_validation_split_follows_the_seed_and_the_test_split_does_not() -> None:
+    first, again, other = (experiment.build(digits(seed=seed)).dataset for seed in (0, 0, 1))
+    assert torch.equal(first.val.index, again.val.index)  # type: ignore[union-attr, arg-type]
+    assert not torch.equal(first.val.index, other.val.index)  # type: ignore[union-attr, arg-type]
+    assert torch.equal(first.test.index, other.test.index)  # type: ignore[union-attr, arg-type]
