@@ -316,6 +316,20 @@ def test_a_signal_saves_and_marks_the_run_interrupted(tmp_path: Path, number: si
     assert json.loads(result.stdout)["step"] == run.info()["step"]
 
 
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path, "train", "cnn", "--batch-size", "full", "--epochs", "100000", "--device", "cpu")
+    wait_for(tmp_path / "runs" / "1" / "metrics.csv", "\n2,", process)
+    process.send_signal(signal.SIGSTOP)  # both are waiting when it goes on
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert process.returncode in (130, 143)
+    info = Run(tmp_path / "runs", 1).info()
+    assert (info["status"], info["stop"]) == ("interrupted", "stopped at once (SystemExit)")
+    assert not list((tmp_path / "runs" / "1" / "checkpoints").glob(".tmp-*"))
+
+
 def test_a_killed_process_leaves_a_dead_run_that_can_be_measured(tmp_path: Path) -> None:
     process = start(tmp_path, "train", "mlp", "--epochs", "100000", "--device", "cpu")
     wait_for(tmp_path / "runs" / "1" / "run.json", '"epoch"', process)

@@ -130,7 +130,7 @@ _RESULT = [
 
 
 class Stop:
-    """What the signal handlers leave for the loop. The first signal asks it to stop; the second one does."""
+    """What the signal handlers leave for the loop. The first signal asks it to stop; the second one stops it."""
 
     signal: int | None = None
 
@@ -139,8 +139,8 @@ class Stop:
 
     def receive(self, number: int, frame: object) -> None:
         if self.signal is not None:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            signal.signal(number, signal.SIG_DFL)  # a third one ends the process wherever it is
+            raise SystemExit(128 + number)
         self.signal = number
         say(f"{signal.Signals(number).name}: saving a checkpoint and stopping; once more stops at once")
 

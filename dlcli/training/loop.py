@@ -135,8 +135,8 @@ def fit(
         except GeneratorExit:
             info["status"], info["stop"] = "interrupted", "no more records were wanted"
             raise
-        except KeyboardInterrupt:
-            info["status"], info["stop"] = "interrupted", "SIGINT"
+        except (KeyboardInterrupt, SystemExit) as error:
+            info["status"], info["stop"] = "interrupted", f"stopped at once ({type(error).__name__})"
             raise
         except DivergedError as error:
             info["status"], info["reason"] = "diverged", str(error)
