@@ -92,6 +92,7 @@ def _print_classes(report: Any) -> None:
             Column("count", "count", right=True),
         ],
         format=Format.table,
+        title="classes",
     )
     emit(
         [
@@ -100,6 +101,7 @@ def _print_classes(report: Any) -> None:
         ],
         [Column("class", "actual \\ predicted"), *(Column(str(k), n, right=True) for k, n in enumerate(names))],
         format=Format.table,
+        title="confusion matrix",
     )
 
 
