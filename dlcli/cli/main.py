@@ -20,7 +20,10 @@ COMMANDS = {
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
     "generate": ("dlcli.cli.generate:generate", "Let a trained language model write."),
-    "gradcheck": ("dlcli.cli.gradcheck:gradcheck", "Compare derivatives with numeric ones, and name what is wrong."),
+    "gradcheck": (
+        "dlcli.cli.gradcheck:gradcheck",
+        "Compare a model's derivatives with numeric ones, and name the module that is wrong.",
+    ),
     "runs": ("dlcli.cli.runs:app", "List all runs, newest first; `runs show RUN` tells all of one."),
     "models": ("dlcli.cli.listing:models", "List the built-in models."),
     "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),
