@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ def append_line(path: Path, line: str) -> None:
         file.write(line.encode() + b"\n")
 
 
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Create the folder `path` with what `fill` puts into the temporary folder that it is given.
+def write_folder(path: Path, contents: Mapping[str, bytes | Path]) -> None:
+    """Create the folder `path` with these files; a Path is a file that is there already, to be linked.
 
     A MANIFEST.json with the size and sha256 of every file is added; `verify_folder` reads it.
     """
@@ -71,11 +71,14 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     with _told_as_resource_error(path):
         try:
             temporary.mkdir()
-            fill(temporary)
             entries = {}
-            for file in sorted(temporary.iterdir()):
-                _flush_file(file)
-                entries[file.name] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
+            for name, content in contents.items():
+                file = temporary / name
+                if isinstance(content, Path):
+                    _link(content, file)
+                else:
+                    _write_and_flush(file, content)
+                entries[name] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
             _write_and_flush(temporary / MANIFEST, to_json({"format": 1, "files": entries}).encode())
             _flush_folder(temporary)
             os.rename(temporary, path)
@@ -114,12 +117,11 @@ def _write_and_flush(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _flush_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _link(source: Path, target: Path) -> None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        _write_and_flush(target, source.read_bytes())
 
 
 def _flush_folder(path: Path) -> None:

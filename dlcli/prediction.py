@@ -204,7 +204,7 @@ def _read_rows(path: Path, about: Preprocessing) -> tuple[list[str], Tensor]:
         expected = list(about.feature_names) or [f"x{i}" for i in range(width)]
         missing = [name for name in expected if name not in header]
         if missing:
-            raise DataError(f"{path} has no column {missing[0]!r}: it needs {', '.join(expected)}")
+            raise DataError(f"{path} has no column {missing[0]!r}: it needs {_named(expected)}")
         order = [header.index(name) for name in expected]
         width = len(header)
     if not lines:
@@ -225,6 +225,11 @@ def _read_rows(path: Path, about: Preprocessing) -> tuple[list[str], Tensor]:
         rows.append(row)
     values = torch.tensor(rows, dtype=torch.int64 if spec.kind == "tokens" else torch.float32)
     return names, values.view(len(rows), *spec.input_shape)
+
+
+def _named(columns: Sequence[str]) -> str:
+    """All of a few columns, the first of many."""
+    return ", ".join(columns) if len(columns) <= 12 else f"{len(columns)} columns, {', '.join(columns[:3])} and so on"
 
 
 def _are_numbers(cells: Sequence[str]) -> bool:

@@ -361,6 +361,21 @@ def test_an_unwritable_runs_folder_is_exit_6_with_the_mend(dlcli: Dlcli, tmp_pat
     assert done.stderr == "error: cannot make a run in file/runs: Not a directory; choose --runs-dir\n"
 
 
+def test_a_full_disk_is_exit_6_and_leaves_no_half_file(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: config and logs fit, weights do not."""
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 60; exec {sys.executable} -m dlcli train cnn --epochs 2 --device cpu --quiet"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stderr == "error: cannot write runs/1/checkpoints/best-21: File too large\n"
+    assert done.returncode == 6
+    run = Run(tmp_path / "runs", 1)
+    assert list(run.checkpoints.iterdir()) == []
+    assert (run.info()["status"], run.info()["reason"]) == (
+        "failed", "cannot write runs/1/checkpoints/best-21: File too large",
+    )  # fmt: skip
+
+
 def test_an_ascii_terminal_gets_text_not_a_traceback(dlcli: Dlcli) -> None:
     done = dlcli("datasets", PYTHONIOENCODING="ascii")
     assert done.stdout.isascii()

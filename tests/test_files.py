@@ -65,7 +65,7 @@ def test_reading_names_the_damage(tmp_path: Path) -> None:
 
 
 def test_a_folder_appears_whole_with_its_manifest(tmp_path: Path) -> None:
-    files.write_folder(tmp_path / "a", lambda folder: (folder / "x").write_bytes(b"hello") and None)
+    files.write_folder(tmp_path / "a", {"x": b"hello"})
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["MANIFEST.json", "x"]
     manifest = json.loads((tmp_path / "a" / "MANIFEST.json").read_text())
     digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
@@ -73,14 +73,18 @@ def test_a_folder_appears_whole_with_its_manifest(tmp_path: Path) -> None:
     files.verify_folder(tmp_path / "a")
 
 
-def test_a_folder_whose_filling_fails_is_not_there(tmp_path: Path) -> None:
-    def fill(folder: Path) -> None:
-        (folder / "x").write_bytes(b"half")
-        raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError, match="stopped"):
-        files.write_folder(tmp_path / "a", fill)
+def test_a_folder_that_cannot_be_filled_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError) as caught:
+        files.write_folder(tmp_path / "a", {"x": b"hello", "y": tmp_path / "missing"})
+    assert str(caught.value) == f"cannot write {tmp_path / 'a'}: No such file or directory"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_linked_file_is_the_same_file(tmp_path: Path) -> None:
+    files.write_folder(tmp_path / "a", {"x": b"hello"})
+    files.write_folder(tmp_path / "b", {"y": tmp_path / "a" / "x"})
+    assert (tmp_path / "b" / "y").samefile(tmp_path / "a" / "x")
+    files.verify_folder(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_a_folder_whose_filling_fails_is_not_there(tmp_path: Path) -> None:
     ],
 )
 def test_damage_is_named(tmp_path: Path, damage: object, message: str) -> None:
-    files.write_folder(tmp_path / "a", lambda folder: (folder / "x").write_bytes(b"hello") and None)
+    files.write_folder(tmp_path / "a", {"x": b"hello"})
     damage(tmp_path / "a" / "x")  # type: ignore[operator]
     with pytest.raises(RunError) as caught:
         files.verify_folder(tmp_path / "a")

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from dlcli.errors import RunError
-from dlcli.files import read_json, verify_folder, write_folder, write_json
+from dlcli.files import read_json, to_json, verify_folder, write_folder
 
 _NAME = re.compile(r"(best|last)-(0|[1-9][0-9]{0,17})(?:-([1-9][0-9]{0,8}))?")
 
@@ -52,16 +52,13 @@ def save(
     weights: may be another checkpoint, whose weights are these: their bytes are not written again.
     """
 
-    def fill(temporary: Path) -> None:
-        if isinstance(weights, Path):
-            _link(weights / "model.safetensors", temporary / "model.safetensors")
-        else:
-            _save_tensors(temporary / "model.safetensors", weights)
-        if training is not None:
-            _save_tensors(temporary / "training.safetensors", training)
-        write_json(temporary / "state.json", dict(state))
-
-    return _commit(folder, role, state["step"], fill)
+    contents: dict[str, bytes | Path] = {
+        "model.safetensors": weights / "model.safetensors" if isinstance(weights, Path) else _serialised(weights)
+    }
+    if training is not None:
+        contents["training.safetensors"] = _serialised(training)
+    contents["state.json"] = to_json(dict(state)).encode()
+    return _commit(folder, role, state["step"], contents)
 
 
 def load(folder: Path, role: str, *, with_training: bool = False) -> Checkpoint:
@@ -89,25 +86,18 @@ def load(folder: Path, role: str, *, with_training: bool = False) -> Checkpoint:
     raise RunError(f"there is no {role} checkpoint in {folder}: the run stopped before one was saved")
 
 
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save_file
+def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
+    from safetensors.torch import save
 
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
+    return save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
 
 
-def _commit(folder: Path, role: str, step: int, fill: Any) -> Path:
+def _commit(folder: Path, role: str, step: int, contents: Mapping[str, bytes | Path]) -> Path:
     path, again = folder / f"{role}-{step}", 1
     while path.exists():  # the same step saved again: the older one stays until the newer is there
         again += 1
         path = folder / f"{role}-{step}-{again}"
-    write_folder(path, fill)
+    write_folder(path, contents)
     for older in _existing(folder, role):
         if older != path:
             _remove(older)
