@@ -25,8 +25,8 @@ class Effort:
     coordinates: int = 8
     whole: int = 64
     boundary_directions: int = 2
-    boundary_coordinates: int = 2
-    boundary_whole: int = 4
+    boundary_coordinates: int = 8
+    boundary_whole: int = 64
     boundaries_always: bool = True
     exhaustive: bool = False
 
