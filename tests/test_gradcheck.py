@@ -134,7 +134,7 @@ def test_table_and_last_line(run: Run) -> None:
         "torch.autograd.gradcheck agrees",
         "pass: a relative error of 1.0e-05 would have been caught in any tensor; seed 0",
     ]
-    assert err.startswith("1 targets, ")
+    assert err.startswith("1 target, ")
 
 
 def test_same_seed_same_report_and_json_has_everything(run: Run) -> None:

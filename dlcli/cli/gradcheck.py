@@ -96,7 +96,7 @@ def gradcheck(
         _print_summary(report)
     if format is Format.table:
         _tell(_last_line(report))
-    say(f"{len(found)} targets, {duration(time.perf_counter() - start)}")
+    say(f"{len(found)} target{'s' * (len(found) != 1)}, {duration(time.perf_counter() - start)}")
     if not report.passed:
         raise CheckError(_failure(report))
 
