@@ -177,6 +177,30 @@ def test_checkpoints_come_at_the_interval(every: str, tmp_path: Path, monkeypatc
         assert len(steps) > 4 and steps[-1] == last
 
 
+def test_epochs_between_checkpoints_do_not_wait_for_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a run that is resumed from such a one is exact."""
+    monkeypatch.setattr("dlcli.training.saver._LEAST_SECONDS", 0.0)
+    made = config("attention", epochs=5, eval_every=5, checkpoint_every="2epochs")
+    per_epoch = experiment.build(made).steps_per_epoch
+    list(train(made, runs_dir=tmp_path))
+    monkeypatch.setattr("dlcli.training.saver.Saver.write_best", lambda self: None)
+    with pytest.raises(ZeroDivisionError):
+        list(train(made, runs_dir=tmp_path, stop=failing_after(4 * per_epoch + 2)))
+    monkeypatch.undo()
+    killed = Run(tmp_path, 2)
+    assert checkpoint.load(killed.checkpoints, "last").state["step"] == 4 * per_epoch
+    list(resume(killed))
+    assert_same(Run(tmp_path, 1), killed)
+
+
+def failing_after(steps: int) -> Any:
+    """A `stop` that fails as a bug or a lost machine would, without a save."""
+    count = iter(range(1, 10**9))
+    return lambda: None if next(count) < steps else 1 / 0
+
+
 def test_a_busy_run_is_refused(tmp_path: Path) -> None:
     list(train(config("linear"), runs_dir=tmp_path))
     run = Run(tmp_path, 1)

@@ -244,7 +244,7 @@ def _loop(
                 run.append_metrics(row, columns)
                 state.loss_sum.zero_()
                 state.samples = 0
-            if saver.due(state, evaluated=False):
+            if saver.due(state, epoch_done=False):
                 _mean_loss(state)  # waits for the device; nothing that is not finite is saved
                 saver.write(state, epoch=state.epoch, metrics={})
             if stop is not None and (reason := stop()):
@@ -253,7 +253,11 @@ def _loop(
         if reason:
             break
         if state.epoch % config.eval_every and state.epoch != config.epochs:
-            state.epoch, state.batch = state.epoch + 1, 0
+            epoch, save = state.epoch, saver.due(state, epoch_done=True)
+            state.epoch, state.batch = epoch + 1, 0
+            if save:
+                _mean_loss(state)  # waits for the device; nothing that is not finite is saved
+                saver.write(state, epoch=epoch, metrics={})
             continue
 
         # Evaluate, write the row, keep the best.
@@ -280,7 +284,7 @@ def _loop(
         state.loss_sum.zero_()
         state.samples = state.earlier_samples = 0
         enough = bool(config.patience) and state.waited >= config.patience
-        save = saver.due(state, evaluated=True) or enough or epoch == config.epochs
+        save = saver.due(state, epoch_done=True) or enough or epoch == config.epochs
         state.epoch, state.batch = epoch + 1, 0
         if save:
             saver.write(state, epoch=epoch, metrics=metrics)

@@ -28,15 +28,15 @@ class Saver:
         self._written = time.monotonic()
         self._first = True
 
-    def due(self, state: TrainingState, *, evaluated: bool) -> bool:
-        """Whether to save now: after a step, or after an evaluation at the end of an epoch."""
+    def due(self, state: TrainingState, *, epoch_done: bool) -> bool:
+        """Whether to save now: after a step, or at the end of an epoch."""
         waited = time.monotonic() - self._written
         if self.unit == "epoch":
-            if not evaluated or state.epoch % self.count:
+            if not epoch_done or state.epoch % self.count:
                 return False
             return self._first or waited >= _LEAST_SECONDS
         if self.unit == "step":
-            return not evaluated and state.step % self.count == 0
+            return not epoch_done and state.step % self.count == 0
         return waited >= self.count * (60 if self.unit == "min" else 1)
 
     def keep_best(self, state: TrainingState, metrics: Mapping[str, float | None]) -> None:
