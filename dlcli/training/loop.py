@@ -19,7 +19,7 @@ from dlcli.errors import DivergedError, ResourceError
 from dlcli.evaluation import finite, measure
 from dlcli.experiment import Experiment
 from dlcli.runs import Run, now
-from dlcli.training import checkpoint
+from dlcli.training import checkpoint, compiling
 from dlcli.training.checkpoint import Checkpoint
 from dlcli.training.devices import autocast
 from dlcli.training.provenance import describe
@@ -139,7 +139,8 @@ def fit(
         started = time.monotonic()
         saver = Saver(run, every=built.config.checkpoint_every, keep_last=built.config.keep_last)
         try:
-            yield from _loop(built, run, state, saver, info, stop)
+            records = _loop(built, run, state, saver, info, stop)
+            yield from _judging_compilation(records, built, info) if built.config.compile else records
             saver.close()
             info["status"] = "interrupted" if info["stop"] else "finished"
         except GeneratorExit:
@@ -317,6 +318,18 @@ def _loop(
         info["stop"], info["step"] = reason, state.step
         watch.look(state)
         saver.write(state, epoch=state.epoch, metrics={})
+
+
+def _judging_compilation(
+    records: Iterator[Progress | Epoch], built: Experiment, info: dict[str, Any]
+) -> Iterator[Progress | Epoch]:
+    """The records as they are; info["compile"] says whether compilation has paid for itself so far."""
+    eager_step, seconds, first = compiling.seconds_of_an_eager_step(built), 0.0, info["step"]
+    for record in records:
+        if isinstance(record, Epoch):
+            seconds += record.seconds
+            info["compile"] = compiling.verdict(seconds=seconds, steps=record.step - first, eager_step=eager_step)
+        yield record
 
 
 def _continued(run: Run, fresh: dict[str, Any], state: TrainingState, command: str) -> tuple[dict[str, Any], float]:
