@@ -97,9 +97,9 @@ def set_deterministic(wanted: bool) -> None:
     """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted)
+    if wanted != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(wanted)  # imports torch._dynamo, more than a second
     torch.backends.cudnn.deterministic = wanted
-    torch.backends.cudnn.benchmark = False
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
