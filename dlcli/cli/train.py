@@ -72,8 +72,10 @@ def train(
         emit(rows, columns, format=format, document={r["what"]: r["value"] for r in rows})
         return
 
+    from dlcli.estimate import check_space
     from dlcli.runs import Run
 
+    check_space(built, runs_dir)
     run = Run.create(runs_dir)
     with Reporter(quiet=quiet) as reporter, stop_signals() as stop:
         show(run, built, reporter, stop, lines=_opening(run, built))

@@ -16,6 +16,7 @@ from dlcli.config import TrainConfig
 from dlcli.data import batches
 from dlcli.data.batches import Batch
 from dlcli.errors import DivergedError, ResourceError
+from dlcli.estimate import check_space
 from dlcli.evaluation import finite, measure
 from dlcli.experiment import Experiment
 from dlcli.runs import Run, now
@@ -79,7 +80,9 @@ def train(
     config: TrainConfig, *, runs_dir: str | Path = "runs", stop: Callable[[], str | None] | None = None
 ) -> Iterator[Epoch]:
     """Train `config` in a new run and yield a record an evaluation. See `fit`."""
-    for record in fit(experiment.build(config), Run.create(runs_dir), stop=stop):
+    built = experiment.build(config)
+    check_space(built, runs_dir)
+    for record in fit(built, Run.create(runs_dir), stop=stop):
         if isinstance(record, Epoch):
             yield record
 
