@@ -16,7 +16,9 @@ FLOORS = {
     "runs": 3,
     "experiment": 4, "summary": 4, "trash": 4, "gradcheck": 5,
     "evaluation": 5, "prediction": 5, "estimate": 5,
-    "training.state": 5, "training.saver": 6, "training.provenance": 5, "training.loop": 7,
+    "training.state": 5, "training.provenance": 5,
+    "training.saver": 6, "training.watch": 6, "training.compiling": 6,
+    "training.loop": 7,
     "cli": 8,
 }  # fmt: skip
 # These two rest on nothing but errors and spec, which are the ground.

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -83,6 +83,12 @@ def say(line: str) -> None:
         sys.stderr.flush()
     except (OSError, ValueError):
         pass
+
+
+def tell_damage(damage: Iterable[str]) -> None:
+    """Checkpoints that could not be used, so that an older one was."""
+    for sentence in damage:
+        say(f"{sentence}: an older checkpoint is used")
 
 
 def plain(value: str) -> str:
