@@ -394,7 +394,10 @@ def test_a_training_on_a_disk_that_fails(
         assert code in (0, 6), told
         assert "Traceback" not in told
         if code == 6:
-            assert re.search(rf"^error: cannot .*: {os.strerror(number)}( \(\d+ MB free\))?", told.splitlines()[-1])
+            assert re.search(
+                rf"^error: cannot .*: {os.strerror(number)}( \([\d.]+ MB needed, [\d.]+ MB free\))?",
+                told.splitlines()[-1],
+            )
             assert temporaries(folder) == []
         else:
             assert Run(folder, 1).info()["status"] == "finished", told
