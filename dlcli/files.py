@@ -27,7 +27,7 @@ _TEMPORARY = ".tmp-"
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, atomically and durably."""
     temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-    with _told_as_resource_error(path):
+    with _told_as_resource_error(path, needed=len(content)):
         try:
             _write_and_flush(temporary, content)
             os.replace(temporary, path)
@@ -61,7 +61,7 @@ def read_json(path: Path) -> Any:
 def append_line(path: Path, line: str) -> None:
     """Add one line in a single write, so that a reader never sees half of one; the disk may take its time."""
     content = line.encode() + b"\n"
-    with _told_as_resource_error(path), open(path, "ab", buffering=0) as file:
+    with _told_as_resource_error(path, needed=len(content)), open(path, "ab", buffering=0) as file:
         before = file.tell()
         try:
             if file.write(content) < len(content):
@@ -105,7 +105,7 @@ def write_folder(path: Path, contents: Mapping[str, bytes | Path]) -> None:
     A MANIFEST.json with the size and sha256 of every file is added; `verify_folder` reads it.
     """
     temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-    with _told_as_resource_error(path):
+    with _told_as_resource_error(path, needed=sum(len(c) for c in contents.values() if isinstance(c, bytes))):
         try:
             temporary.mkdir()
             entries = {}
@@ -194,12 +194,14 @@ def _link(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told_as_resource_error(path: Path) -> Iterator[None]:
+def _told_as_resource_error(path: Path, *, needed: int = 0) -> Iterator[None]:
+    """needed: bytes that are to be written."""
     try:
         yield
     except OSError as error:
-        free = ""
+        space = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             with contextlib.suppress(OSError):
-                free = f" ({shutil.disk_usage(path.parent).free / 1e6:.0f} MB free)"
-        raise ResourceError(f"cannot write {path}: {error.strerror or error}{free}") from error
+                free = shutil.disk_usage(path.parent).free
+                space = f" ({needed / 1e6:.3f} MB needed, {free / 1e6:.3f} MB free)"
+        raise ResourceError(f"cannot write {path}: {error.strerror or error}{space}") from error
