@@ -132,7 +132,7 @@ class Run:
 
     def append_metrics(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
         """Add a row; the header comes with the first. What is undefined stays empty."""
-        if not self.metrics_file.exists():
+        if not self.sizes()["metrics_bytes"]:  # new, or cut back to a checkpoint before the first row
             append_line(self.metrics_file, _csv_line(columns))
         append_line(self.metrics_file, _csv_line(["" if row.get(c) is None else row[c] for c in columns]))
 

@@ -24,6 +24,10 @@ COMMANDS = {
         "dlcli.cli.gradcheck:gradcheck",
         "Compare a model's derivatives with numeric ones, and name the module that is wrong.",
     ),
+    "check": (
+        "dlcli.cli.check:app",
+        "Prove a promise on this machine: exact resume, determinism, a sound installation.",
+    ),
     "runs": ("dlcli.cli.runs:app", "List all runs, newest first; `runs show RUN` tells all of one."),
     "models": ("dlcli.cli.listing:models", "List the built-in models."),
     "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),
