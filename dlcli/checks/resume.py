@@ -294,7 +294,8 @@ def _temporary(run: Run | None) -> set[Path]:
 def _moments(count: int, straight: _Straight, generator: random.Random, *, hurry: float) -> list[Moment]:
     """Moments over the whole time of the training, in order: each process lives from one to the next.
 
-    Of five one is in a start-up and two are in saves. The first is never in a start-up, where nothing has begun.
+    Of five one is in a start-up, in its second half, where a checkpoint is read, and two are in saves. The first is
+    never in a start-up, where nothing has begun.
     """
     kinds: list[Any] = [("any", "save", "start-up", "save", "any")[i % 5] for i in range(count)]
     later = kinds[1:]
@@ -303,7 +304,7 @@ def _moments(count: int, straight: _Straight, generator: random.Random, *, hurry
     times = sorted(generator.uniform(0, straight.training * hurry) for kind in kinds if kind != "start-up")
     lives = iter([end - start for start, end in zip([0.0, *times], times, strict=False)])
     return [
-        Moment(kind, generator.uniform(0, straight.start_up))
+        Moment(kind, straight.start_up * generator.uniform(0.5, 1))
         if kind == "start-up"
         else Moment(kind, next(lives), generator.uniform(0, 0.005))
         for kind in kinds
