@@ -327,7 +327,7 @@ def _first_step(folder: Path) -> Iterator[Line]:
 
 
 def _known_result(folder: Path) -> Iterator[Line]:
-    """Least squares by gradient descent, against the closed form; of the weights too: an error may cancel in the mse."""
+    """Least squares by gradient descent, against the closed form; the weights too: an error may cancel in the mse."""
     from dlcli.evaluation import evaluate
     from dlcli.runs import Run
     from dlcli.training import checkpoint

@@ -117,15 +117,17 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
     landed: list[Kill] = []
     resumed: list[int] = []
     comparisons: list[Comparison] = []
-    failure = None
+    failure, hurry = None, 1.0
     for number in range(1, _SERIES + 1):
-        moments = _moments(max(1, kills - len(landed)), straight, generator, hurry=0.5 ** (number - 1))
+        moments = _moments(max(1, kills - len(landed)), straight, generator, hurry=hurry)
         try:
             run, met = _train_killed(settings, folder / f"killed-{number}", number, moments, straight.limit, tell)
         except _Broken as error:
             failure = str(error)
             break
         landed += met
+        if len(met) < len(moments):
+            hurry /= 2  # the straight training took longer than this one: another process was in its way
         resumed += [int(r["step"]) for r in run.info().get("resumes", [])]
         comparisons = compare(expected, snapshot(run))
         failure = _difference(comparisons)
