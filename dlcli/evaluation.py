@@ -33,6 +33,7 @@ class Report:
 
     metrics: name -> value, None where undefined. per_class: a row a class with precision, recall, f1 and
     count. confusion: a row an actual class, a column a predicted one. Both are None but for classes.
+    damage: of newer checkpoints that could not be used.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class Report:
     class_names: tuple[str, ...]
     per_class: list[dict[str, Any]] | None
     confusion: list[list[int]] | None
+    damage: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -60,6 +62,7 @@ class Report:
             "class_names": list(self.class_names),
             "per_class": self.per_class,
             "confusion": self.confusion,
+            "damage": list(self.damage),
         }
 
 
@@ -117,6 +120,7 @@ def evaluate(
         class_names=restored.preprocessing.class_names,
         per_class=per_class,
         confusion=confusion,
+        damage=restored.checkpoint.damage,
     )
     record = {**report.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
     other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)

@@ -74,6 +74,7 @@ def build(config: TrainConfig) -> Experiment:
     device = devices.choose_device(config.device)
     devices.check_precision(config.precision, device)
     devices.set_precision(config.precision)
+    devices.set_deterministic(config.deterministic)
     torch.set_num_threads(1 if config.threads == "auto" else config.threads)
     config = resolve_options(config)
     data = load_data(config, device=device)

@@ -21,10 +21,12 @@ from dlcli.errors import ResourceError, RunError
 
 MANIFEST = "MANIFEST.json"
 
+_TEMPORARY = ".tmp-"
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, atomically and durably."""
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
     with _told_as_resource_error(path):
         try:
             _write_and_flush(temporary, content)
@@ -67,7 +69,7 @@ def write_folder(path: Path, contents: Mapping[str, bytes | Path]) -> None:
 
     A MANIFEST.json with the size and sha256 of every file is added; `verify_folder` reads it.
     """
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
     with _told_as_resource_error(path):
         try:
             temporary.mkdir()
@@ -103,6 +105,25 @@ def verify_folder(path: Path) -> None:
             raise RunError(f"{file} is damaged: {file.stat().st_size} of {size} bytes")
         if sha256_of(file) != digest:
             raise RunError(f"{file} is damaged: its sha256 is not the recorded one")
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Give a folder another place on the same disk, durably. Who moves it makes sure that `target` is free."""
+    with _told_as_resource_error(target):
+        os.rename(source, target)
+        _flush_folder(target.parent)
+        _flush_folder(source.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Clear away what writers that were killed left half written in `folder`. Only for who alone may write there."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_TEMPORARY):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
 
 
 def sha256_of(path: Path) -> str:

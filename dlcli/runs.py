@@ -6,22 +6,24 @@
       run.json        status, times, best metric, command line, versions
       metrics.csv     a row an evaluation or log interval
       log.txt         what the console said
-      lock            held by the process that trains
+      lock            marks the folder as ours; held by the process that trains
       checkpoints/    best-STEP/ and last-STEP/
       eval/           what `dlcli eval` measured
+    runs/.trash/      runs that were removed (see trash.py)
 
 The files are the database. A run's status is derived: "running" in run.json counts only while the lock is
 held, which ends with the process however it dies.
 """
 
+import contextlib
 import csv
 import fcntl
 import io
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +31,11 @@ from typing import Any
 
 from dlcli.config import FORMAT, TrainConfig
 from dlcli.errors import BusyError, DlcliError, ResourceError, RunError
-from dlcli.files import append_line, read_json, write_json
+from dlcli.files import append_line, read_json, sweep, write_json
+
+# What the lock of a run begins with, so that no other folder is ever taken for one of ours.
+MARK = b"a run of dlcli\n"
+TRASH = ".trash"
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -62,11 +68,11 @@ class Run:
 
     @classmethod
     def create(cls, root: str | Path) -> "Run":
-        """A new folder with the next free number. `mkdir` decides between processes that start at once."""
+        """A new folder with a number that no run has had. `mkdir` decides between processes that start at once."""
         root = Path(root)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            number = max(_numbers(root), default=0) + 1
+            number = _highest(root) + 1
             while True:
                 try:
                     (root / str(number)).mkdir()
@@ -74,7 +80,12 @@ class Run:
                 except FileExistsError:
                     number += 1
             run = cls(root, number)
-            run.checkpoints.mkdir()
+            try:
+                (run.path / "lock").write_bytes(MARK)
+                run.checkpoints.mkdir()
+            except OSError:
+                shutil.rmtree(run.path, ignore_errors=True)
+                raise
         except OSError as error:
             raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
         return run
@@ -111,11 +122,17 @@ class Run:
 
     def info(self) -> dict[str, Any]:
         """run.json as it stands; `status` derived."""
+        info = self._read_info()
+        if info["status"] == "running" and not self.is_locked():
+            info = self._read_info()  # it may have ended since it was read: the last word comes before the lock goes
+            if info["status"] == "running":
+                info["status"] = "dead"
+        return info
+
+    def _read_info(self) -> dict[str, Any]:
         info = read_json(self.path / "run.json")
         if not isinstance(info, dict) or not isinstance(info.get("status"), str):
             raise RunError(f"{self.path / 'run.json'} is damaged: it has no status")
-        if info["status"] == "running" and not self.is_locked():
-            info["status"] = "dead"
         return info
 
     def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
@@ -167,10 +184,16 @@ class Run:
 
     # the lock
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run; BusyError (exit 9) when another process does."""
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        """Hold the run; BusyError (exit 9) when another process does, RunError when there is no such run any more.
+
+        What an earlier holder that was killed has left half written is cleared away.
+        """
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except FileNotFoundError:
+            raise RunError(f"there is no run {self} any more: it was moved or deleted") from None
         try:
             for attempt in range(5):  # a lister that probes the lock holds it for a moment
                 try:
@@ -180,9 +203,20 @@ class Run:
                     if attempt == 4:
                         raise BusyError(f"{self} is being trained by another process") from None
                     time.sleep(0.02)
+            if not self._holds(descriptor):
+                raise RunError(f"there is no run {self} any more: it was moved or deleted")
+            sweep(self.path)
+            sweep(self.checkpoints)
             yield
         finally:
             os.close(descriptor)
+
+    def _holds(self, descriptor: int) -> bool:
+        """Whether this open lock is still that of the run: the folder may have been moved while we waited for it."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.path / "lock"))
+        except FileNotFoundError:
+            return False
 
     def is_locked(self) -> bool:
         try:
@@ -204,11 +238,12 @@ def all_runs(root: str | Path) -> list[Run]:
     return [Run(root, number) for number in sorted(_numbers(root), reverse=True)]
 
 
-def find(text: str, root: str | Path) -> list[Run]:
+def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[Run]:
     """The runs that `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss` or `40:45` names, in that order.
 
     RunError (exit 4) when there is none. best: looks at the best validation metric of finished runs that
     watched that metric; whether more is better was recorded with it.
+    listed_by: the command that shows what there is, for the error.
     """
     root = Path(root)
     if text == "latest":
@@ -222,13 +257,13 @@ def find(text: str, root: str | Path) -> list[Run]:
     if colon and _NUMBER.fullmatch(low) and _NUMBER.fullmatch(high):
         runs = [run for run in reversed(all_runs(root)) if int(low) <= run.number <= int(high)]
         if not runs:
-            raise RunError(f"there is no run from {low} to {high} in {root}: see `dlcli runs`")
+            raise RunError(f"there is no run from {low} to {high} in {root}: see `{listed_by}`")
         return runs
     path = root / text if _NUMBER.fullmatch(text) else Path(text)
     if not _NUMBER.fullmatch(path.name):
         raise RunError(f"{text!r} names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST")
     if path.is_symlink() or not path.is_dir():
-        raise RunError(f"there is no run {text} in {path.parent}: see `dlcli runs`")
+        raise RunError(f"there is no run {text} in {path.parent}: see `{listed_by}`")
     return [Run(path.parent, int(path.name))]
 
 
@@ -267,6 +302,14 @@ def _best(metric: str, root: Path) -> Run:
         known = f"; the runs here watched {', '.join(sorted(watched))}" if watched else ""
         raise RunError(f"no run in {root} has a best {metric}{known}")
     return best[1]
+
+
+def _highest(root: Path) -> int:
+    """The highest number that a run has had, be it in the trash or purged: no number means two runs."""
+    numbers = [0, *_numbers(root), *_numbers(root / TRASH)]
+    with contextlib.suppress(RunError, ValueError, TypeError):
+        numbers.append(int(read_json(root / TRASH / "purged.json")["highest"]))
+    return max(numbers)
 
 
 def _numbers(root: Path) -> list[int]:

@@ -278,9 +278,10 @@ def test_an_error_as_json_and_with_a_traceback(dlcli: Dlcli) -> None:
 
 def test_a_diverged_run_is_exit_5_and_a_row_with_its_reason(dlcli: Dlcli) -> None:
     done = dlcli("train", "cnn", "--lr", "1e6", "--device", "cpu", check=5)
-    message = "the loss became nan by step 21 (epoch 1, lr 1e+06): lower lr or clip_norm"
-    assert done.stderr.splitlines()[-1] == f"error: {message}"
     row = json.loads(dlcli("runs", "--json").stdout)[0]
+    message = row["reason"]
+    assert message.startswith("the loss became nan at step 3 (epoch 1, lr 1e+06, gradient norm ")
+    assert done.stderr.splitlines()[-1] == f"error: {message}"
     assert (row["status"], row["reason"]) == ("diverged", message)
 
 

@@ -32,6 +32,7 @@ def call(*words: str) -> str:
         "dlcli.runs",
         "dlcli.files",
         "dlcli.summary",
+        "dlcli.trash",
         "dlcli.options",
         "dlcli.spec",
         *(

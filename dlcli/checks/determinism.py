@@ -21,9 +21,10 @@ _CAUSES = {
     "targets": "the batches come in another order, or the targets were changed",
     "output": "the same weights gave another output: forward draws numbers that no seed reaches, or sums in any order",
     "loss": "the same output gave another loss",
+    "gradient": "the same loss gave another gradient: a backward is not deterministic",
 }
 _INITIAL = "the weights differ before the first step: the constructor draws numbers that no seed reaches"
-_UPDATE = "loss and weights were the same before: backward or the optimizer is not deterministic"
+_UPDATE = "all gradients were the same: the optimizer, or the model itself, changes it by something else"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Difference:
 
     @property
     def cause(self) -> str:
-        kind = self.name.partition(" of batch ")[0]
+        kind = self.name.partition(" of ")[0]
         return _CAUSES.get(kind) or (_UPDATE if self.step else _INITIAL)
 
     def __str__(self) -> str:

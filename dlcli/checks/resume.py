@@ -1,7 +1,6 @@
 """A training that is killed again and again ends with the same bits as one that never was."""
 
 import random
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -178,10 +177,8 @@ def _train_killed(
     step: int | None = None
     for attempt, moment in enumerate([*moments, None]):
         run = _newest(root)
-        if run is not None and step is None:
-            shutil.rmtree(run.path)  # it was killed before it first saved: there is nothing to go on from
-            run = None
-        words: list[str | Path] = _train(settings, root) if run is None else ["resume", run.path, "--quiet"]
+        begun = run is not None and _info(run)  # else it was killed before it had described itself
+        words: list[str | Path] = ["resume", run.path, "--quiet"] if run and begun else _train(settings, root)
         with Child(words, log=root.with_name(f"{root.name}-{attempt}.log")) as child:
             phase = _wait_and_kill(child, root, moment, limit)
             after = time.monotonic() - child.started
@@ -194,7 +191,7 @@ def _train_killed(
         if before is not None and (step is None or step < before):
             raise _Broken(f"the checkpoint of step {before} was there before a kill {phase} and is lost after it")
         if run is not None and _is_complete(run):
-            break  # it had done and saved all
+            break
         kills.append(Kill(number, round(after, 4), phase, step))
         saved = "no checkpoint yet" if step is None else f"the newest checkpoint is of step {step}"
         tell(f"killed {after:.2f}s after its start, {phase}; {saved}")
@@ -258,7 +255,9 @@ def _saved_step(run: Run | None, kills: list[Kill]) -> int | None:
 
 
 def _is_complete(run: Run) -> bool:
-    """Whether the newest checkpoint is that of the end."""
+    """Whether it had done and saved all."""
+    if _info(run).get("status") == "finished":
+        return True
     try:
         training = checkpoint.load(run.checkpoints, "last").state["training"]
         return bool(training["epoch"] > run.config().epochs)

@@ -24,7 +24,10 @@ from dlcli.training.loop import fit
 
 
 class _Overheard:
-    """A task that remembers what went into its loss, and what came out, until it is asked."""
+    """A task that remembers what went into its loss, and what came out, until it is asked.
+
+    A step with several batches, or with mixup, asks for several losses: it has parts.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -46,8 +49,9 @@ class _Overheard:
         heard, self.heard = self.heard, []
         found: dict[str, str] = {}
         for number, tensors in enumerate(heard, 1):
-            which = f" of batch {number}" if len(heard) > 1 else ""
-            found |= {f"{n}{which}": digest(t) for n, t in zip(("targets", "output", "loss"), tensors, strict=True)}
+            which = f"part {number}" if len(heard) > 1 else "the step"
+            names = (f"{what} of {which}" for what in ("targets", "output", "loss"))
+            found |= {name: digest(tensor) for name, tensor in zip(names, tensors, strict=True)}
         return found
 
 
@@ -65,11 +69,16 @@ def trace(config: TrainConfig, run: Run, file: Path) -> None:
         def after_step() -> None:
             nonlocal step
             step += 1
-            write(task.hashes() | _weights(built.model))
+            write(task.hashes() | _gradients(built.model) | _weights(built.model))
 
         write({"data": built.dataset.fingerprint} | _weights(built.model))
         for _ in fit(built, run, stop=after_step):
             pass
+
+
+def _gradients(model: nn.Module) -> dict[str, str]:
+    """Of the step that was just done, as the optimizer got them."""
+    return {f"gradient of {n}": digest(p.grad) for n, p in model.named_parameters() if p.grad is not None}
 
 
 def _weights(model: nn.Module) -> dict[str, str]:
