@@ -27,14 +27,14 @@ _TEMPORARY = ".tmp-"
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, atomically and durably."""
     temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-    with _told_as_resource_error(path):
+    with _told_as_resource_error(path, needed=len(content)):
         try:
             _write_and_flush(temporary, content)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -59,9 +59,44 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line in a single write, so that a reader never sees half of one."""
-    with _told_as_resource_error(path), open(path, "ab", buffering=0) as file:
-        file.write(line.encode() + b"\n")
+    """Add one line in a single write, so that a reader never sees half of one; the disk may take its time."""
+    content = line.encode() + b"\n"
+    with _told_as_resource_error(path, needed=len(content)), open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if not before:
+                flush_folder(path.parent)
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def flushed_size(path: Path) -> int:
+    """Bytes of a file that grows, all of them on the disk; 0 when there is none."""
+    try:
+        with _told_as_resource_error(path), open(path, "rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+    except ResourceError:
+        if path.exists():
+            raise
+        return 0
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, durably. It may be there already."""
+    try:
+        path.mkdir()
+    except FileNotFoundError:
+        make_folder(path.parent)
+        make_folder(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+    else:
+        flush_folder(path.parent)
 
 
 def write_folder(path: Path, contents: Mapping[str, bytes | Path]) -> None:
@@ -70,7 +105,7 @@ def write_folder(path: Path, contents: Mapping[str, bytes | Path]) -> None:
     A MANIFEST.json with the size and sha256 of every file is added; `verify_folder` reads it.
     """
     temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
-    with _told_as_resource_error(path):
+    with _told_as_resource_error(path, needed=sum(len(c) for c in contents.values() if isinstance(c, bytes))):
         try:
             temporary.mkdir()
             entries = {}
@@ -82,12 +117,12 @@ def write_folder(path: Path, contents: Mapping[str, bytes | Path]) -> None:
                     _write_and_flush(file, content)
                 entries[name] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
             _write_and_flush(temporary / MANIFEST, to_json({"format": 1, "files": entries}).encode())
-            _flush_folder(temporary)
+            flush_folder(temporary)
             os.rename(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def verify_folder(path: Path) -> None:
@@ -111,8 +146,8 @@ def move_folder(source: Path, target: Path) -> None:
     """Give a folder another place on the same disk, durably. Who moves it makes sure that `target` is free."""
     with _told_as_resource_error(target):
         os.rename(source, target)
-        _flush_folder(target.parent)
-        _flush_folder(source.parent)
+        flush_folder(target.parent)
+        flush_folder(source.parent)
 
 
 def sweep(folder: Path) -> None:
@@ -124,6 +159,19 @@ def sweep(folder: Path) -> None:
                     shutil.rmtree(entry.path, ignore_errors=True)
                 else:
                     os.unlink(entry.path)
+
+
+def flush_folder(path: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush a folder; the rename itself is still atomic.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -145,25 +193,15 @@ def _link(source: Path, target: Path) -> None:
         _write_and_flush(target, source.read_bytes())
 
 
-def _flush_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot flush a folder; the rename itself is still atomic.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
-def _told_as_resource_error(path: Path) -> Iterator[None]:
+def _told_as_resource_error(path: Path, *, needed: int = 0) -> Iterator[None]:
+    """needed: bytes that are to be written."""
     try:
         yield
     except OSError as error:
-        free = ""
+        space = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             with contextlib.suppress(OSError):
-                free = f" ({shutil.disk_usage(path.parent).free / 1e6:.0f} MB free)"
-        raise ResourceError(f"cannot write {path}: {error.strerror or error}{free}") from error
+                free = shutil.disk_usage(path.parent).free
+                space = f" ({needed / 1e6:.3f} MB needed, {free / 1e6:.3f} MB free)"
+        raise ResourceError(f"cannot write {path}: {error.strerror or error}{space}") from error

@@ -31,7 +31,7 @@ from typing import Any
 
 from dlcli.config import FORMAT, TrainConfig
 from dlcli.errors import BusyError, DlcliError, ResourceError, RunError
-from dlcli.files import append_line, read_json, sweep, write_json
+from dlcli.files import append_line, flush_folder, flushed_size, make_folder, read_json, sweep, write_json
 
 # What the lock of a run begins with, so that no other folder is ever taken for one of ours.
 MARK = b"a run of dlcli\n"
@@ -71,7 +71,7 @@ class Run:
         """A new folder with a number that no run has had. `mkdir` decides between processes that start at once."""
         root = Path(root)
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            make_folder(root)
             number = _highest(root) + 1
             while True:
                 try:
@@ -83,6 +83,7 @@ class Run:
             try:
                 (run.path / "lock").write_bytes(MARK)
                 run.checkpoints.mkdir()
+                flush_folder(root)
             except OSError:
                 shutil.rmtree(run.path, ignore_errors=True)
                 raise
@@ -139,7 +140,7 @@ class Run:
         """What a later command found, as FOLDER/NAME.json."""
         path = self.path / folder / f"{name}.json"
         try:
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
         except OSError as error:
             raise ResourceError(f"cannot write {path}: {error.strerror}") from None
         write_json(path, record)
@@ -149,7 +150,7 @@ class Run:
 
     def append_metrics(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
         """Add a row; the header comes with the first. What is undefined stays empty."""
-        if not self.sizes()["metrics_bytes"]:  # new, or cut back to a checkpoint before the first row
+        if not self.metrics_file.exists() or not self.metrics_file.stat().st_size:
             append_line(self.metrics_file, _csv_line(columns))
         append_line(self.metrics_file, _csv_line(["" if row.get(c) is None else row[c] for c in columns]))
 
@@ -169,9 +170,8 @@ class Run:
             raise RunError(f"{self.metrics_file} is damaged: a value is no number") from None
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files that grow, for `cut_back`."""
-        files = {"metrics_bytes": self.metrics_file, "log_bytes": self.log_file}
-        return {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
+        """Bytes of the files that grow, for `cut_back`; on the disk before a checkpoint speaks of them."""
+        return {"metrics_bytes": flushed_size(self.metrics_file), "log_bytes": flushed_size(self.log_file)}
 
     def cut_back(self, sizes: Mapping[str, Any]) -> None:
         """Take away what was written after a checkpoint with these `sizes`: it will be written again."""

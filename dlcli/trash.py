@@ -22,7 +22,7 @@ from pathlib import Path
 from dlcli import runs
 from dlcli.config import FORMAT
 from dlcli.errors import BusyError, ResourceError, RunError
-from dlcli.files import move_folder, read_json, write_json
+from dlcli.files import make_folder, move_folder, read_json, sweep, write_json
 from dlcli.runs import MARK, TRASH, Run
 
 _PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
@@ -79,6 +79,7 @@ def purge(chosen: Sequence[Run], root: str | Path) -> list[Change]:
     for trash in dict.fromkeys([trash_of(root), *(run.root for run in chosen)]):
         if trash.is_dir() and not trash.is_symlink():
             with _alone_in(trash):
+                sweep(trash)
                 deleted += _finish(trash)
                 deleted += [_purge(run) for run in chosen if run.root == trash]
     return deleted
@@ -139,7 +140,7 @@ def _move(run: Run, target: Path) -> Change:
 
 def _made(trash: Path) -> Path:
     try:
-        trash.mkdir(exist_ok=True)
+        make_folder(trash)
     except OSError as error:
         raise ResourceError(f"cannot make {trash}: {error.strerror}") from None
     if trash.is_symlink():

@@ -1,13 +1,11 @@
 """Runs are removed in two steps, nothing but a run is ever touched, and what was broken off is finished."""
 
-import fcntl
 import json
 import os
 import pty
 import shutil
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -305,9 +303,11 @@ def test_a_purge_frees_what_it_says(root: Path) -> None:
 def answered(tmp_path: Path, answer: bytes) -> tuple[int, str]:
     """Exit code and all output of `dlcli runs purge` on a terminal whose user types `answer` when asked."""
     leader, follower = pty.openpty()
+    # The terminal is taken by the new process itself: Python code between fork and exec can hang in one with threads.
+    take_it = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from dlcli.cli.main import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", "dlcli", "runs", "purge"], cwd=tmp_path, stdin=follower, stdout=follower,
-        stderr=follower, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        [sys.executable, "-c", take_it, "runs", "purge"], cwd=tmp_path, stdin=follower, stdout=follower,
+        stderr=follower, start_new_session=True,
     )  # fmt: skip
     os.close(follower)
     shown, asked = b"", False

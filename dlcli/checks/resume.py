@@ -11,7 +11,7 @@ from dlcli import experiment
 from dlcli.checks.children import Child
 from dlcli.checks.snapshot import Comparison, compare, short, snapshot
 from dlcli.config import TrainConfig, to_toml
-from dlcli.errors import DlcliError, RunError
+from dlcli.errors import RunError
 from dlcli.files import read_json
 from dlcli.runs import Run, all_runs
 from dlcli.seeds import derive
@@ -146,8 +146,14 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
                 "`dlcli check determinism` shows where"
             )
     return ResumeReport(
-        config.model, config.data, steps, tuple(landed), tuple(resumed), tuple(comparisons), failure
-    )  # fmt: skip
+        model=config.model,
+        data=config.data,
+        steps=steps,
+        kills=tuple(landed),
+        resumed_from=tuple(resumed),
+        comparisons=tuple(comparisons),
+        failure=failure,
+    )
 
 
 def _difference(comparisons: list[Comparison]) -> str | None:
@@ -190,8 +196,8 @@ def _train_killed(
         before, step = step, _saved_step(run, kills)
         if before is not None and (step is None or step < before):
             raise _Broken(f"the checkpoint of step {before} was there before a kill {phase} and is lost after it")
-        if run is not None and _is_complete(run):
-            break
+        if run is not None and _info(run).get("status") == "finished":
+            break  # all was done and said: only the process had not ended yet
         kills.append(Kill(number, round(after, 4), phase, step))
         saved = "no checkpoint yet" if step is None else f"the newest checkpoint is of step {step}"
         tell(f"killed {after:.2f}s after its start, {phase}; {saved}")
@@ -245,24 +251,16 @@ def _wait_for_training(child: Child, root: Path, limit: float = float("inf")) ->
 
 
 def _saved_step(run: Run | None, kills: list[Kill]) -> int | None:
-    """The step of the newest intact checkpoint; None when none has been saved."""
-    if run is None or not list(run.checkpoints.glob("last-*")):
+    """The step of the newest checkpoint; None when none has been saved. One that is damaged is a broken promise."""
+    if run is None or not checkpoint.exists(run.checkpoints, "last"):
         return None
     try:
-        return int(checkpoint.load(run.checkpoints, "last").state["step"])
+        saved = checkpoint.load(run.checkpoints, "last")
     except RunError as error:
         raise _Broken(f"after kill {len(kills) + 1}: {error}") from None
-
-
-def _is_complete(run: Run) -> bool:
-    """Whether it had done and saved all."""
-    if _info(run).get("status") == "finished":
-        return True
-    try:
-        training = checkpoint.load(run.checkpoints, "last").state["training"]
-        return bool(training["epoch"] > run.config().epochs)
-    except DlcliError:
-        return False
+    if saved.damage:
+        raise _Broken(f"kill {len(kills) + 1} has left a damaged checkpoint: {saved.damage[0]}")
+    return int(saved.state["step"])
 
 
 def _ended(child: Child, words: list[str | Path], kills: list[Kill]) -> str:

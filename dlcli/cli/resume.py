@@ -56,7 +56,7 @@ def resume(
     built = experiment.build(config)
     step = saved.state["step"] if saved else 0
     done = (saved.state.get("training") or {}).get("epoch", 1) if saved else 1
-    if done > config.epochs:
+    if done > config.epochs and info["status"] == "finished":
         raise ConfigError(f"{found} has done its {stored['epochs']} epochs: extend it with --epochs above {done - 1}")
     now = describe(built, command_line()) | {"config": flatten(built.config.as_dict())}
     reasons = differences(info | {"config": stored}, now)

@@ -132,7 +132,7 @@ def fit(
         if saved is not None:
             state.restore(saved)
         if (run.path / "run.json").exists():
-            info, earlier = _continued(run, info, state, command)
+            info, earlier = _continued(run, info, state, saved, command)
             run.cut_back(saved.state["training"] if saved else {"metrics_bytes": 0, "log_bytes": 0})
         run.write_config(built.config)
         run.write_data(built.dataset.preprocessing.as_dict(), built.dataset.fingerprint)
@@ -197,7 +197,10 @@ def _loop(
     mark = last_progress = time.perf_counter()
     built.model.train()
 
-    while state.epoch <= config.epochs:
+    # One that stopped early and was killed before it could say so has nothing left to do; one that is extended has.
+    resumed = info.get("resumes", [])
+    enough = bool(resumed) and resumed[-1]["after"] != "finished" and _waited_enough(config, state)
+    while state.epoch <= config.epochs and not enough:
         if whole is not None:
             epoch_batches: Iterator[Batch] = iter((whole,))
         else:
@@ -303,20 +306,18 @@ def _loop(
         state.waited = 0 if best else state.waited + 1
         state.loss_sum.zero_()
         state.samples = state.earlier_samples = 0
-        enough = bool(config.patience) and state.waited >= config.patience
+        enough = _waited_enough(config, state)
         save = saver.due(state, epoch_done=True) or enough or epoch == config.epochs
         state.epoch, state.batch = epoch + 1, 0
         if save:
             saver.write(state, epoch=epoch, metrics=metrics)
             run.write_info(info)
         yield record
-
-        if enough:
-            info["stopped_early"] = epoch
-            run.log(f"stopped after epoch {epoch}: {config.patience} evaluations without a better {built.monitor}")
-            break
         mark = time.perf_counter()
 
+    if enough:
+        info["stopped_early"] = epoch = state.epoch - 1
+        run.log(f"stopped after epoch {epoch}: {config.patience} evaluations without a better {built.monitor}")
     if reason:
         info["stop"], info["step"] = reason, state.step
         watch.look(state)
@@ -335,13 +336,23 @@ def _judging_compilation(
         yield record
 
 
-def _continued(run: Run, fresh: dict[str, Any], state: TrainingState, command: str) -> tuple[dict[str, Any], float]:
+def _waited_enough(config: TrainConfig, state: TrainingState) -> bool:
+    return bool(config.patience) and state.waited >= config.patience
+
+
+def _continued(
+    run: Run, fresh: dict[str, Any], state: TrainingState, saved: Checkpoint | None, command: str
+) -> tuple[dict[str, Any], float]:
     """run.json of a run that goes on, and the seconds that it has been trained for already."""
     before = run.info()
-    resumes = [*before.get("resumes", []), {"when": now(), "step": state.step, "command": command}]
+    status = "dead" if before["status"] == "running" else before["status"]  # the lock is held by ourselves
+    resume = {"when": now(), "after": status, "step": state.step, "command": command}
+    resumes = [*before.get("resumes", []), resume]
     info = fresh | {name: before.get(name) for name in ("started", "command")}
     if state.step:
         info |= {name: before.get(name) for name in ("epochs_done", "metrics")}
+    if saved is not None and saved.state["metrics"]:  # run.json may be older than the checkpoint
+        info |= {"epochs_done": saved.state["epoch"], "metrics": saved.state["metrics"]}
     info |= {"step": state.step, "best": state.best, "resumes": resumes}
     return info, float(before.get("seconds") or 0.0)
 
