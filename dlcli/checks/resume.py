@@ -1,5 +1,6 @@
 """A training that is killed again and again ends with the same bits as one that never was."""
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from dlcli.runs import Run, all_runs
 from dlcli.seeds import derive
 from dlcli.training import checkpoint
 
-_SERIES = 4  # trainings that are killed, at most, until all kills have landed
+_KILLS = 5  # in one training: more would keep it at its beginning, since each costs what was not saved
+_SPARE = 3  # trainings more than are needed, until all kills have landed
 _LOOK_SECONDS = 0.001
 
 Tell = Callable[[str], None]
@@ -117,8 +119,10 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
     resumed: list[int] = []
     comparisons: list[Comparison] = []
     failure, hurry = None, 1.0
-    for number in range(1, _SERIES + 1):
-        moments = _moments(max(1, kills - len(landed)), straight, generator, hurry=hurry)
+    trainings = math.ceil(kills / _KILLS) + _SPARE
+    for number in range(1, trainings + 1):
+        count = max(1, min(_KILLS, kills - len(landed)))
+        moments = _moments(count, straight, generator, hurry=hurry)
         try:
             run, met = _train_killed(settings, folder / f"killed-{number}", number, moments, straight.limit, tell)
         except _Broken as error:
@@ -134,7 +138,7 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
             break
     if failure is None and not any(resumed):
         failure = (
-            f"nothing is proved: no resume began after step 0 in {_SERIES} trainings of {straight.training:.2f}s; "
+            f"nothing is proved: no resume began after step 0 in {trainings} trainings of {straight.training:.2f}s; "
             "give more --epochs or a shorter --checkpoint-every"
         )
     elif failure is not None and failure == _difference(comparisons):
