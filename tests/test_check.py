@@ -213,6 +213,40 @@ def test_a_check_that_is_ended_takes_its_children_and_its_folder_with_it(tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_verdict_of_check_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By runs that were made beforehand: 1 and 2 are the same, 3 is another, and the first resume was at its step 0."""
+    made = TrainConfig("linear", data="line", epochs=2, device="cpu")
+    for seed in (0, 0, 1):
+        list(train(made.replace(seed=seed), runs_dir=tmp_path))
+    one, same, other = (Run(tmp_path, number) for number in (1, 2, 3))
+
+    def verdict(straight: list[Run], killed: Run, *, resumed: int) -> str | None:
+        trained = iter(straight)
+        monkeypatch.setattr(
+            resume_check, "_train_straight", lambda *words: resume_check._Straight(next(trained), 1.0, 0.25)
+        )
+        killed.write_info(killed.info() | {"resumes": [{"step": 0}, {"step": resumed}]})
+        kill = resume_check.Kill(1, 1.0, "between saves", resumed)
+        monkeypatch.setattr(resume_check, "_train_killed", lambda *words: (killed, [kill]))
+        report = resume_check.check_resume(made, kills=2, folder=tmp_path)
+        assert report.as_dict()["passed"] is (report.failure is None)
+        return report.failure
+
+    assert verdict([one], same, resumed=1) is None
+    assert verdict([one], same, resumed=0) == (
+        "nothing is proved: no resume began after step 0 in 4 trainings of 0.25s; give more --epochs or a shorter "
+        "--checkpoint-every"
+    )
+    failure = verdict([one, same], other, resumed=1)
+    assert failure is not None and re.fullmatch(
+        r"parameters: linear.bias is \w{12} after kills and resumes, but \w{12} without", failure
+    )
+    assert verdict([one, other], other, resumed=1) == (
+        "two trainings that were not killed differ already, so nothing is proved about resuming: "
+        "`dlcli check determinism` shows where"
+    )
+
+
 def test_moments_are_spread_over_the_training_and_come_from_the_seed(tmp_path: Path) -> None:
     straight = resume_check._Straight(Run(tmp_path, 1), start_up=2.0, training=10.0)
     moments = resume_check._moments(10, straight, random.Random(3), hurry=1.0)
@@ -525,7 +559,7 @@ def test_a_child_takes_its_settings_from_its_words_alone(tmp_path: Path, monkeyp
     with children.Child(["a", Path("b")], program=program, log=tmp_path / "log") as child:
         assert child.ends_within(60)
     assert child.sentence() == "False else ['a', 'b']"
-    with children.Child([], program=("-c", "import time; time.sleep(600)"), log=tmp_path / "log") as child:
+    with children.Child([], program=("-c", "import time; time.sleep(60)"), log=tmp_path / "log") as child:
         assert not child.ends_within(0.1)
     assert child.process.returncode == -signal.SIGKILL
 
