@@ -141,11 +141,15 @@ def fit(
             run.log(line)
         started = time.monotonic()
         saver = Saver(run, every=built.config.checkpoint_every, keep_last=built.config.keep_last)
+        suppressed: tuple[type[Exception], ...] = (
+            ResourceError,
+        )  # a full disk is told by the error that is on its way
         try:
             records = _loop(built, run, state, saver, info, stop)
             yield from _judging_compilation(records, built, info) if built.config.compile else records
             saver.close()
             info["status"] = "interrupted" if info["stop"] else "finished"
+            suppressed = ()
         except GeneratorExit:
             info["status"], info["stop"] = "interrupted", "no more records were wanted"
             raise
@@ -166,9 +170,9 @@ def fit(
             raise
         finally:
             info["ended"], info["seconds"] = now(), round(earlier + time.monotonic() - started, 3)
-            with contextlib.suppress(ResourceError):  # a full disk is told by the error that is on its way
+            with contextlib.suppress(*suppressed):
                 saver.close()  # a copy that waited for its turn outlives whatever happened
-            with contextlib.suppress(ResourceError):
+            with contextlib.suppress(*suppressed):
                 run.write_info(info)
 
 
