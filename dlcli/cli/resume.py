@@ -9,7 +9,7 @@ from dlcli.cli.output import Reporter, choose_format
 from dlcli.cli.settings import with_settings
 from dlcli.cli.train import command_line, finish, show, stop_signals
 from dlcli.config import config_from, flatten, parse_assignment
-from dlcli.errors import ConfigError, RunError
+from dlcli.errors import ConfigError, DataError, RunError
 
 
 @with_settings
@@ -53,6 +53,11 @@ def resume(
 
     saved = checkpoint.load(found.checkpoints, "last", with_training=True)
     built = experiment.build(config)
+    if info.get("fingerprint") != built.dataset.fingerprint and not any(n.split(".")[0] == "data" for n in changes):
+        raise DataError(
+            f"data {config.data} has changed since {found} was trained on it: put it back, or go on with what is there "
+            f"with --data {config.data}"
+        )
     done = (saved.state.get("training") or {}).get("epoch", 1)
     if done > config.epochs:
         raise ConfigError(f"{found} has done its {stored['epochs']} epochs: extend it with --epochs above {done - 1}")
