@@ -18,6 +18,7 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,21 @@ def test_what_is_not_the_archive_is_told_and_not_kept(
     archive = gz(server.add("/raw.gz", reply))
     assert said(archive, tmp_path) == cannot(archive, tmp_path, reason)
     assert server.asked == ["/raw.gz"] * tries
+
+
+def test_no_more_is_taken_than_was_promised(server: Server, tmp_path: Path) -> None:
+    sent, before = 0, threading.active_count()
+
+    def endless(handler: http.server.BaseHTTPRequestHandler) -> None:
+        nonlocal sent
+        sends(b"", length=None)(handler)
+        while sent < 100_000_000:
+            sent += handler.wfile.write(bytes(100_000))
+
+    archive = gz(server.add("/raw.gz", endless))
+    assert said(archive, tmp_path) == cannot(archive, tmp_path, f"it sends more than {len(PACKED)} bytes")
+    wait_until(lambda: threading.active_count() == before)
+    assert sent < 50_000_000  # some lies in the buffers of the connection
 
 
 def test_a_server_that_stops_sending_is_given_up(server: Server, tmp_path: Path, monkeypatch) -> None:
@@ -533,7 +549,12 @@ def test_the_content_must_be_the_published_one() -> None:
 def test_bombs_are_inflated_no_further_than_promised(monkeypatch) -> None:
     bomb = gzip.compress(bytes(50_000_000))
     assert len(bomb) < 60_000
-    assert refused(bomb, wanting(ONE, name="one.gz")) == "one.gz is refused: it holds more than 3 bytes"
+    tracemalloc.start()
+    try:
+        assert refused(bomb, wanting(ONE, name="one.gz")) == "one.gz is refused: it holds more than 3 bytes"
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000  # the most that was held at any time
+    finally:
+        tracemalloc.stop()
     inflated = 0
 
     class Counted(gzip.GzipFile):

@@ -3,6 +3,9 @@
 import io
 import random
 import re
+import struct
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -202,8 +205,8 @@ def test_no_damage_is_anything_but_a_sentence(tmp_path: Path) -> None:
         ("PNG", {}), ("JPEG", {}), ("BMP", {}), ("GIF", {}), ("WEBP", {}), ("TIFF", {}),
     ]  # fmt: skip
     told = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
         for kind, settings in kinds:
             buffer = io.BytesIO()
             Image.fromarray(noise(24, 24, 3)).save(buffer, kind, **settings)
@@ -217,4 +220,20 @@ def test_no_damage_is_anything_but_a_sentence(tmp_path: Path) -> None:
                 except DataError as error:
                     assert str(error).startswith(f"{file} ") and "\n" not in str(error)
                     told += 1
-    assert told > 100
+    assert told > 100 and heard == []
+
+
+def test_what_pillow_logs_is_not_printed(tmp_path: Path) -> None:
+    """Of a TIFF with too many samples a pixel it logs an error. In a process of its own: pytest listens to all logs."""
+    file = tmp_path / "a.tif"
+    Image.fromarray(noise(8, 8, 3)).save(file)
+    content = file.read_bytes()
+    entry = struct.pack("<HHI", 277, 3, 1) + struct.pack("<HH", 3, 0)  # tag SamplesPerPixel, a short: 3
+    assert content.count(entry) == 1
+    file.write_bytes(content.replace(entry, entry[:8] + struct.pack("<HH", 3000, 0)))
+    program = "import sys, logging; from pathlib import Path; from dlcli.data.images import read_image\n"
+    program += "logging.getLogger('another').error('heard')\nread_image(Path(sys.argv[1]), (1, 8, 8))"
+    done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, timeout=120)
+    lines = done.stderr.splitlines()
+    assert (lines[0], lines[1]) == ("heard", "Traceback (most recent call last):")
+    assert lines[-1] == f"dlcli.errors.DataError: {file} is no image in one of the formats {FORMATS}"

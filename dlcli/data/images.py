@@ -4,6 +4,7 @@ The model gets what a viewer shows on a white page: upright as the camera noted 
 scaled to 8; then grey or in colour, and resized. What a viewer would show in more than one way is refused.
 """
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -18,6 +19,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _MOST_PIXELS = 64_000_000
+_UNHEARD = logging.NullHandler()  # without a handler, Python prints what Pillow logs of a damaged file
 
 
 def read_image(path: Path, shape: tuple[int, ...], *, white: float = 255.0) -> Tensor:
@@ -25,6 +27,7 @@ def read_image(path: Path, shape: tuple[int, ...], *, white: float = 255.0) -> T
     channels, height, width = shape
     if channels not in (1, 3):
         raise ConfigError(f"the model takes images of {channels} channels, which no image file has")
+    logging.getLogger("PIL").addHandler(_UNHEARD)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a decoder says of a file that it then decodes
