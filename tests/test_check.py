@@ -412,6 +412,10 @@ def test_traces_of_different_length_differ() -> None:
 # install
 
 
+IDX = [f"{name}-ubyte" for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")]
+SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
 def verdicts(document: Any) -> dict[str, str]:
     return {line["what"]: line["verdict"] for line in document["lines"]}
 
@@ -440,13 +444,13 @@ def test_what_is_wrong_with_an_installation_is_told_line_by_line(
     (tmp_path / "runs").write_text("")
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in install._IDX:
+    for name in IDX:
         (raw / name).write_bytes(b"\0\0\x08\x01\0\0\0\x05abc")
     play = tmp_path / "data" / "tinyshakespeare" / "input.txt"
     play.parent.mkdir()
     play.write_text("To be, or not to be. " * 100)
     (tmp_path / "data" / "KMNIST" / "raw").mkdir(parents=True)
-    (tmp_path / "data" / "KMNIST" / "raw" / install._IDX[0]).write_bytes(b"")
+    (tmp_path / "data" / "KMNIST" / "raw" / IDX[0]).write_bytes(b"")
     code = (
         "import torch.nn.functional as F\nlinear = F.linear\nF.linear = lambda x, w, b=None: linear(x, w, b) * 1.01\n"
     )
@@ -460,13 +464,17 @@ def test_what_is_wrong_with_an_installation_is_told_line_by_line(
     assert wrong == {
         "runs folder": f"cannot write in {tmp_path / 'runs'}: File exists; choose --runs-dir",
         "products on cpu": "1x1 times 1x1 in float32: 1 of 1 values are wrong",
-        "mnist": f"{raw / install._IDX[0]} is damaged: 3 of 5 bytes",
-        "tinyshakespeare": f"{play} is not its authors' file: its sha256 is another",
+        "mnist": f"{raw / IDX[0]} is damaged: 3 of 5 bytes; delete it to download it again",
+        "tinyshakespeare": f"{play} is not tinyshakespeare, or damaged: its sha256 is not {SHA256}; delete it to "
+        f"download it again, or train on it as --data text:{play}",
         "known result": "the weight of recipe linear-make-regression must be 47.1332: this torch computes wrongly",
     }
     assert error(err) == "; ".join(f"{what}: {note}" for what, note in wrong.items())
-    missing = tmp_path / "data/KMNIST/raw" / install._IDX[1]
-    assert (lines["kmnist"]["verdict"], lines["kmnist"]["note"]) == ("warn", f"{missing} is missing")
+    missing = tmp_path / "data/KMNIST/raw" / IDX[1]
+    assert (lines["kmnist"]["verdict"], lines["kmnist"]["note"]) == (
+        "warn",
+        f"{missing} is missing: it is downloaded when it is needed",
+    )
 
 
 def test_a_file_system_without_flush_of_folders_or_locks_is_a_warning(
