@@ -13,14 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlcli.data.dataset import Preprocessing
-from dlcli.errors import ConfigError, DataError
+from dlcli.errors import ConfigError, DataError, RunError
 from dlcli.experiment import Restored
+from dlcli.files import files_below, read_bytes
 from dlcli.spec import DataSpec
 from dlcli.training.devices import autocast
 
 _IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _MOST_PIXELS = 64_000_000
+_MOST_BYTES = 1_000_000_000
+_MOST_FILES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def generate(
                 output, state = run(context, state)
             else:
                 output = restored.model(context[:, -spec.input_shape[0] :])
-            token = _draw(output[0, -1].float().cpu(), temperature, top_k, generator)
+            token = _draw(_checked(output[0, -1], restored).float().cpu(), temperature, top_k, generator)
             yield alphabet[token]
             new = torch.tensor([[token]], device=restored.device)
             context = new if run is not None else torch.cat([context, new], 1)
@@ -89,6 +92,7 @@ def _answers(restored: Restored, names: list[str], raw: Tensor) -> Iterator[Pred
     size = restored.config.eval_batch_size
     with autocast(restored.config.precision, restored.device):
         output = torch.cat([restored.model(x[i : i + size]).float() for i in range(0, len(x), size)]).cpu()
+    _checked(output, restored)
     if spec.task == "regression":
         values = (output[:, 0].double() * about.target_std + about.target_mean).tolist()
         yield from (Prediction(n, {"value": v}) for n, v in zip(names, values, strict=True))
@@ -115,16 +119,22 @@ def _score_text(restored: Restored, text: str) -> dict[str, Any]:
     with autocast(restored.config.precision, restored.device):
         for start in range(0, len(tokens) - 1, steps):
             row = tokens[start : start + steps + 1]
-            logits = restored.model(row[None, :-1])[0].float()
+            logits = _checked(restored.model(row[None, :-1])[0], restored).float()
             total += F.cross_entropy(logits, row[1:], reduction="sum").item()
         following = restored.model(tokens[None, -steps:])[0, -1].float()
     loss = total / (len(tokens) - 1)
     return {
         "characters": len(tokens),
         "bits_per_char": loss / math.log(2),
-        "perplexity": math.exp(loss),
+        "perplexity": math.exp(loss) if loss < 700 else None,
         "next": alphabet[int(following.argmax())],
     }
+
+
+def _checked(output: Tensor, restored: Restored) -> Tensor:
+    if not bool(torch.isfinite(output).all()):
+        raise RunError(f"the model of {restored.run} gives values that are not finite: its weights are of no use")
+    return output
 
 
 def _encode(text: str, alphabet: str, what: str) -> list[int]:
@@ -149,23 +159,24 @@ def _files(inputs: Sequence[str], spec: DataSpec) -> Iterator[Path]:
         if path.is_dir():
             if spec.kind != "image":
                 raise DataError(f"{path} is a folder: name the files")
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES)
+            found = [p for p in files_below(path, most=_MOST_FILES) if p.suffix.lower() in _IMAGE_SUFFIXES]
             if not found:
                 raise DataError(f"{path} holds no images ({', '.join(_IMAGE_SUFFIXES)})")
             yield from found
         elif path.is_file():
             yield path
         else:
-            raise DataError(f"{path} does not exist")
+            raise DataError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}")
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, most=_MOST_BYTES, follow=True).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8 text") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _read_image(path: Path, about: Preprocessing) -> Tensor:
@@ -180,6 +191,8 @@ def _read_image(path: Path, about: Preprocessing) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if path.stat().st_size > _MOST_BYTES:
+                raise DataError(f"{path} has more than {_MOST_BYTES:,} bytes")
             with Image.open(path, formats=_IMAGE_FORMATS) as image:
                 if image.width * image.height > _MOST_PIXELS:
                     raise DataError(f"{path} has {image.width}x{image.height} pixels, more than {_MOST_PIXELS:,}")
@@ -195,7 +208,10 @@ def _read_rows(path: Path, about: Preprocessing) -> tuple[list[str], Tensor]:
     spec = about.spec
     width = math.prod(spec.input_shape)
     text = _read_text(path)
-    lines = [(number, cells) for number, cells in enumerate(csv.reader(text.splitlines()), 1) if cells]
+    try:
+        lines = [(number, cells) for number, cells in enumerate(csv.reader(text.splitlines()), 1) if cells]
+    except csv.Error as error:
+        raise DataError(f"{path} is no table: {error}") from None
     if not lines:
         raise DataError(f"{path} is empty")
     order = list(range(width))

@@ -48,11 +48,13 @@ def resume(
     changes = dict(parse_assignment(text) for text in set_ or []) | settings
     config = config_from(stored | changes)
     from dlcli import experiment
+
+    experiment.import_own(config, runs_dir=found.root)
     from dlcli.training import checkpoint
     from dlcli.training.provenance import describe, differences
 
     saved = checkpoint.load(found.checkpoints, "last", with_training=True)
-    built = experiment.build(config)
+    built = experiment.build(config, weights=saved.weights)
     done = (saved.state.get("training") or {}).get("epoch", 1)
     if done > config.epochs:
         raise ConfigError(f"{found} has done its {stored['epochs']} epochs: extend it with --epochs above {done - 1}")

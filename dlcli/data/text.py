@@ -12,7 +12,10 @@ import torch
 
 from dlcli.data.dataset import Source
 from dlcli.errors import ConfigError, DataError
+from dlcli.files import read_bytes
 from dlcli.spec import DataSpec
+
+_MOST_BYTES = 1_000_000_000
 
 
 def pydocs(data_dir: Path, *, length: int = 128) -> Source:
@@ -74,11 +77,11 @@ def from_text(text: str, *, length: int) -> Source:
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, most=_MOST_BYTES, follow=True).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if "\0" in text:
         raise DataError(f"{path} is not text: it holds NUL characters")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")

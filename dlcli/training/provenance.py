@@ -82,10 +82,23 @@ def _git() -> dict[str, Any]:
     """Commit of the folder in which the command was given, and whether it had changes."""
     try:
         commit = _ask_git("rev-parse", "HEAD")
-        return {"git_commit": commit, "git_dirty": bool(_ask_git("status", "--porcelain", "--untracked-files=no"))}
+        if _runs_programs():
+            return {"git_commit": commit, "git_dirty": None}
+        status = _ask_git("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+        return {"git_commit": commit, "git_dirty": bool(status)}
     except (OSError, subprocess.SubprocessError):
         return {"git_commit": None, "git_dirty": None}
 
 
+def _runs_programs() -> bool:
+    """Whether the repository itself, which may be a stranger's, names programs that `git status` would start."""
+    listed = _ask_git("config", "--list", "--name-only", "--show-scope").splitlines()
+    settings = (line.split(None, 1) for line in listed if line.startswith(("local", "worktree")))
+    return any(name.startswith("filter.") for _, name in settings)
+
+
 def _ask_git(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    """No program of the repository's own is started but the filters, see `_runs_programs`."""
+    quiet = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+    done = subprocess.run(["git", *quiet, *words], capture_output=True, text=True, timeout=5, check=True)
+    return done.stdout.strip()
