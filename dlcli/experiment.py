@@ -33,8 +33,10 @@ from dlcli.seeds import derive
 from dlcli.spec import DataSpec
 from dlcli.training import checkpoint, devices
 
+# Of a parameter: itself, its gradient, and one value at least that the optimizer or the average keeps.
+_BYTES_TO_TRAIN = 12
 # Parameters and buffers of a model that starts from nothing; what one that has weights may have beside them.
-_MOST_TENSORS = 50_000
+_MOST_TENSORS = 10_000
 _SPARE_TENSORS, _SPARE_VALUES = 100, 2**24
 
 
@@ -102,7 +104,7 @@ def build(config: TrainConfig, *, weights: Mapping[str, Tensor] | None = None) -
     config = resolve_options(config)
     data = load_data(config, device=device)
     torch.manual_seed(derive(config.seed, "weights"))
-    model = build_model(config, data.spec)
+    model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     flops = 3.0 * batch_size * config.accumulate * flops_of_a_sample(model, data.spec)
     threads = devices.choose_threads(config.threads, device=device, flops_per_step=flops, model=model)
@@ -180,7 +182,7 @@ def build_model(
     chosen = options.resolve(model_class, config.model_options, where="model")
     settings = ", ".join(f"{k}={v}" for k, v in chosen.items())
     memory = devices.memory()
-    most_values, most_tensors = memory // 4, _MOST_TENSORS
+    most_values, most_tensors = memory // _BYTES_TO_TRAIN, _MOST_TENSORS
     too_large: DlcliError = ResourceError(
         f"model {config.model} with {settings} does not fit into {memory / 1e9:.1f} GB of memory: take a smaller one"
     )

@@ -193,8 +193,9 @@ class Run:
     def cut_back(self, sizes: Mapping[str, Any]) -> None:
         """Take away what was written after a checkpoint with these `sizes`: it will be written again."""
         for name, file in (("metrics_bytes", self.metrics_file), ("log_bytes", self.log_file)):
-            if isinstance(sizes.get(name), int):
-                truncate(file, sizes[name])
+            size = sizes.get(name)
+            if isinstance(size, int) and size >= 0:
+                truncate(file, size)
 
     def log(self, line: str) -> None:
         append_line(self.log_file, line)
