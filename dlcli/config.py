@@ -114,10 +114,17 @@ class TrainConfig:
     checkpoint_every: str = _setting(
         "1epoch", "When to save what a resume needs: such as 500steps, 30s, 2min or 1epoch.", group="Selection"
     )
+    keep_last: int = _setting(
+        2, "How many of these are kept; the best checkpoint always is.", group="Selection", range=">= 1"
+    )
 
     device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.", group="Machine")
     precision: Precision = _setting("fp32", "Arithmetic; bf16 and fp16 are autocast.", group="Machine")
     compile: bool = _setting(False, "Compile the model with torch.compile.", group="Machine")
+    deterministic: bool = _setting(
+        False, "Only algorithms that give the same bits each time; a CUDA run needs it to be resumed exactly.",
+        group="Machine",
+    )  # fmt: skip
     threads: int | Literal["auto"] = _setting("auto", "CPU threads.", group="Machine", range=f"[1, {MOST_THREADS + 1})")
     seed: int = _setting(0, "Seed of everything random.", group="Machine", range="[0, 4294967296)")
     eval_batch_size: int = _setting(500, "Samples a batch in evaluation.", group="Machine", range=">= 1")

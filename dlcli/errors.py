@@ -13,6 +13,7 @@ A message is one sentence: the setting, its value, and what to do.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class DlcliError(Exception):
@@ -34,7 +35,13 @@ class RunError(DlcliError):
 
 
 class DivergedError(DlcliError):
+    """details: where it happened, for run.json."""
+
     exit_code = 5
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class ResourceError(DlcliError):

@@ -100,6 +100,7 @@ def build(config: TrainConfig, *, weights: Mapping[str, Tensor] | None = None) -
     device = devices.choose_device(config.device)
     devices.check_precision(config.precision, device)
     devices.set_precision(config.precision)
+    devices.set_deterministic(config.deterministic)
     torch.set_num_threads(1 if config.threads == "auto" else config.threads)
     config = resolve_options(config)
     data = load_data(config, device=device)
@@ -142,23 +143,31 @@ def load_data(
     device: torch.device | str,
     name: str | None = None,
     preprocessing: Preprocessing | None = None,
+    fingerprint: str | None = None,
 ) -> Dataset:
     """The data set of `config`, split and on `device`.
 
-    name: another data set of the same shape, whose splits are those of `config`'s settings.
-    preprocessing: the one that a model was trained with; with `name`, shapes are compared.
+    name: a data set of the same shape to take instead; of another one, the splits are those of `config`'s settings.
+    preprocessing: the one that a model was trained with: the data must have its shape, and a text is spelt in its
+        alphabet.
+    fingerprint: of the data that a model was trained on. DataError when these are not the same.
     """
-    other = name is not None and name != config.data
-    if other:
-        config = config.replace(data=name, data_options={}, test_fraction=None)
-    source = _read(config)
-    if preprocessing is not None and source.spec != preprocessing.spec:
-        raise DataError(
-            f"data {config.data} ({source.spec}, {source.spec.outputs} outputs, {source.spec.task}) has not the shape "
-            f"that the model was trained on ({preprocessing.spec}, {preprocessing.spec.outputs} outputs, "
-            f"{preprocessing.spec.task})"
+    if name is not None and name != config.data:
+        same_loader = data_entry(name).target == data_entry(config.data).target
+        kept = config.data_options if same_loader else {}
+        config = config.replace(
+            data=name, data_options=kept, test_fraction=config.test_fraction if same_loader else None
         )
-    return dataset.prepare(
+    source = _read(config)
+    changed = (
+        f"data {config.data} has changed since the model was trained on it: put it back, or take what is there with "
+        f"--data {config.data}"
+    )
+    if preprocessing is not None:
+        if fingerprint is not None and (source.spec, source.alphabet) != (preprocessing.spec, preprocessing.alphabet):
+            raise DataError(changed)
+        source = _fitting(source, preprocessing, config.data)
+    found = dataset.prepare(
         source,
         val_fraction=config.val_fraction,
         test_fraction=config.test_fraction,
@@ -167,6 +176,9 @@ def load_data(
         device=device,
         preprocessing=preprocessing,
     )
+    if fingerprint is not None and found.fingerprint != fingerprint:
+        raise DataError(changed)
+    return found
 
 
 def build_model(
@@ -283,6 +295,20 @@ def _read(config: TrainConfig) -> Source:
         if isinstance(error, RuntimeError) and not re.search("allocate|Storage size|too large", str(error)):
             raise
         raise ResourceError(f"data {config.data} does not fit into memory: take a smaller part of it") from None
+    return source
+
+
+def _fitting(source: Source, about: Preprocessing, name: str) -> Source:
+    """`source` as a model that was trained with `about` takes it; DataError when it cannot."""
+    if source.alphabet and about.alphabet and source.alphabet != about.alphabet:
+        from dlcli.data.text import respelt
+
+        source = respelt(source, about.alphabet)
+    if source.spec != about.spec:
+        raise DataError(
+            f"data {name} ({source.spec}, {source.spec.outputs} outputs, {source.spec.task}) has not the shape that "
+            f"the model was trained on ({about.spec}, {about.spec.outputs} outputs, {about.spec.task})"
+        )
     return source
 
 

@@ -32,18 +32,20 @@ _DEEPEST = 32
 # Characters of a number: enough for every float and every whole number of 64 bits.
 _LONGEST_NUMBER = 400
 
+_TEMPORARY = ".tmp-"
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, atomically and durably."""
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    with _told_as_resource_error(path):
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    with _told_as_resource_error(path, needed=len(content)):
         try:
             _write_and_flush(temporary, content)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -127,11 +129,20 @@ def check_depth(document: Any) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line in a single write, so that a reader never sees half of one."""
-    with _told_as_resource_error(path):
+    """Add one line in a single write, so that a reader never sees half of one; the disk may take its time."""
+    content = line.encode() + b"\n"
+    with _told_as_resource_error(path, needed=len(content)):
         descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with open(descriptor, "ab", buffering=0) as file:
-            file.write(line.encode() + b"\n")
+            before = file.tell()
+            try:
+                if file.write(content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if not before:
+                    flush_folder(path.parent)
+            except OSError:
+                file.truncate(before)
+                raise
 
 
 def truncate(path: Path, size: int) -> None:
@@ -160,13 +171,39 @@ def files_below(folder: Path, *, most: int) -> list[Path]:
     return sorted(found)
 
 
+def flushed_size(path: Path) -> int:
+    """Bytes of a file that grows, all of them on the disk; 0 when there is none."""
+    try:
+        with _told_as_resource_error(path), open(open_regular(path), "rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+    except ResourceError:
+        if path.exists():
+            raise
+        return 0
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, durably. It may be there already."""
+    try:
+        path.mkdir()
+    except FileNotFoundError:
+        make_folder(path.parent)
+        make_folder(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+    else:
+        flush_folder(path.parent)
+
+
 def write_folder(path: Path, contents: Mapping[str, bytes | Path]) -> None:
     """Create the folder `path` with these files; a Path is a file that is there already, to be linked.
 
     A MANIFEST.json with the size and sha256 of every file is added; `verify_folder` reads it.
     """
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex}")
-    with _told_as_resource_error(path):
+    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    with _told_as_resource_error(path, needed=sum(len(c) for c in contents.values() if isinstance(c, bytes))):
         try:
             temporary.mkdir()
             entries = {}
@@ -178,12 +215,12 @@ def write_folder(path: Path, contents: Mapping[str, bytes | Path]) -> None:
                     _write_and_flush(file, content)
                 entries[name] = {"size": file.stat().st_size, "sha256": sha256_of(file)}
             _write_and_flush(temporary / MANIFEST, to_json({"format": 1, "files": entries}).encode())
-            _flush_folder(temporary)
+            flush_folder(temporary)
             os.rename(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def verify_folder(path: Path) -> None:
@@ -215,6 +252,38 @@ def verify_digests(path: Path, digests: Mapping[str, str]) -> None:
         with told_as_damage(path / name), open(open_regular(path / name), "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise RunError(f"{path / name} is damaged: its sha256 is not the recorded one")
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Give a folder another place on the same disk, durably. Who moves it makes sure that `target` is free."""
+    with _told_as_resource_error(target):
+        os.rename(source, target)
+        flush_folder(target.parent)
+        flush_folder(source.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Clear away what writers that were killed left half written in `folder`. Only for who alone may write there."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_TEMPORARY):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+
+
+def flush_folder(path: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush a folder; the rename itself is still atomic.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -269,18 +338,6 @@ def _link(source: Path, target: Path) -> None:
         _write_and_flush(target, source.read_bytes())
 
 
-def _flush_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot flush a folder; the rename itself is still atomic.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def told_as_damage(path: Path) -> Iterator[None]:
     """RunError (exit 4) for whatever is wrong with a file of a run; a ValueError's text says what."""
@@ -295,12 +352,14 @@ def told_as_damage(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told_as_resource_error(path: Path) -> Iterator[None]:
+def _told_as_resource_error(path: Path, *, needed: int = 0) -> Iterator[None]:
+    """needed: bytes that are to be written."""
     try:
         yield
     except OSError as error:
-        free = ""
+        space = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             with contextlib.suppress(OSError):
-                free = f" ({shutil.disk_usage(path.parent).free / 1e6:.0f} MB free)"
-        raise ResourceError(f"cannot write {path}: {error.strerror or error}{free}") from error
+                free = shutil.disk_usage(path.parent).free
+                space = f" ({needed / 1e6:.3f} MB needed, {free / 1e6:.3f} MB free)"
+        raise ResourceError(f"cannot write {path}: {error.strerror or error}{space}") from error

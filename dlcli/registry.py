@@ -215,7 +215,7 @@ DATASETS: dict[str, DataEntry] = {
         "128 tokens",
         "1.1 M characters",
         "public domain",
-        "tinyshakespeare/input.txt in the data folder",
+        "downloaded (Karpathy 2015)",
     ),
     "mnist": DataEntry(
         "dlcli.data.vision:mnist",
@@ -224,7 +224,7 @@ DATASETS: dict[str, DataEntry] = {
         "1x28x28",
         "60000 + 10000",
         "CC BY-SA 3.0",
-        "torchvision download (LeCun et al. 1998)",
+        "downloaded (LeCun et al. 1998)",
         {"epochs": 5},
     ),
     "fashion-mnist": DataEntry(
@@ -234,7 +234,7 @@ DATASETS: dict[str, DataEntry] = {
         "1x28x28",
         "60000 + 10000",
         "MIT",
-        "torchvision download (Xiao et al. 2017)",
+        "downloaded (Xiao et al. 2017)",
         {"epochs": 5},
     ),
     "kmnist": DataEntry(
@@ -244,7 +244,7 @@ DATASETS: dict[str, DataEntry] = {
         "1x28x28",
         "60000 + 10000",
         "CC BY-SA 4.0",
-        "torchvision download (Clanuwat et al. 2018)",
+        "downloaded (Clanuwat et al. 2018)",
         {"epochs": 5},
     ),
     "cifar10": DataEntry(
@@ -254,7 +254,7 @@ DATASETS: dict[str, DataEntry] = {
         "3x32x32",
         "50000 + 10000",
         "none stated",
-        "torchvision download (Krizhevsky 2009)",
+        "downloaded (Krizhevsky 2009)",
         {"epochs": 10},
     ),
 }

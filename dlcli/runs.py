@@ -6,23 +6,25 @@
       run.json        status, times, best metric, command line, versions
       metrics.csv     a row an evaluation or log interval
       log.txt         what the console said
-      lock            held by the process that trains
+      lock            marks the folder as ours; held by the process that trains
       checkpoints/    best-STEP/ and last-STEP/
       eval/           what `dlcli eval` measured
+    runs/.trash/      runs that were removed (see trash.py)
 
 The files are the database. A run's status is derived: "running" in run.json counts only while the lock is
 held, which ends with the process however it dies.
 """
 
+import contextlib
 import csv
 import errno
 import fcntl
 import io
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +33,22 @@ from typing import Any, BinaryIO
 from dlcli.config import FORMAT, MOST_THREADS, TrainConfig
 from dlcli.documents import BEST, COUNT, NUMBER, TABLE, TEXT, TIME, WHOLE, Kind, check, list_of, optional
 from dlcli.errors import BusyError, DlcliError, ResourceError, RunError
-from dlcli.files import append_line, open_regular, read_json, told_as_damage, truncate, write_json
+from dlcli.files import (
+    append_line,
+    flush_folder,
+    flushed_size,
+    make_folder,
+    open_regular,
+    read_json,
+    sweep,
+    told_as_damage,
+    truncate,
+    write_json,
+)  # fmt: skip
+
+# What the lock of a run begins with, so that no other folder is ever taken for one of ours.
+MARK = b"a run of dlcli\n"
+TRASH = ".trash"
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _LONGEST_PATH = 4096
@@ -79,11 +96,11 @@ class Run:
 
     @classmethod
     def create(cls, root: str | Path) -> "Run":
-        """A new folder with the next free number. `mkdir` decides between processes that start at once."""
+        """A new folder with a number that no run has had. `mkdir` decides between processes that start at once."""
         root = Path(root)
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            number = max(_numbers(root), default=0) + 1
+            make_folder(root)
+            number = _highest(root) + 1
             while True:
                 try:
                     (root / str(number)).mkdir()
@@ -91,7 +108,13 @@ class Run:
                 except FileExistsError:
                     number += 1
             run = cls(root, number)
-            run.checkpoints.mkdir()
+            try:
+                (run.path / "lock").write_bytes(MARK)
+                run.checkpoints.mkdir()
+                flush_folder(root)
+            except OSError:
+                shutil.rmtree(run.path, ignore_errors=True)
+                raise
         except OSError as error:
             raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
         return run
@@ -128,21 +151,27 @@ class Run:
 
     def info(self) -> dict[str, Any]:
         """run.json as it stands; `status` derived."""
+        info = self._read_info()
+        if info["status"] == "running" and not self.is_locked():
+            info = self._read_info()  # it may have ended since it was read: the last word comes before the lock goes
+            if info["status"] == "running":
+                info["status"] = "dead"
+        return info
+
+    def _read_info(self) -> dict[str, Any]:
         info = read_json(self.path / "run.json")
         if not isinstance(info, dict) or "status" not in info:
             raise RunError(f"{self.path / 'run.json'} is damaged: it has no status")
         with told_as_damage(self.path / "run.json"):
             check(info, _INFO)
             check(info.get("best") or {}, BEST)
-        if info["status"] == "running" and not self.is_locked():
-            info["status"] = "dead"
         return info
 
     def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
         """What a later command found, as FOLDER/NAME.json."""
         path = self.path / folder / f"{name}.json"
         try:
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
             if path.parent.is_symlink():
                 raise OSError(errno.EINVAL, f"{path.parent} is a symbolic link")
         except OSError as error:
@@ -154,7 +183,7 @@ class Run:
 
     def append_metrics(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
         """Add a row; the header comes with the first. What is undefined stays empty."""
-        if not self.metrics_file.exists():
+        if not self.metrics_file.exists() or not self.metrics_file.stat().st_size:
             append_line(self.metrics_file, _csv_line(columns))
         append_line(self.metrics_file, _csv_line(["" if row.get(c) is None else row[c] for c in columns]))
 
@@ -186,9 +215,8 @@ class Run:
                 yield line.decode()
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files that grow, for `cut_back`."""
-        files = {"metrics_bytes": self.metrics_file, "log_bytes": self.log_file}
-        return {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
+        """Bytes of the files that grow, for `cut_back`; on the disk before a checkpoint speaks of them."""
+        return {"metrics_bytes": flushed_size(self.metrics_file), "log_bytes": flushed_size(self.log_file)}
 
     def cut_back(self, sizes: Mapping[str, Any]) -> None:
         """Take away what was written after a checkpoint with these `sizes`: it will be written again."""
@@ -202,11 +230,16 @@ class Run:
 
     # the lock
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run; BusyError (exit 9) when another process does."""
+        """Hold the run; BusyError (exit 9) when another process does, RunError when there is no such run any more.
+
+        What an earlier holder that was killed has left half written is cleared away.
+        """
         try:
             descriptor = open_regular(self.path / "lock", os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            raise RunError(f"there is no run {self} any more: it was moved or deleted") from None
         except OSError as error:
             raise RunError(f"{self.path / 'lock'} cannot be opened: {error.strerror}") from None
         try:
@@ -218,9 +251,20 @@ class Run:
                     if attempt == 4:
                         raise BusyError(f"{self} is being trained by another process") from None
                     time.sleep(0.02)
+            if not self._holds(descriptor):
+                raise RunError(f"there is no run {self} any more: it was moved or deleted")
+            sweep(self.path)
+            sweep(self.checkpoints)
             yield
         finally:
             os.close(descriptor)
+
+    def _holds(self, descriptor: int) -> bool:
+        """Whether this open lock is still that of the run: the folder may have been moved while we waited for it."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.path / "lock"))
+        except FileNotFoundError:
+            return False
 
     def is_locked(self) -> bool:
         try:
@@ -242,11 +286,12 @@ def all_runs(root: str | Path) -> list[Run]:
     return [Run(root, number) for number in sorted(_numbers(root), reverse=True)]
 
 
-def find(text: str, root: str | Path) -> list[Run]:
+def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[Run]:
     """The runs that `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss` or `40:45` names, in that order.
 
     RunError (exit 4) when there is none. best: looks at the best validation metric of finished runs that
     watched that metric; whether more is better was recorded with it.
+    listed_by: the command that shows what there is, for the error.
     """
     root = Path(root)
     if text == "latest":
@@ -260,7 +305,7 @@ def find(text: str, root: str | Path) -> list[Run]:
     if colon and _NUMBER.fullmatch(low) and _NUMBER.fullmatch(high):
         runs = [run for run in reversed(all_runs(root)) if int(low) <= run.number <= int(high)]
         if not runs:
-            raise RunError(f"there is no run from {low} to {high} in {root}: see `dlcli runs`")
+            raise RunError(f"there is no run from {low} to {high} in {root}: see `{listed_by}`")
         return runs
     path = root / text if _NUMBER.fullmatch(text) else Path(text)
     if not _NUMBER.fullmatch(path.name) or len(text) > _LONGEST_PATH or _climbs(path):
@@ -270,7 +315,7 @@ def find(text: str, root: str | Path) -> list[Run]:
     except OSError:  # a name that is too long for the file system
         there = False
     if not there:
-        raise RunError(f"there is no run {text} in {path.parent}: see `dlcli runs`")
+        raise RunError(f"there is no run {text} in {path.parent}: see `{listed_by}`")
     return [Run(path.parent, int(path.name))]
 
 
@@ -309,6 +354,14 @@ def _best(metric: str, root: Path) -> Run:
         known = f"; the runs here watched {', '.join(sorted(watched))}" if watched else ""
         raise RunError(f"no run in {root} has a best {metric}{known}")
     return best[1]
+
+
+def _highest(root: Path) -> int:
+    """The highest number that a run has had, be it in the trash or purged: no number means two runs."""
+    numbers = [0, *_numbers(root), *_numbers(root / TRASH)]
+    with contextlib.suppress(RunError, ValueError, TypeError):
+        numbers.append(int(read_json(root / TRASH / "purged.json")["highest"]))
+    return max(numbers)
 
 
 def _numbers(root: Path) -> list[int]:

@@ -40,7 +40,9 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ResourceError, match=r"^cannot write .*/a\.json: No space left on device \(\d+ MB free\)$"):
+    with pytest.raises(
+        ResourceError, match=r"^cannot write .*/a\.json: No space left on device \(0\.000 MB needed, [\d.]+ MB free\)$"
+    ):
         files.write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

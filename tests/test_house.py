@@ -14,10 +14,13 @@ FLOORS = {
     "config": 2, "models": 2, "data": 2, "tasks": 2, "training.devices": 2, "training.optimizers": 2,
     "training.schedules": 2, "training.checkpoint": 2, "training.tensors": 2,
     "runs": 3,
-    "experiment": 4, "summary": 4, "gradcheck": 5,
+    "experiment": 4, "summary": 4, "trash": 4, "gradcheck": 5,
     "evaluation": 5, "prediction": 5, "estimate": 5,
-    "training.state": 5, "training.saver": 6, "training.provenance": 5, "training.loop": 7,
-    "cli": 8,
+    "training.state": 5, "training.provenance": 5,
+    "training.saver": 6, "training.watch": 6, "training.compiling": 6,
+    "training.loop": 7,
+    "checks": 8,
+    "cli": 9,
 }  # fmt: skip
 # What others of floor 1 rest on; these rest on nothing but each other.
 GROUND = {"errors", "documents", "spec"}

@@ -24,7 +24,11 @@ COMMANDS = {
         "dlcli.cli.gradcheck:gradcheck",
         "Compare a model's derivatives with numeric ones, and name the module that is wrong.",
     ),
-    "runs": ("dlcli.cli.runs:app", "List all runs, newest first; `runs show RUN` tells all of one."),
+    "check": (
+        "dlcli.cli.check:app",
+        "Prove a promise on this machine: exact resume, determinism, a sound installation.",
+    ),
+    "runs": ("dlcli.cli.runs:app", "List all runs, newest first; `runs show | rm | restore | purge RUN`."),
     "models": ("dlcli.cli.listing:models", "List the built-in models."),
     "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),
     "recipes": ("dlcli.cli.recipes:recipes", "List the recipes: dlcli train --config recipe:NAME."),

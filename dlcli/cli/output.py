@@ -9,8 +9,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -95,6 +96,12 @@ def say(line: str) -> None:
         pass
 
 
+def tell_damage(damage: Iterable[str]) -> None:
+    """Checkpoints that could not be used, so that an older one was."""
+    for sentence in damage:
+        say(f"{sentence}: an older checkpoint is used")
+
+
 def plain(value: str) -> str:
     """Text from data and files without control characters, so that it cannot move a terminal's cursor."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
@@ -130,6 +137,28 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def byte_size(count: int) -> str:
+    """`512 B`, `3.4 kB`, `1.2 MB`, `5.0 GB`."""
+    if count < 1000:
+        return f"{count} B"
+    value, units = count / 1000, ["kB", "MB", "GB", "TB"]
+    while value >= 999.95 and len(units) > 1:
+        value /= 1000
+        del units[0]
+    return f"{value:,.1f} {units[0]}"
+
+
+def age(started: str | None) -> str:
+    """Time since an ISO date in its largest unit: `3d`, `7s`."""
+    if started is None:
+        return "-"
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"
 
 
 def to_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

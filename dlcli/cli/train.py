@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunsDir
-from dlcli.cli.output import Column, Format, Reporter, choose_format, emit, number, print_json, say, write
+from dlcli.cli.output import Column, Format, Reporter, choose_format, duration, emit, number, print_json, say, write
 from dlcli.cli.settings import resolve, with_settings
 from dlcli.errors import ConfigError
 
@@ -72,8 +72,10 @@ def train(
         emit(rows, columns, format=format, document={r["what"]: r["value"] for r in rows})
         return
 
+    from dlcli.estimate import check_space
     from dlcli.runs import Run
 
+    check_space(built, runs_dir)
     run = Run.create(runs_dir)
     with Reporter(quiet=quiet) as reporter, stop_signals() as stop:
         show(run, built, reporter, stop, lines=_opening(run, built))
@@ -105,10 +107,11 @@ def finish(run: Any, built: Any, stop: "Stop", *, format: Format, quiet: bool, p
     from dlcli.summary import row
 
     result = row(run)
-    closing = _closing(run, built, result)
-    run.log(closing)
-    if not quiet:
-        say(closing)
+    lines = [_closing(run, built, result), *_compilation(run.info().get("compile"))]
+    for line in lines:
+        run.log(line)
+        if not quiet:
+            say(line)
     if print_:
         write(f"{run.number if print_ == 'run' else run.path}\n")
     else:
@@ -179,6 +182,15 @@ def _closing(run: Any, built: Any, result: dict[str, Any]) -> str:
     early = f" early, without a better one for {built.config.patience} evaluations" if result["reason"] else ""
     best = f": best {result['metric']} {number(result['best'])} in epoch {result['best_epoch']}"
     return f"{result['status']}{early}{best if result['metric'] else ''}; measure it: dlcli eval {run.path}"
+
+
+def _compilation(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    verdict = "paid for itself" if found["paid"] else "did not pay for itself"
+    return [
+        f"compile {verdict}: {duration(found['seconds'])} of training, about {duration(found['eager_seconds'])} without"
+    ]
 
 
 def command_line() -> str:

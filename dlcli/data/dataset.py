@@ -288,4 +288,5 @@ def _fingerprint(source: Source) -> str:
         else:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().data)
+    digest.update(source.alphabet.encode("utf-8", "surrogatepass"))  # what the tokens of a text stand for
     return digest.hexdigest()

@@ -4,8 +4,8 @@
     checkpoints/last-600/     the same, and training.safetensors, from which a training goes on
 
 A name says what it is and at which step (`last-600-2` is the second one at that step). A folder appears
-whole or not at all (see files.py) and older ones of the same role go only after that, so there is always one
-to read: the newest whose manifest verifies.
+whole or not at all (see files.py) and older ones go only after that (`retain`), so there is always one to
+read: the newest whose manifest verifies.
 """
 
 import contextlib
@@ -48,6 +48,7 @@ class Checkpoint:
     """role: best or last. weights: name -> tensor, on the CPU. state: epoch, step, metrics.
 
     training: what only a resume needs, as tensors; a last one has it, a best one has not.
+    damage: of newer ones that had to be passed over, a sentence each.
     """
 
     role: str
@@ -55,6 +56,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     state: dict[str, Any]
     training: dict[str, Tensor] | None = None
+    damage: tuple[str, ...] = ()
 
 
 def save(
@@ -65,18 +67,49 @@ def save(
     state: Mapping[str, Any],
     training: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write the checkpoint `role`-STEP into `folder` and remove older ones of that role.
+    """Write the checkpoint `role`-STEP into `folder`.
 
     weights: may be another checkpoint, whose weights are these: their bytes are not written again.
     """
-
     contents: dict[str, bytes | Path] = {
         "model.safetensors": weights / "model.safetensors" if isinstance(weights, Path) else _serialised(weights)
     }
     if training is not None:
         contents["training.safetensors"] = _serialised(training)
     contents["state.json"] = to_json(dict(state)).encode()
-    return _commit(folder, role, state["step"], contents)
+    path, again = folder / f"{role}-{state['step']}", 1
+    while path.exists():  # the same step saved again: the older one stays until the newer is there
+        again += 1
+        path = folder / f"{role}-{state['step']}-{again}"
+    write_folder(path, contents)
+    return path
+
+
+def retain(folder: Path, newest: Path, *, keep_last: int) -> None:
+    """Remove the checkpoints that `newest`, a last one that has just been written, makes superfluous.
+
+    Kept are the `keep_last` newest last ones, the newest best one, and those that were the best for a last
+    one that is kept: who has to fall back on that finds its best as well. Those of later steps are of a
+    course that was left (or they are damaged, or the training would have gone on from there): they go.
+    """
+    step = _step(newest)
+    # Of several at one step the newest counts: in a dict it comes last.
+    lasts, bests = (
+        {_step(path): path for path in reversed(_existing(folder, role)) if _step(path) <= step}
+        for role in ("last", "best")
+    )
+    kept = {lasts[s] for s in sorted(lasts)[-keep_last:]}
+    wanted = {_best_step(path) for path in kept} | {max(bests, default=None)}
+    kept |= {path for s, path in bests.items() if s in wanted}
+    for role in ("last", "best"):
+        for path in _existing(folder, role):
+            if path not in kept:
+                _remove(path)
+
+
+def exists(folder: Path, role: str) -> bool:
+    """Whether there is one of that role, intact or not."""
+    return bool(_existing(folder, role))
 
 
 def load(
@@ -105,7 +138,7 @@ def load(
         if fits is not None:
             fits(path, outline)
         try:
-            return _read(role, path, digests, outline, with_training=with_training)
+            return _read(role, path, digests, outline, with_training=with_training, damage=tuple(damage))
         except RunError as error:
             damage.append(str(error))
     if damage:
@@ -114,7 +147,13 @@ def load(
 
 
 def _read(
-    role: str, path: Path, digests: Mapping[str, str], outline: Mapping[str, Tensor], *, with_training: bool
+    role: str,
+    path: Path,
+    digests: Mapping[str, str],
+    outline: Mapping[str, Tensor],
+    *,
+    with_training: bool,
+    damage: tuple[str, ...],
 ) -> Checkpoint:
     """A checkpoint whose manifest, and the outline of whose weights, are sound. RunError when the rest is not."""
     _need(path, "state.json", digests)
@@ -135,7 +174,7 @@ def _read(
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise RunError(f"{path / 'model.safetensors'} is damaged: {name[:80]} is not finite")
-    return Checkpoint(role, path, weights, state, training)
+    return Checkpoint(role, path, weights, state, training, damage)
 
 
 def _need(path: Path, name: str, digests: Mapping[str, str]) -> None:
@@ -153,18 +192,6 @@ def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
 
 
-def _commit(folder: Path, role: str, step: int, contents: Mapping[str, bytes | Path]) -> Path:
-    path, again = folder / f"{role}-{step}", 1
-    while path.exists():  # the same step saved again: the older one stays until the newer is there
-        again += 1
-        path = folder / f"{role}-{step}-{again}"
-    write_folder(path, contents)
-    for older in _existing(folder, role):
-        if older != path:
-            _remove(older)
-    return path
-
-
 def _existing(folder: Path, role: str) -> list[Path]:
     """Newest first."""
     if folder.is_symlink():
@@ -176,6 +203,18 @@ def _existing(folder: Path, role: str) -> list[Path]:
             if match and match[1] == role and entry.is_dir(follow_symlinks=False):
                 found.append((int(match[2]), int(match[3] or 1), Path(entry.path)))
     return [path for *_, path in sorted(found, reverse=True)]
+
+
+def _step(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def _best_step(path: Path) -> int | None:
+    """The step of what was the best when the last checkpoint `path` was written."""
+    try:
+        return int(read_json(path / "state.json")["training"]["best"]["step"])
+    except (RunError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _remove(path: Path) -> None:

@@ -100,6 +100,18 @@ def set_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
+def set_deterministic(wanted: bool) -> None:
+    """Only algorithms that give the same bits each time; an operation that has none raises RuntimeError.
+
+    Must run before CUDA is used: cuBLAS reads its environment then.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if wanted != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(wanted)  # imports torch._dynamo, more than a second
+    torch.backends.cudnn.deterministic = wanted
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
     """The context for a forward pass."""
     if precision in ("fp32", "tf32"):
