@@ -88,13 +88,18 @@ def evaluate(
 ) -> Report:
     """Measure a run's checkpoint and write eval/SPLIT.json into the run.
 
-    data: another data set of the same shape, normalised as the run's own; its record is eval/SPLIT-DATA.json.
+    data: a data set of the same shape, normalised as the run's own; of another one the record is
+        eval/SPLIT-DATA.json. Without it, the run's data must be what they were at the training, else DataError.
     """
     restored = experiment.restore(run, role=checkpoint, device=device)
     config = restored.config
     dataset = experiment.load_data(
-        config, device=restored.device, name=data, preprocessing=restored.preprocessing
-    )  # fmt: skip
+        config,
+        device=restored.device,
+        name=data,
+        preprocessing=restored.preprocessing,
+        fingerprint=run.data().get("fingerprint") if data is None else None,
+    )
     part = dataset.split(split)
     measures = measure(
         restored.model,

@@ -104,15 +104,16 @@ def watched(folder: Path, before: Hook) -> Iterator[None]:
     real_open = builtins.open
 
     def any_open(path: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        found = None if isinstance(path, int) else full(path, None)
+        found = full(path, None)
         if found is None or not found.is_relative_to(folder) or named.get("opener"):
             return real_open(path, mode, *rest, **named)
-        if not set(mode) & set("wxa+"):
-            see("read", path)
+        writes = set(mode) & set("wxa+")
+        if not isinstance(path, int):  # otherwise it was seen when it was opened
+            see("open" if writes else "read", path)
+        if not writes:
             file = real_open(path, mode, *rest, **named)
             names[file.fileno()] = found
             return file
-        see("open", path)
         file = real_open(path, mode, *rest, **named)
         names[file.fileno()] = found
         if "w" in mode:
@@ -146,6 +147,10 @@ class _File:
                 self._file.write(part)
                 self._file.flush()
         return len(content)
+
+    def truncate(self, size: int) -> None:
+        self._see("truncate", self._path, size=size)
+        self._file.truncate(size)
 
     def close(self) -> None:
         if not self._file.closed:

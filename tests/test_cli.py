@@ -246,7 +246,7 @@ def test_settings_by_precedence(dlcli: Dlcli, tmp_path: Path) -> None:
         (["train", "cnn", "--config", "no.toml"], 2, "config file no.toml cannot be read: No such file or directory"),
         (["train"], 2, "no model is given: name one, as in `dlcli train cnn`"),
         (["train", "nowhere:Net"], 2, "no module 'nowhere' on the Python path, needed for 'nowhere:Net'"),
-        (["train", "rnn", "--data", "text:no.txt"], 3, "text file {cwd}/no.txt does not exist or is no file"),
+        (["train", "rnn", "--data", "text:no.txt"], 3, "{cwd}/no.txt does not exist"),
         (["train", "cnn", "--device", "cuda:99"], 6, "device = cuda:99, but this machine has"),
         (["train", "cnn", "--device", "gpu"], 2, "unknown device 'gpu': use auto, cpu, cuda, cuda:N or mps"),
         (["eval", "42"], 4, "there is no run 42 in runs: see `dlcli runs`"),

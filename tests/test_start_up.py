@@ -44,6 +44,7 @@ def call(*words: str) -> str:
                 "predict",
                 "generate",
                 "gradcheck",
+                "check",
                 "runs",
                 "listing",
                 "recipes",
@@ -57,7 +58,16 @@ def test_light_files_import_nothing_heavy(module: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("--help",), ("--version",), ("train", "--help"), ("runs",), ("models",), ("datasets", "--json"), ("recipes",)],
+    [
+        ("--help",),
+        ("--version",),
+        ("train", "--help"),
+        ("check", "--help"),
+        ("runs",),
+        ("models",),
+        ("datasets", "--json"),
+        ("recipes",),
+    ],
     ids=" ".join,
 )
 def test_light_commands_import_nothing_heavy(words: tuple[str, ...], tmp_path: object) -> None:
