@@ -100,14 +100,9 @@ class Run:
         root = Path(root)
         try:
             make_folder(root)
-            number = _highest(root) + 1
-            while True:
-                try:
-                    (root / str(number)).mkdir()
-                    break
-                except FileExistsError:
-                    number += 1
-            run = cls(root, number)
+            run = cls(root, _highest(root) + 1)
+            while not run._take_number():
+                run = cls(root, max(run.number, _highest(root)) + 1)
             try:
                 (run.path / "lock").write_bytes(MARK)
                 run.checkpoints.mkdir()
@@ -118,6 +113,17 @@ class Run:
         except OSError as error:
             raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
         return run
+
+    def _take_number(self) -> bool:
+        """Make the folder, unless the number is taken: by an entry here, or by a run that has just been removed."""
+        try:
+            self.path.mkdir()
+        except FileExistsError:
+            return False
+        if _highest_removed(self.root) < self.number:
+            return True
+        self.path.rmdir()
+        return False
 
     # config.json, data.json, run.json
 
@@ -357,9 +363,14 @@ def _best(metric: str, root: Path) -> Run:
 
 
 def _highest(root: Path) -> int:
-    """The highest number that a run has had, be it in the trash or purged: no number means two runs."""
-    numbers = [0, *_numbers(root), *_numbers(root / TRASH)]
-    with contextlib.suppress(RunError, ValueError, TypeError):
+    """The highest number that a run has had: no number ever means two runs."""
+    return max([0, *_numbers(root), _highest_removed(root)])
+
+
+def _highest_removed(root: Path) -> int:
+    """Of the runs in the trash and the purged ones."""
+    numbers = [0, *_numbers(root / TRASH)]
+    with contextlib.suppress(RunError, ValueError, TypeError, KeyError):
         numbers.append(int(read_json(root / TRASH / "purged.json")["highest"]))
     return max(numbers)
 
