@@ -16,6 +16,7 @@ FLOORS = {
     "runs": 3,
     "experiment": 4, "summary": 4, "gradcheck": 5,
     "evaluation": 5, "prediction": 5, "estimate": 5,
+    "export": 6,
     "training.state": 5, "training.saver": 6, "training.provenance": 5, "training.loop": 7,
     "cli": 8,
 }  # fmt: skip

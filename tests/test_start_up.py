@@ -42,6 +42,7 @@ def call(*words: str) -> str:
                 "evaluate",
                 "predict",
                 "generate",
+                "export",
                 "gradcheck",
                 "runs",
                 "listing",
