@@ -7,6 +7,7 @@ import typer
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
 from dlcli.cli.output import Column, choose_format, emit, say
 from dlcli.errors import CheckError, ConfigError
+from dlcli.export.formats import FORMATS, check_formats
 
 
 def export(
@@ -45,30 +46,31 @@ def export(
     format = choose_format(json=json, csv=csv, md=md)
     if everything and formats is not None:
         raise ConfigError("--all and --format exclude each other: choose one")
+    names = list(FORMATS) if everything else [name.strip() for name in (formats or "onnx").split(",")]
+    check_formats(names, half=half, quantize=quantize)
     from dlcli.runs import find_one
 
     found = find_one(run, runs_dir)
     from dlcli.export import exporter
 
-    names = list(exporter.FORMATS) if everything else (formats or "onnx").split(",")
     outcomes = []
     for outcome in exporter.export(found, names, half=half, quantize=quantize, raw=raw, tolerance=tolerance):
         if outcome.error is None and outcome.record is not None:
             say(f"{outcome.name}: wrote {found.path / 'export' / outcome.record['file']}")
         outcomes.append(outcome)
     rows = [_row(outcome) for outcome in outcomes]
-    metric = next((o.record["parity"]["metric"] for o in outcomes if o.record is not None), "metric")
+    compared = [o.record["parity"] for o in outcomes if o.record is not None and "metric" in o.record["parity"]]
     emit(
         rows,
-        _columns(metric),
+        _columns(compared[0]["metric"] if compared else "metric"),
         format=format,
-        title=_title(found, outcomes),
+        title=_title(found, compared),
         document={"run": str(found), "exports": [_document(outcome) for outcome in outcomes]},
     )
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     if errors:
         kind = CheckError if any(isinstance(error, CheckError) for error in errors) else type(errors[0])
-        raise kind("; ".join(map(str, errors)))
+        raise kind("; ".join(dict.fromkeys(map(str, errors))))
 
 
 def _columns(metric: str) -> list[Column]:
@@ -92,16 +94,20 @@ def _row(outcome: Any) -> dict[str, Any]:
     if outcome.record is None:
         return {"name": outcome.name, "parity": f"none: {outcome.error}"}
     record, parity = outcome.record, outcome.record["parity"]
+    verdict = "holds" if parity["holds"] else "DOES NOT HOLD"
     row = {
         "name": outcome.name,
         "size": record["size"],
         "memory": record["memory"],
-        "max_relative_difference": parity["max_relative_difference"],
-        "agreement": parity["agreement"],
-        "trained": parity["trained"].get(parity["metric"]),
-        "exported": parity["exported"].get(parity["metric"]),
-        "parity": f"holds; {record['note']}" if parity["holds"] and record["note"] else _verdict(parity["holds"]),
+        "parity": f"{verdict}; {record['note']}" if record["note"] else verdict,
     }
+    if "metric" in parity:  # it ran
+        row |= {
+            "max_relative_difference": parity["max_relative_difference"],
+            "agreement": parity["agreement"],
+            "trained": parity["trained"].get(parity["metric"]),
+            "exported": parity["exported"].get(parity["metric"]),
+        }
     for size, times in record["latency"].items():
         row |= {f"batch_{size}": times["exported"], f"speedup_{size}": times["speedup"]}
     return row
@@ -112,15 +118,10 @@ def _document(outcome: Any) -> dict[str, Any]:
     return {"name": outcome.name, **(outcome.record or {}), **error}
 
 
-def _title(run: Any, outcomes: list[Any]) -> str:
-    compared = [outcome.record["parity"] for outcome in outcomes if outcome.record is not None]
+def _title(run: Any, compared: list[dict[str, Any]]) -> str:
     if not compared:
         return str(run)
     return f"{run}: against the trained model on {compared[0]['split']}, {compared[0]['samples']:,} samples"
-
-
-def _verdict(holds: bool) -> str:
-    return "holds" if holds else "DOES NOT HOLD"
 
 
 def _megabytes(value: int | None) -> str:

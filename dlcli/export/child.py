@@ -16,10 +16,7 @@ _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from dlcli.export.runtime 
 
 
 class Child:
-    """A context manager. what: the artifact, as sentences call it."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
+    """A context manager. Its sentences say `it` of the artifact."""
 
     def __enter__(self) -> "Child":
         self._errors = tempfile.TemporaryFile()
@@ -52,17 +49,17 @@ class Child:
             raise self._gone()
         answer = json.loads(line)
         if "error" in answer:
-            raise CheckError(f"{self.what} does not run: {_short(answer['error'])}")
+            raise CheckError(f"its runtime refuses it: {_short(answer['error'])}")
         return answer["found"]
 
     def _gone(self) -> ResourceError | CheckError:
         code = self._process.wait()
         if code == -9:
-            return ResourceError(f"the process that checks {self.what} was killed: is there enough memory?")
+            return ResourceError("the process that opened the artifact was killed: is there enough memory?")
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         how = f"signal {-code}" if code < 0 else f"exit {code}"
-        return CheckError(f"{self.what} crashes its runtime ({how}{': ' + _short(lines[-1]) if lines else ''})")
+        return CheckError(f"it crashes its runtime ({how}{': ' + _short(lines[-1]) if lines else ''})")
 
 
 def _short(text: str) -> str:

@@ -7,12 +7,13 @@ An artifact that is not the trained model is not kept, nor is an older one under
 one that its record vouches for.
 """
 
+import hashlib
 import importlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,15 @@ import torch
 from torch import nn
 
 from dlcli import files
-from dlcli.errors import CheckError, ConfigError, DlcliError, ResourceError, RunError, did_you_mean
+from dlcli.errors import CheckError, DlcliError, ResourceError, RunError
 from dlcli.export import aoti, latency, onnx, parity, pt2, quantize, safetensors
 from dlcli.export.child import Child
+from dlcli.export.formats import FORMATS, check_formats
 from dlcli.export.program import first_line
 from dlcli.export.signature import Signature
 from dlcli.export.subject import Subject
 from dlcli.runs import Run, now
 
-# Format -> ending of its file.
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".aoti.pt2", "safetensors": ".safetensors"}
 _LATENCY_BATCHES = (1, 64)
 
 
@@ -54,23 +54,9 @@ class Made:
     metadata: dict[str, str]
     about: dict[str, Any]
 
-
-def check_formats(formats: Sequence[str], *, half: bool = False, quantize: str | None = None) -> None:
-    """ConfigError (exit 2) unless all these exist and go together."""
-    for name in formats:
-        if name not in FORMATS:
-            raise ConfigError(f"unknown format {name!r}: {did_you_mean(name, FORMATS)}")
-    if not formats:
-        raise ConfigError(f"--format names none: choose of {', '.join(FORMATS)}")
-    if quantize is None:
-        return
-    if quantize != "int8":
-        raise ConfigError(f"--quantize {quantize} is not offered: use int8")
-    if half:
-        raise ConfigError("--half and --quantize exclude each other: choose one")
-    other = [name for name in formats if name != "onnx"]
-    if other:
-        raise ConfigError(f"--quantize int8 is for format onnx, not {', '.join(other)}: use --format onnx")
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
 
 
 def export(
@@ -165,25 +151,32 @@ def _quantized(subject: Subject, content: bytes) -> bytes:
 
 
 def _record(subject: Subject, made: Made, *, name: str, format: str, tolerance: float | None) -> dict[str, Any]:
-    """Open the artifact in a fresh process and measure it there."""
-    digest = sha256(made.content).hexdigest()
-    reference = subject.reference
-    with tempfile.TemporaryDirectory(prefix="dlcli-export-") as temporary, Child(f"{subject.run}: {name}") as child:
+    about = {"name": name, "format": format, "file": None, "size": len(made.content), "sha256": made.sha256}
+    try:
+        measured = _measured(subject, made, format=format, tolerance=tolerance)
+    except CheckError as error:
+        measured = {"parity": {"holds": False, "faults": [str(error)]}, "latency": {}, "memory": None}
+    return {**about, **made.about, **measured, "threads": torch.get_num_threads(), "when": now()}
+
+
+def _measured(subject: Subject, made: Made, *, format: str, tolerance: float | None) -> dict[str, Any]:
+    """What is found of the artifact in a fresh process. CheckError when it does not even run there."""
+    with tempfile.TemporaryDirectory(prefix="dlcli-export-") as temporary, Child() as child:
         folder = Path(temporary)
         artifact, x = folder / f"artifact{FORMATS[format]}", folder / "x.npy"
         artifact.write_bytes(made.content)
-        np.save(x, reference.x, allow_pickle=False)
+        np.save(x, subject.reference.x, allow_pickle=False)
         metadata = child.ask(
             "open",
             format=format,
             path=str(artifact),
-            sha256=digest,
+            sha256=made.sha256,
             threads=torch.get_num_threads(),
             signature=made.signature.as_dict(),
         )
         lost = [key for key, value in made.metadata.items() if metadata.get(key) != value]
         if lost:
-            raise CheckError(f"{subject.run}: {name} does not say what was written into it: {', '.join(lost)}")
+            raise CheckError(f"its metadata has not what was written: {', '.join(lost)}")
         child.ask("time", inputs=str(x), batch_size=_LATENCY_BATCHES[-1])
         memory = child.ask("memory")
         found = parity.compare(child, subject, made.signature, folder=folder, tolerance=tolerance)
@@ -194,26 +187,13 @@ def _record(subject: Subject, made: Made, *, name: str, format: str, tolerance: 
                 lambda size=size: child.ask("time", inputs=str(x), batch_size=size),  # type: ignore[misc]
                 lambda batch=batch: subject.output(batch),  # type: ignore[misc]
             )
-    return {
-        "name": name,
-        "format": format,
-        "file": None,
-        "size": len(made.content),
-        "sha256": digest,
-        **made.about,
-        "parity": found.as_dict(),
-        "latency": times,
-        "threads": torch.get_num_threads(),
-        "memory": memory,
-        "when": now(),
-    }
+    return {"parity": found.as_dict(), "latency": times, "memory": memory}
 
 
 def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str) -> Outcome:
     """The artifact first, then its record: what the record's sha256 names is there. One that failed goes, and so
     does an older one of its name."""
-    path = run.path / "export" / file
-    faults = record["parity"]["faults"]
+    path, faults = run.path / "export" / file, record["parity"]["faults"]
     try:
         path.parent.mkdir(exist_ok=True)
         if faults:
@@ -224,11 +204,8 @@ def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str)
         files.write_bytes(path, made.content)
         record = {**record, "file": file}
     run.write_record("export", name, record)
-    if faults:
-        return Outcome(
-            name, record, CheckError(f"{run}: {name} is not the trained model: {'; '.join(faults)}; it was not kept")
-        )
-    return Outcome(name, record)
+    told = f"{run}: {name} is not the trained model, and was not kept: {'; '.join(faults)}"
+    return Outcome(name, record, CheckError(told) if faults else None)
 
 
 def _compact(value: Any) -> str:

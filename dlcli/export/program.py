@@ -108,11 +108,12 @@ def _forget_sources(program: torch.export.ExportedProgram) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch and its neighbours print, warn and log on the way: stdout is for data."""
+    """Without what torch and its neighbours print, warn and log on the way: what matters, they raise."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
+    nowhere = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -6,7 +6,6 @@ torch.export unrolls nn.GRU for the one length that it sees. B batch, T steps, I
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._higher_order_ops.scan import scan
 
 
 def with_scans(model: nn.Module) -> nn.Module:
@@ -49,13 +48,15 @@ class _Layer(nn.Module):
         self.input_bias, self.state_bias = input_bias, state_bias
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        from torch._higher_order_ops.scan import scan  # brings torch's compiler, which takes seconds
+
         batch, hidden = x.shape[0], state.shape[1]
-        # The loop computes in float32 also where the weights are float16: ONNX Runtime crashes on a float16 loop.
-        state_weight, state_bias = self.state_weight.float(), self.state_bias.float()
 
         def step(state: Tensor, of_input: Tensor) -> tuple[Tensor, Tensor]:
-            # The view changes nothing, but names the batch: AOTInductor must know it inside the loop.
-            of_state = F.linear(state.view(batch, hidden), state_weight, state_bias)
+            # The view changes nothing, but names the batch: AOTInductor must know it inside the loop. Weights are
+            # read from self: as variables of the outer function they would make torch fix the batch in a second
+            # layer. The loop computes in float32 also with float16 weights: ONNX Runtime crashes on a float16 loop.
+            of_state = F.linear(state.view(batch, hidden), self.state_weight.float(), self.state_bias.float())
             input_reset, input_update, input_new = of_input.chunk(3, -1)
             state_reset, state_update, state_new = of_state.chunk(3, -1)
             reset = torch.sigmoid(input_reset + state_reset)
