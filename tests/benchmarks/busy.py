@@ -15,10 +15,10 @@ from tests.benchmarks.report import cells, markdown, run
 TITLE = "A busy core"
 ROUNDS = 3
 ABOUT = """
-Training speed of dlcli relative to one thread on the quiet machine (`--threads 1`), while the machine is quiet and while
-another process keeps one core busy; the columns are values of `GOMP_SPINCOUNT`, which says how long an OpenMP thread
-waits for the others by spinning before it gives up its core. *own* is what `dlcli` takes by itself. At least 0.7 is
-wanted of a busy machine. (Only the other process is bound to a core. The noise is that of the quiet measurements.)
+Training speed of dlcli relative to one thread on the quiet machine (`--threads 1`), while the machine is quiet and
+while another process keeps one core busy; the columns are values of `GOMP_SPINCOUNT`, which says how long an OpenMP
+thread waits for the others by spinning before it gives up its core. *own* is what `dlcli` takes by itself. At least 0.7
+is wanted of a busy machine. (Only the other process is bound to a core. The noise is that of the quiet measurements.)
 """
 
 SPINS = ("own", "unset", "10000", "1000", "0")

@@ -5,6 +5,8 @@ step, no logging at all. compute: one fixed batch again and again. dlcli: what `
 there: making the run, epochs, progress, metrics, log, and checkpoints until they are on the disk.
 """
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -181,7 +183,8 @@ def ours(work: Work, after_step: Callable[[], None] = nothing) -> Loop:
     built = experiment.build(config(work))
     part = built.dataset.test if work.model in IMAGES else built.dataset.train
     assert len(built.dataset.train) == work.samples and part is not None and len(part) == work.evaluated
-    runs = tempfile.TemporaryDirectory()
+    runs = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, runs)
 
     class Asked(Stop):
         def reason(self) -> str | None:
@@ -190,7 +193,7 @@ def ours(work: Work, after_step: Callable[[], None] = nothing) -> Loop:
 
     def train() -> None:
         with Reporter(quiet=False) as reporter:
-            show(Run.create(runs.name), built, reporter, Asked(), lines=[])
+            show(Run.create(runs), built, reporter, Asked(), lines=[])
         _wait(built.device)
 
     def evaluate() -> float:

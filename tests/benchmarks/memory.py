@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ are allowed above the tight loop, which normalises in place and holds the data o
 """
 
 _ROWS = (("mlp", 100, data.ALL), ("cnn", 64, 10_000), ("cnn", 1024, 10_000))
-_LOOPS = ("textbook", "tight", "dlcli")
+_LOOPS = ("tight", "dlcli")
 
 
 def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
@@ -29,10 +30,11 @@ def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
             yield {"name": name, "peak_mb": peaks, "noise": 1.0, "quiet": True}
 
 
-def answer(peer: str, model: str, batch_size: int, samples: int, *words: str, python: str = "") -> dict[str, Any]:
+def answer(peer: str, model: str, batch_size: int, samples: int, *words: str) -> dict[str, Any]:
     """What a peer's process says of itself (see peers/stopwatch.py)."""
-    command = [python or sys.executable, "-m", f"tests.benchmarks.peers.{peer}", "--model", model]
-    command += ["--batch-size", str(batch_size), "--samples", str(samples), "--test", str(data.TEST), *words]
+    command = [sys.executable, "-m", f"tests.benchmarks.peers.{peer}", "--model", model]
+    command += ["--batch-size", str(batch_size), "--samples", str(samples), "--test", str(data.TEST)]
+    command += ["--started", str(time.perf_counter()), *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])} failed:\n{done.stderr}")

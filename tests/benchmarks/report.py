@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.benchmarks.noise import BOUND, Guard
 
-PARTS = ("throughput", "growth", "processes", "startup", "memory", "busy", "cost", "peers", "cuda")
+PARTS = ("throughput", "growth", "processes", "startup", "memory", "busy", "cost", "trainers", "cuda")
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
 _INTRO = f"""# Benchmarks

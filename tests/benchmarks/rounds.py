@@ -7,6 +7,8 @@ from typing import Any
 
 from tests.benchmarks.noise import Guard
 
+Job = Callable[[], float | Mapping[str, float]]
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -33,19 +35,23 @@ class Comparison:
         return {"noise": round(self.noise, 3), "quiet": self.quiet, "median": medians, "values": self.values}
 
 
-def compare(jobs: Mapping[str, Callable[[], float]], *, rounds: int, guard: Guard) -> Comparison:
-    """Run all jobs in turn until `rounds` rounds were quiet, but no more than twice as many rounds."""
+def compare(jobs: Mapping[str, Job], *, rounds: int, guard: Guard) -> Comparison:
+    """Run all jobs in turn until `rounds` rounds were quiet, but no more than twice as many rounds.
+
+    A job returns its value, or several by name, which are then called `JOB NAME`.
+    """
     kept: list[tuple[float, dict[str, float]]] = []
     dropped: list[tuple[float, dict[str, float]]] = []
     while len(kept) < rounds and len(kept) + len(dropped) < 2 * rounds:
-        values = {}
+        values: dict[str, float] = {}
         for name, job in jobs.items():
             guard.probe()
-            values[name] = job()
+            found = job()
+            values |= {f"{name} {n}": v for n, v in found.items()} if isinstance(found, Mapping) else {name: found}
         guard.probe()
         noise = guard.take()
         (kept if noise <= guard.bound else dropped).append((noise, values))
     quiet = len(kept) == rounds
     used = kept if quiet else kept + dropped
     noise = max(n for n, _ in used) if quiet else statistics.median(n for n, _ in used)
-    return Comparison({name: [values[name] for _, values in used] for name in jobs}, noise, quiet)
+    return Comparison({name: [values[name] for _, values in used] for name in used[0][1]}, noise, quiet)

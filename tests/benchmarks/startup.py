@@ -74,7 +74,10 @@ def _process(*words: str) -> float:
 
 
 def _output(*words: str) -> str:
-    return subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} failed:\n{done.stderr}")
+    return done.stdout
 
 
 def table(rows: list[dict[str, Any]]) -> str:

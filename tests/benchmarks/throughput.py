@@ -17,8 +17,9 @@ ABOUT = """
 Samples a second (of text, rows of 128 characters), float32. *textbook*: torchvision, DataLoader, torch.optim, as in an
 article; *2 workers*: with `num_workers=2`. *tight*: tensors in memory, a permutation, a plain step, no logging at all.
 *compute*: the same with one fixed batch again and again. *dlcli*: all that `dlcli train` does once the data is read:
-making the run, epochs, progress, metrics, log, and checkpoints until they are flushed to the disk. *threads*: what dlcli
-chooses, and what all columns use; *tight, all cores*: the tight loop with a thread for each core, where that is more.
+making the run, epochs, progress, metrics, log, and checkpoints until they are flushed to the disk. *threads*: what
+dlcli chooses, and what all columns use; *tight, all cores*: the tight loop with a thread for each core, where that is
+more.
 Evaluation is loss and accuracy of the 10,000 test images (of tokens: of the training rows), *textbook* in batches of
 1000, the others of 500.
 """

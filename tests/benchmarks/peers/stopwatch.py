@@ -25,14 +25,13 @@ class Stopwatch:
         parser.add_argument("--tensors", action="store_true", help="tensors instead of torchvision's images")
         parser.add_argument("--loop", default="textbook")
         parser.add_argument("--device", default="cpu")
-        self.given = parser.parse_args()
+        self.given = given = parser.parse_args()
         self.work = Work(
-            self.given.model, self.given.batch_size, self.given.samples, test=self.given.test, tensors=self.given.tensors,
-            device=self.given.device,
+            given.model, given.batch_size, given.samples, test=given.test, tensors=given.tensors, device=given.device
         )  # fmt: skip
         self._first: float | None = None
 
-    def first_step(self, *ignored: Any) -> None:
+    def first_step(self, *ignored: Any, **also: Any) -> None:
         if self._first is None:
             self._first = time.perf_counter()
 
