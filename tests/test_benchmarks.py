@@ -64,7 +64,7 @@ def test_the_plain_model_is_dlclis(name: str) -> None:
     torch.testing.assert_close(theirs[0].grad, weights[0].grad, rtol=1e-3, atol=1e-4)
 
 
-def waiting(times: list[float], monkeypatch: pytest.MonkeyPatch) -> Guard:
+def waiting(times: list[float], monkeypatch: pytest.MonkeyPatch, patience: float = 0.0) -> Guard:
     """A guard whose fixed work takes these times, again and again."""
     clock = SimpleNamespace(now=0.0, calls=0)
 
@@ -73,7 +73,8 @@ def waiting(times: list[float], monkeypatch: pytest.MonkeyPatch) -> Guard:
         clock.calls += 1
 
     monkeypatch.setattr("tests.benchmarks.noise.time.perf_counter", lambda: clock.now)
-    return Guard(work=work)
+    monkeypatch.setattr("tests.benchmarks.noise.time.sleep", lambda seconds: setattr(clock, "now", clock.now + seconds))
+    return Guard(work=work, patience=patience)
 
 
 def test_a_quiet_machine_gets_a_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,15 +100,24 @@ def test_a_noisy_machine_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_the_noisy_rounds_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = iter(range(100))
-    # Two probes of five a round: the second round is noisy.
-    guard = waiting([1.0] * 10 + [1.0, 3.0] * 5 + [1.0] * 30, monkeypatch)
+    # Three probes of five a round, one of them before it: the second round is noisy.
+    guard = waiting([1.0] * 20 + [1.0, 3.0] * 5 + [1.0] * 30, monkeypatch)
     found = rounds.compare({"it": lambda: float(next(counted))}, rounds=3, guard=guard)
     assert (found.quiet, found.values["it"]) == (True, [0.0, 2.0, 3.0])
 
 
+def test_a_round_waits_for_a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it has patience: four probes of 15 s and the pauses between them, or two."""
+    times = [1.0, 1.0, 1.0, 1.0, 11.0] * 3 + [1.0] * 100
+    for patience, quiet in ((100.0, True), (10.0, False)):
+        guard = waiting(times, monkeypatch, patience)
+        found = rounds.compare({"it": lambda: 1.0}, rounds=1, guard=guard)
+        assert (found.quiet, len(found.values["it"])) == (True, 1) if quiet else (False, 2)
+
+
 def test_a_machine_that_gets_slower_is_noisy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evenly slow is not quiet: the fast times are those of the whole benchmark."""
-    guard = waiting([1.0] * 10 + [2.0] * 100, monkeypatch)
+    guard = waiting([1.0] * 15 + [2.0] * 100, monkeypatch)
     found = rounds.compare({"it": lambda: 1.0}, rounds=1, guard=guard)
     assert found.quiet
     assert not rounds.compare({"it": lambda: 1.0}, rounds=1, guard=guard).quiet

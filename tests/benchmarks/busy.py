@@ -58,6 +58,7 @@ def alternate(
     noises: list[float] = []
     for _ in range(2 * rounds):
         values: dict[str, dict[str, float]] = {"quiet": {}, "busy": {}}
+        guard.wait()
         guard.probe()
         base = single()
         for name, job in jobs.items():

@@ -17,13 +17,24 @@ _REPEATS = 5
 
 
 class Guard:
-    """noise: how much longer the slow tenth of the fixed work took than the fast tenth of all of it so far."""
+    """noise: how much longer the slow tenth of the fixed work took than the fast tenth of all of it so far.
 
-    def __init__(self, *, bound: float = BOUND, work: Callable[[], None] | None = None) -> None:
-        self.bound = bound
+    patience: seconds that `wait` waits.
+    """
+
+    def __init__(self, *, bound: float = BOUND, patience: float = 30.0, work: Callable[[], None] | None = None) -> None:
+        self.bound, self.patience = bound, patience
         self._work = work or matrix_product()
         self._all: list[float] = []
         self._recent: list[float] = []
+
+    def wait(self) -> None:
+        """Until the machine is quiet, if it soon is."""
+        end = time.perf_counter() + self.patience
+        self.probe()
+        while self.take() > self.bound and time.perf_counter() < end:
+            time.sleep(1)
+            self.probe()
 
     def probe(self) -> None:
         for _ in range(_REPEATS):

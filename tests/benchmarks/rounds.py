@@ -44,6 +44,7 @@ def compare(jobs: Mapping[str, Job], *, rounds: int, guard: Guard) -> Comparison
     dropped: list[tuple[float, dict[str, float]]] = []
     while len(kept) < rounds and len(kept) + len(dropped) < 2 * rounds:
         values: dict[str, float] = {}
+        guard.wait()
         for name, job in jobs.items():
             guard.probe()
             found = job()
