@@ -107,8 +107,8 @@ def test_only_the_noisy_rounds_are_repeated(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_round_waits_for_a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as it has patience: four probes of 15 s and the pauses between them, or two."""
-    times = [1.0, 1.0, 1.0, 1.0, 11.0] * 3 + [1.0] * 100
+    """As long as it has patience: six probes of 15 s and the pauses between them, or the two rounds that it may try."""
+    times = [1.0, 1.0, 1.0, 1.0, 11.0] * 6 + [1.0] * 100
     for patience, quiet in ((100.0, True), (10.0, False)):
         guard = waiting(times, monkeypatch, patience)
         found = rounds.compare({"it": lambda: 1.0}, rounds=1, guard=guard)
