@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -204,6 +205,37 @@ def forked_away(action: Callable[[], object]) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+class Dlcli:
+    """A `dlcli` process that is forked, so that it need not load torch; what it says is in `told`.
+
+    before: what it does first, such as breaking something.
+    """
+
+    def __init__(self, root: Path, *words: str, before: Callable[[], object] = lambda: None) -> None:
+        self.file = root.parent / f"told-{time.monotonic_ns()}"
+        self.file.touch()
+
+        def action() -> None:
+            with open(self.file, "w") as told, contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+                from dlcli.cli.main import app
+
+                before()
+                app([*words, "--runs-dir", str(root)])
+
+        self.pid = forked_away(action)
+
+    @property
+    def told(self) -> str:
+        return self.file.read_text()
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def ended(self) -> bool:
+        """Whether it has ended; it can still be waited for."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def die() -> None:
