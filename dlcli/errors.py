@@ -61,7 +61,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     import difflib
 
     choices = list(known)
-    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6) if len(name) < 1000 else []
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known are {', '.join(choices)}" if choices else "there are none"

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from dlcli.data.rows import read_rows
 from dlcli.data.text import read_text
-from dlcli.errors import ConfigError, DataError
+from dlcli.errors import ConfigError, DataError, RunError
 from dlcli.experiment import Restored
+from dlcli.files import files_below
 from dlcli.spec import DataSpec
 from dlcli.training.devices import autocast
+
+_MOST_FILES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def generate(
                 output, state = run(context, state)
             else:
                 output = restored.model(context[:, -spec.input_shape[0] :])
-            token = _draw(output[0, -1].float().cpu(), temperature, top_k, generator)
+            token = _draw(_checked(output[0, -1], restored).float().cpu(), temperature, top_k, generator)
             yield alphabet[token]
             new = torch.tensor([[token]], device=restored.device)
             context = new if run is not None else torch.cat([context, new], 1)
@@ -87,6 +90,7 @@ def _answers(restored: Restored, names: list[str], raw: Tensor) -> Iterator[Pred
     size = restored.config.eval_batch_size
     with autocast(restored.config.precision, restored.device):
         output = torch.cat([restored.model(x[i : i + size]).float() for i in range(0, len(x), size)]).cpu()
+    _checked(output, restored)
     if spec.task == "regression":
         values = (output[:, 0].double() * about.target_std + about.target_mean).tolist()
         yield from (Prediction(n, {"value": v}) for n, v in zip(names, values, strict=True))
@@ -113,7 +117,7 @@ def _score_text(restored: Restored, path: Path) -> dict[str, Any]:
     with autocast(restored.config.precision, restored.device):
         for start in range(0, len(tokens) - 1, steps):
             row = tokens[start : start + steps + 1]
-            logits = restored.model(row[None, :-1])[0].float()
+            logits = _checked(restored.model(row[None, :-1])[0], restored).float()
             total += F.cross_entropy(logits, row[1:], reduction="sum").item()
         following = restored.model(tokens[None, -steps:])[0, -1].float()
     loss = total / (len(tokens) - 1)
@@ -123,6 +127,12 @@ def _score_text(restored: Restored, path: Path) -> dict[str, Any]:
         "perplexity": math.exp(loss) if loss < 700 else None,
         "next": alphabet[int(following.argmax())],
     }
+
+
+def _checked(output: Tensor, restored: Restored) -> Tensor:
+    if not bool(torch.isfinite(output).all()):
+        raise RunError(f"the model of {restored.run} gives values that are not finite: its weights are of no use")
+    return output
 
 
 def _encode(text: str, alphabet: str, what: str) -> list[int]:
@@ -149,7 +159,7 @@ def _files(inputs: Sequence[str], spec: DataSpec) -> Iterator[Path]:
                 raise DataError(f"{path} is a folder: name the files")
             from dlcli.data.images import SUFFIXES
 
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            found = [p for p in files_below(path, most=_MOST_FILES) if p.suffix.lower() in SUFFIXES]
             if not found:
                 raise DataError(f"{path} holds no images ({', '.join(SUFFIXES)})")
             yield from found

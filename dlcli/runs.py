@@ -17,6 +17,7 @@ held, which ends with the process however it dies.
 
 import contextlib
 import csv
+import errno
 import fcntl
 import io
 import os
@@ -27,17 +28,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from dlcli.config import FORMAT, TrainConfig
+from dlcli.config import FORMAT, MOST_THREADS, TrainConfig
+from dlcli.documents import BEST, COUNT, NUMBER, TABLE, TEXT, TIME, WHOLE, Kind, check, list_of, optional
 from dlcli.errors import BusyError, DlcliError, ResourceError, RunError
-from dlcli.files import append_line, flush_folder, flushed_size, make_folder, read_json, sweep, write_json
+from dlcli.files import (
+    append_line,
+    flush_folder,
+    flushed_size,
+    make_folder,
+    open_regular,
+    read_json,
+    sweep,
+    told_as_damage,
+    truncate,
+    write_json,
+)  # fmt: skip
 
 # What the lock of a run begins with, so that no other folder is ever taken for one of ours.
 MARK = b"a run of dlcli\n"
 TRASH = ".trash"
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_LONGEST_PATH = 4096
+
+# What is read of run.json.
+_INFO: dict[str, Kind] = {
+    "status": TEXT, "stop": optional(TEXT), "reason": optional(TEXT), "stopped_early": optional(WHOLE),
+    "model": TEXT, "data": TEXT, "epochs": COUNT, "epochs_done": WHOLE, "step": WHOLE, "steps": WHOLE,
+    "metrics": TABLE, "best": optional(TABLE), "resumes": list_of(TABLE),
+    "started": TIME, "ended": optional(TIME), "seconds": optional(NUMBER),
+    "device": TEXT, "threads": Kind("a number of threads", lambda v: type(v) is int and 1 <= v <= MOST_THREADS),
+}  # fmt: skip
+
+# data.json has a mean, a deviation and a name a feature.
+_MOST_DATA = 16_000_000
+# Rows and values of metrics.csv, and bytes of a line.
+_MOST_ROWS, _MOST_VALUES, _LONGEST_LINE = 500_000, 5_000_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -72,14 +100,9 @@ class Run:
         root = Path(root)
         try:
             make_folder(root)
-            number = _highest(root) + 1
-            while True:
-                try:
-                    (root / str(number)).mkdir()
-                    break
-                except FileExistsError:
-                    number += 1
-            run = cls(root, number)
+            run = cls(root, _highest(root) + 1)
+            while not run._take_number():
+                run = cls(root, max(run.number, _highest(root)) + 1)
             try:
                 (run.path / "lock").write_bytes(MARK)
                 run.checkpoints.mkdir()
@@ -90,6 +113,17 @@ class Run:
         except OSError as error:
             raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
         return run
+
+    def _take_number(self) -> bool:
+        """Make the folder, unless the number is taken: by an entry here, or by a run that has just been removed."""
+        try:
+            self.path.mkdir()
+        except FileExistsError:
+            return False
+        if _highest_removed(self.root) < self.number:
+            return True
+        self.path.rmdir()
+        return False
 
     # config.json, data.json, run.json
 
@@ -113,7 +147,7 @@ class Run:
         write_json(self.path / "data.json", {**preprocessing, "fingerprint": fingerprint})
 
     def data(self) -> dict[str, Any]:
-        values = read_json(self.path / "data.json")
+        values = read_json(self.path / "data.json", most=_MOST_DATA)
         if not isinstance(values, dict):
             raise RunError(f"{self.path / 'data.json'} is damaged: it holds no description")
         return values
@@ -132,8 +166,11 @@ class Run:
 
     def _read_info(self) -> dict[str, Any]:
         info = read_json(self.path / "run.json")
-        if not isinstance(info, dict) or not isinstance(info.get("status"), str):
+        if not isinstance(info, dict) or "status" not in info:
             raise RunError(f"{self.path / 'run.json'} is damaged: it has no status")
+        with told_as_damage(self.path / "run.json"):
+            check(info, _INFO)
+            check(info.get("best") or {}, BEST)
         return info
 
     def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
@@ -141,6 +178,8 @@ class Run:
         path = self.path / folder / f"{name}.json"
         try:
             make_folder(path.parent)
+            if path.parent.is_symlink():
+                raise OSError(errno.EINVAL, f"{path.parent} is a symbolic link")
         except OSError as error:
             raise ResourceError(f"cannot write {path}: {error.strerror}") from None
         write_json(path, record)
@@ -157,17 +196,29 @@ class Run:
     def metrics(self) -> list[dict[str, float | None]]:
         """All rows of metrics.csv; a last line that is not whole is left out."""
         try:
-            text = self.metrics_file.read_text(encoding="utf-8")
+            descriptor = open_regular(self.metrics_file)
         except FileNotFoundError:
             return []
-        whole = text[: text.rfind("\n") + 1]
-        try:
-            return [
-                {name: float(value) if value else None for name, value in row.items()}
-                for row in csv.DictReader(io.StringIO(whole))
-            ]
-        except (ValueError, TypeError):
-            raise RunError(f"{self.metrics_file} is damaged: a value is no number") from None
+        except OSError as error:
+            raise RunError(f"{self.metrics_file} cannot be read: {error.strerror}") from None
+        with open(descriptor, "rb") as file:
+            reader = csv.DictReader(self._metrics_lines(file))
+            try:
+                return [{name: _metric(value) for name, value in row.items()} for row in reader]
+            except (ValueError, TypeError, csv.Error):
+                raise RunError(f"{self.metrics_file} is damaged: a value is no number") from None
+
+    def _metrics_lines(self, file: BinaryIO) -> Iterator[str]:
+        """The whole lines; RunError when there is more than memory should hold."""
+        values = 0
+        for count, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b"")):
+            values += line.count(b",") + 1
+            if count > _MOST_ROWS or values > _MOST_VALUES:
+                raise RunError(f"{self.metrics_file} has more than {_MOST_ROWS:,} rows or {_MOST_VALUES:,} values")
+            if len(line) == _LONGEST_LINE:
+                raise RunError(f"{self.metrics_file} is damaged: line {count + 1} is too long")
+            if line.endswith(b"\n"):
+                yield line.decode()
 
     def sizes(self) -> dict[str, int]:
         """Bytes of the files that grow, for `cut_back`; on the disk before a checkpoint speaks of them."""
@@ -176,8 +227,9 @@ class Run:
     def cut_back(self, sizes: Mapping[str, Any]) -> None:
         """Take away what was written after a checkpoint with these `sizes`: it will be written again."""
         for name, file in (("metrics_bytes", self.metrics_file), ("log_bytes", self.log_file)):
-            if file.exists() and isinstance(sizes.get(name), int):
-                os.truncate(file, min(sizes[name], file.stat().st_size))
+            size = sizes.get(name)
+            if isinstance(size, int) and size >= 0:
+                truncate(file, size)
 
     def log(self, line: str) -> None:
         append_line(self.log_file, line)
@@ -191,9 +243,11 @@ class Run:
         What an earlier holder that was killed has left half written is cleared away.
         """
         try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+            descriptor = open_regular(self.path / "lock", os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             raise RunError(f"there is no run {self} any more: it was moved or deleted") from None
+        except OSError as error:
+            raise RunError(f"{self.path / 'lock'} cannot be opened: {error.strerror}") from None
         try:
             for attempt in range(5):  # a lister that probes the lock holds it for a moment
                 try:
@@ -220,7 +274,7 @@ class Run:
 
     def is_locked(self) -> bool:
         try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
+            descriptor = open_regular(self.path / "lock")
         except OSError:
             return False
         try:
@@ -260,9 +314,13 @@ def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[
             raise RunError(f"there is no run from {low} to {high} in {root}: see `{listed_by}`")
         return runs
     path = root / text if _NUMBER.fullmatch(text) else Path(text)
-    if not _NUMBER.fullmatch(path.name):
+    if not _NUMBER.fullmatch(path.name) or len(text) > _LONGEST_PATH or _climbs(path):
         raise RunError(f"{text!r} names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST")
-    if path.is_symlink() or not path.is_dir():
+    try:
+        there = path.is_dir() and not path.is_symlink()
+    except OSError:  # a name that is too long for the file system
+        there = False
+    if not there:
         raise RunError(f"there is no run {text} in {path.parent}: see `{listed_by}`")
     return [Run(path.parent, int(path.name))]
 
@@ -305,9 +363,14 @@ def _best(metric: str, root: Path) -> Run:
 
 
 def _highest(root: Path) -> int:
-    """The highest number that a run has had, be it in the trash or purged: no number means two runs."""
-    numbers = [0, *_numbers(root), *_numbers(root / TRASH)]
-    with contextlib.suppress(RunError, ValueError, TypeError):
+    """The highest number that a run has had: no number ever means two runs."""
+    return max([0, *_numbers(root), _highest_removed(root)])
+
+
+def _highest_removed(root: Path) -> int:
+    """Of the runs in the trash and the purged ones."""
+    numbers = [0, *_numbers(root / TRASH)]
+    with contextlib.suppress(RunError, ValueError, TypeError, KeyError):
         numbers.append(int(read_json(root / TRASH / "purged.json")["highest"]))
     return max(numbers)
 
@@ -320,6 +383,21 @@ def _numbers(root: Path) -> list[int]:
         return []
     except OSError as error:
         raise ResourceError(f"cannot list {root}: {error.strerror}") from None
+
+
+def _climbs(path: Path) -> bool:
+    """Whether `..` stands behind the name of a folder: a/../7."""
+    parts = list(path.parts)
+    while parts and parts[0] == "..":
+        del parts[0]
+    return ".." in parts
+
+
+def _metric(value: str | None) -> float | None:
+    number = float(value) if value else None
+    if number is not None and not abs(number) < float("inf"):
+        raise ValueError
+    return number
 
 
 def _csv_line(values: Sequence[Any]) -> str:

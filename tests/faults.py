@@ -166,9 +166,14 @@ class _File:
 
 
 def forked(action: Callable[[], object]) -> int:
-    """Run `action` in a process of its own: 0, the exit code of its error, or minus the signal that ended it.
+    """Run `action` in a process of its own: 0, the exit code of its error, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(forked_away(action), 0)[1])
 
-    An error that is neither ours nor of the operating system is 1, and its traceback is shown.
+
+def forked_away(action: Callable[[], object]) -> int:
+    """Start `action` in a process of its own, whose id is returned.
+
+    An error that is neither ours nor of the operating system is exit 1, and its traceback is shown.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -176,7 +181,7 @@ def forked(action: Callable[[], object]) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)  # that this process has threads; none of them holds a lock
         process = os.fork()
     if process:
-        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        return process
     code = 1
     try:
         action()

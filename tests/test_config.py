@@ -143,7 +143,7 @@ def test_unknown_names_and_wrong_types_are_refused(settings: dict[str, Any], mes
         ("patience", -1, ">= 0"),
         ("eval_every", 0, ">= 1"),
         ("keep_last", 0, ">= 1"),
-        ("threads", 0, ">= 1"),
+        ("threads", 0, "in [1, 1025)"),
         ("seed", -1, "in [0, 4294967296)"),
         ("seed", 2**32, "in [0, 4294967296)"),
         ("eval_batch_size", 0, ">= 1"),

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import select
 import shutil
 import subprocess
 import sys
@@ -312,6 +313,10 @@ def answered(tmp_path: Path, answer: bytes) -> tuple[int, str]:
     os.close(follower)
     shown, asked = b"", False
     while True:
+        # Python may miss an interrupt that comes just before it begins to read; who types it types it again.
+        if not select.select([leader], [], [], 1)[0] and asked and answer == b"\x03":
+            os.write(leader, answer)
+            continue
         try:
             shown += os.read(leader, 65536)
         except OSError:

@@ -84,7 +84,7 @@ def evaluate(
 def _print_classes(report: Any) -> None:
     if report.per_class is None:
         return
-    names = report.class_names
+    names = report.class_names or [str(k) for k in range(len(report.per_class))]
     emit(
         [{"class": name, **row} for name, row in zip(names, report.per_class, strict=True)],
         [

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dlcli.cli.arguments import JSON, CheckpointRole, Device, RunName, RunsDir
-from dlcli.cli.output import print_json, tell_damage, write
+from dlcli.cli.output import plain, print_json, tell_damage, write
 from dlcli.errors import ConfigError
 
 
@@ -41,5 +41,5 @@ def generate(
         return
     write(prompt)
     for character in characters:
-        write(character)
+        write(character if character in "\n\t" else plain(character))
     write("\n")

@@ -80,8 +80,6 @@ class Door(typer.core.TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # an ASCII terminal gets `?`, not a traceback
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # the user's own modules; last, so that they hide none of ours
         try:
             code = super().main(words, *more, **settings)
             sys.stdout.flush()
@@ -96,6 +94,8 @@ class Door(typer.core.TyperGroup):
             message = getattr(error, "format_message", None)
             if message is not None and hasattr(error, "exit_code"):  # typer's own usage errors
                 _leave(" ".join(message().split()), 2, words, debug)
+            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+                _leave("there is not enough memory for this", 6, words, debug)
             _leave(f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1, words, debug)
 
 
@@ -134,12 +134,13 @@ def _limit_spinning() -> None:
 def _leave(message: str, code: int, words: Sequence[str], debug: bool) -> None:
     import json
 
-    from dlcli.cli.output import say
+    from dlcli.cli.output import cut, say
 
     if debug:
         import traceback
 
         traceback.print_exc()
+    message = cut(message)
     if "--json" in words:
         say(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
     else:

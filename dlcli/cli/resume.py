@@ -48,12 +48,14 @@ def resume(
     changes = dict(parse_assignment(text) for text in set_ or []) | settings
     config = config_from(stored | changes)
     from dlcli import experiment
+
+    experiment.import_own(config, runs_dir=found.root)
     from dlcli.training.loop import standing
     from dlcli.training.provenance import describe, differences
 
     saved = standing(found)
     tell_damage(saved.damage if saved else ())
-    built = experiment.build(config)
+    built = experiment.build(config, weights=saved.weights if saved else None)
     if info.get("fingerprint") != built.dataset.fingerprint and not any(n.split(".")[0] == "data" for n in changes):
         raise DataError(
             f"data {config.data} has changed since {found} was trained on it: put it back, or go on with what is there "

@@ -10,8 +10,11 @@ from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
 from dlcli.cli.output import Column, Format, age, choose_format, duration, emit, say
 from dlcli.config import flatten
 from dlcli.errors import ConfigError, DlcliError
+from dlcli.files import files_below
 from dlcli.options import convert
 from dlcli.runs import find_one
+
+_MOST_FILES = 1000
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -74,7 +77,7 @@ def show(run: RunName, runs_dir: RunsDir = "runs", json: JSON = False, csv: CSV 
     except DlcliError as error:
         settings = {"damage": str(error)}
     metrics = found.metrics()
-    files = sorted(str(p.relative_to(found.path)) for p in found.path.rglob("*") if p.is_file())
+    files = [str(p.relative_to(found.path)) for p in files_below(found.path, most=_MOST_FILES)]
     document = {"run": str(found), "info": info, "config": settings, "metrics": metrics, "files": files}
     if format is Format.json:
         emit([], [], format=format, document=document)

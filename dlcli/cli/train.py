@@ -49,9 +49,11 @@ def train(
         raise ConfigError(f"--print {print_} is not one of run, path")
     format = choose_format(json=json, csv=csv, md=md)
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
+    from dlcli import experiment
+
+    experiment.import_own(chosen, runs_dir=runs_dir)
 
     if print_config:
-        from dlcli import experiment
         from dlcli.config import to_toml
 
         chosen = experiment.resolve_options(chosen)
@@ -60,8 +62,6 @@ def train(
         else:
             write(to_toml(chosen))
         return
-
-    from dlcli import experiment
 
     built = experiment.build(chosen)
     if dry_run:

@@ -19,6 +19,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 _MOST_PIXELS = 64_000_000
+_MOST_BYTES = 300_000_000  # some formats are read whole before their size in pixels is known
 _UNHEARD = logging.NullHandler()  # without a handler, Python prints what Pillow logs of a damaged file
 
 
@@ -32,6 +33,8 @@ def read_image(path: Path, shape: tuple[int, ...], *, white: float = 255.0) -> T
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a decoder says of a file that it then decodes
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if path.stat().st_size > _MOST_BYTES:
+                raise DataError(f"{path} has more than {_MOST_BYTES:,} bytes: make it smaller")
             with Image.open(path, formats=_FORMATS) as image:
                 if image.width * image.height > _MOST_PIXELS:
                     raise Image.DecompressionBombError

@@ -15,8 +15,10 @@ from dlcli.data.dataset import Source
 from dlcli.data.download import fetch
 from dlcli.data.published import TINYSHAKESPEARE
 from dlcli.errors import ConfigError, DataError, did_you_mean
-from dlcli.files import sha256_of
+from dlcli.files import read_bytes, sha256_of
 from dlcli.spec import DataSpec
+
+_MOST_BYTES = 1_000_000_000
 
 
 def pydocs(data_dir: Path, *, length: int = 128) -> Source:
@@ -63,7 +65,7 @@ def read_text(path: Path) -> str:
     try:
         if not path.is_file():
             raise DataError(f"{path} {_no_file(path)}")
-        content = path.read_bytes()
+        content = read_bytes(path, most=_MOST_BYTES, follow=True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):

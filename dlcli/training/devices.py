@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from contextlib import AbstractContextManager
 
 import torch
@@ -22,7 +23,7 @@ def choose_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, colon, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not number.isdigit())):
+    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not re.fullmatch("[0-9]{1,3}", number))):
         raise ConfigError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:N or mps")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -72,6 +73,15 @@ def _siblings(cpu: int) -> str:
             return file.read().strip()
     except OSError:
         return str(cpu)
+
+
+def memory() -> int:
+    """Bytes of memory of this machine, or what the cgroup leaves of it."""
+    amount = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):
+        with open("/sys/fs/cgroup/memory.max") as file:
+            amount = min(amount, int(file.read()))
+    return amount
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -19,6 +19,7 @@ from dlcli.errors import DivergedError, ResourceError
 from dlcli.estimate import check_space
 from dlcli.evaluation import finite, measure
 from dlcli.experiment import Experiment
+from dlcli.files import write_bytes
 from dlcli.runs import Run, now
 from dlcli.training import checkpoint, compiling
 from dlcli.training.checkpoint import Checkpoint
@@ -80,6 +81,7 @@ def train(
     config: TrainConfig, *, runs_dir: str | Path = "runs", stop: Callable[[], str | None] | None = None
 ) -> Iterator[Epoch]:
     """Train `config` in a new run and yield a record an evaluation. See `fit`."""
+    experiment.import_own(config, runs_dir=runs_dir)
     built = experiment.build(config)
     check_space(built, runs_dir)
     for record in fit(built, Run.create(runs_dir), stop=stop):
@@ -92,8 +94,10 @@ def resume(run: Run, *, stop: Callable[[], str | None] | None = None, **changes:
 
     changes: settings to change, such as epochs=200. See `fit`.
     """
-    built = experiment.build(run.config().replace(**changes))
-    for record in fit(built, run, stop=stop, saved=standing(run)):
+    config, saved = run.config().replace(**changes), standing(run)
+    experiment.import_own(config, runs_dir=run.root)
+    built = experiment.build(config, weights=saved.weights if saved else None)
+    for record in fit(built, run, stop=stop, saved=saved):
         if isinstance(record, Epoch):
             yield record
 
@@ -165,8 +169,8 @@ def fit(
             raise ResourceError(message) from error
         except BaseException as error:
             info["status"], info["reason"] = "failed", str(error) or type(error).__name__
-            with contextlib.suppress(OSError):
-                (run.path / "error.log").write_text(traceback.format_exc())
+            with contextlib.suppress(ResourceError):
+                write_bytes(run.path / "error.log", traceback.format_exc().encode(errors="replace"))
             raise
         finally:
             info["ended"], info["seconds"] = now(), round(earlier + time.monotonic() - started, 3)

@@ -107,7 +107,8 @@ def _cpu() -> str:
 def _git() -> dict[str, Any]:
     """Commit of the folder in which the command was given, whether it had changes, and where it is from."""
     commit = _ask_git("rev-parse", "HEAD")
-    changes = _ask_git("status", "--porcelain", "--untracked-files=no")
+    status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+    changes = None if _runs_programs() else _ask_git(*status)
     return {
         "git_commit": commit,
         "git_dirty": None if changes is None else bool(changes),
@@ -124,9 +125,18 @@ def without_user(url: str) -> str:
     return scheme + separator + host.rpartition("@")[2] + slash + re.split("[?#]", path)[0]
 
 
+def _runs_programs() -> bool:
+    """Whether the repository itself, which may be a stranger's, names programs that `git status` would start."""
+    listed = (_ask_git("config", "--list", "--name-only", "--show-scope") or "").splitlines()
+    settings = (line.split(None, 1) for line in listed if line.startswith(("local", "worktree")))
+    return any(name.startswith("filter.") for _, name in settings)
+
+
 def _ask_git(*words: str) -> str | None:
+    """No program of the repository's own is started but the filters, see `_runs_programs`."""
+    quiet = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
     try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True)
+        done = subprocess.run(["git", *quiet, *words], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
