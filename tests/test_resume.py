@@ -188,6 +188,37 @@ def test_training_goes_on_while_a_checkpoint_is_written_one_at_a_time(
         assert all(torch.equal(one[name][n], other[name][n]) for n in one[name])
 
 
+def test_run_json_does_not_speak_of_an_epoch_before_its_checkpoint_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[int, bool]] = []
+    original = Run.write_info
+
+    def write_info(self: Run, info: Any) -> None:
+        if info["step"]:
+            found.append((info["step"], checkpoint.load(self.checkpoints, "last").state["step"] >= info["step"]))
+        original(self, info)
+
+    monkeypatch.setattr(Run, "write_info", write_info)
+    monkeypatch.setattr("dlcli.training.saver._LEAST_SECONDS", 0.0)
+    list(train(config("linear"), runs_dir=tmp_path))
+    assert found == [(10, True), (20, True), (30, True), (30, True)]
+
+
+def test_the_speed_after_a_resume_is_that_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**9))
+    monkeypatch.setattr("dlcli.training.loop.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("dlcli.training.loop._PROGRESS_SECONDS", 1e9)
+    made = config("linear", epochs=1, warmup_epochs=0, log_every=0, batch_size=32)
+    list(train(made, runs_dir=tmp_path, stop=stopping_at(8)))
+    clock = iter(range(10**9))
+    list(resume(Run(tmp_path, 1)))
+    # The clock of this test ticks when it is read: at the start, once a step, at the end. Two of ten batches were left.
+    (row,) = Run(tmp_path, 1).metrics()
+    assert row["seconds"] == 3
+    assert row["samples_per_second"] == round((32 + 31) / 3, 1)
+
+
 def test_what_a_save_meets_ends_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*given: Any, **named: Any) -> Path:
         raise ResourceError("no space")
