@@ -49,8 +49,10 @@ from dlcli.files import (
 # What the lock of a run begins with, so that no other folder is ever taken for one of ours.
 MARK = b"a run of dlcli\n"
 TRASH = ".trash"
+# In the trash: a run that is being deleted for good.
+PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
 
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_NUMBER = re.compile(r"([1-9][0-9]{0,8})")
 _LONGEST_PATH = 4096
 
 # What is read of run.json.
@@ -368,17 +370,19 @@ def _highest(root: Path) -> int:
 
 
 def _highest_removed(root: Path) -> int:
-    """Of the runs in the trash and the purged ones."""
-    numbers = [0, *_numbers(root / TRASH)]
+    """Of the runs in the trash, those that are being purged, and the purged ones."""
+    numbers = [0, *_numbers(root / TRASH), *_numbers(root / TRASH, PURGING)]
     with contextlib.suppress(RunError, ValueError, TypeError, KeyError):
         numbers.append(int(read_json(root / TRASH / "purged.json")["highest"]))
     return max(numbers)
 
 
-def _numbers(root: Path) -> list[int]:
+def _numbers(root: Path, pattern: re.Pattern[str] = _NUMBER) -> list[int]:
+    """Of the folders in `root` whose names are such."""
     try:
         with os.scandir(root) as entries:
-            return [int(e.name) for e in entries if _NUMBER.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+            named = [(entry, pattern.fullmatch(entry.name)) for entry in entries]
+            return [int(match[1]) for entry, match in named if match and entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
     except OSError as error:

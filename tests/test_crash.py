@@ -6,7 +6,7 @@ import random
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from dlcli import TrainConfig, files, summary, trash
 from dlcli.cli.main import app
-from dlcli.errors import RunError
+from dlcli.errors import ResourceError, RunError
 from dlcli.runs import Run, all_runs
 from dlcli.training import checkpoint
 from dlcli.training.loop import resume, train
@@ -201,6 +201,8 @@ def test_rm_restore_and_purge(tmp_path: Path) -> None:
             here, there = all_runs(folder), all_runs(folder / ".trash")
             left = [whole(run) for run in here + there]
             assert left in ([True], []) if command is purge else left == [True]
+            assert Run.create(folder).number == 2
+            (folder / "2").rename(folder / "not a run")
             command(folder)
             assert [run.number for run in all_runs(folder)] == ([1] if command is restore else [])
             assert [run.number for run in all_runs(folder / ".trash")] == ([1] if command is remove else [])
@@ -415,6 +417,20 @@ def test_a_training_on_a_disk_that_fails(step: int, number: int, for_good: bool,
         also=lambda call: for_good and call.name in ("open", "write", "mkdir", "link", "rename", "fsync"),
     )  # fmt: skip
     print(f"a training of {calls} calls, failed at every {step}. of them: {os.strerror(number)}")
+
+
+def test_a_run_that_cannot_write_that_it_finished_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Run.write_info
+
+    def write_info(self: Run, info: Mapping[str, Any]) -> None:
+        if info["status"] == "finished":
+            raise ResourceError("cannot write run.json: No space left on device")
+        original(self, info)
+
+    monkeypatch.setattr(Run, "write_info", write_info)
+    with pytest.raises(ResourceError, match="^cannot write run.json: No space left on device$"):
+        list(train(SMALL, runs_dir=tmp_path))
+    assert Run(tmp_path, 1).info()["status"] == "dead"
 
 
 # ------------------------------------------------------------------------------------------------------ damaged
