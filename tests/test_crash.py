@@ -239,7 +239,7 @@ def goes_on(folder: Path, straight: Run) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"patience": 1, "epochs": 9, "lr": 30.0}], ids=["", "that stops early"])
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_whole_training(step: int, changes: dict[str, Any], tmp_path: Path) -> None:
     config = SMALL.replace(**changes)
     straight = undisturbed(config, tmp_path)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from dlcli.cli import train as command
 from dlcli.cli.output import say
 from dlcli.runs import Run
 from dlcli.training import checkpoint, loop, saver
@@ -25,7 +24,7 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 # phase -> what is about to be called when the signal comes, and when: at which call.
 PHASES: dict[str, tuple[Any, str, int]] = {
-    "before the run has a number": (command, "_opening", 0),
+    "before the run has a number": (Run, "create", 0),
     "before the first step": (loop, "TrainingState", 0),
     "in a step": (loop, "_loss", 12),
     "in validation": (loop, "measure", 1),
