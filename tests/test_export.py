@@ -1,5 +1,6 @@
 """A run as a file for other programs: it is what was trained, or it is not kept."""
 
+import getpass
 import json
 import re
 import subprocess
@@ -192,9 +193,15 @@ def test_every_model_as_onnx_is_the_trained_model(exported: Export, name: str) -
     ("name", "format"),
     [("rnn", "safetensors"), ("cnn", "safetensors"), ("rnn", "pt2"), ("linear", "aoti")],
 )
-def test_other_formats_are_the_trained_model(trained: Trained, name: str, format: str) -> None:
+def test_other_formats_are_the_trained_model(
+    trained: Trained, name: str, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = trained(name)
+    cache = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"  # warm, it saves the compiler's tests
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     record = one(run, format)
+    assert list(tmp_path.iterdir()) == []  # the runtimes unpack, and are killed
     assert record["parity"]["holds"] and record["parity"]["agreement"] in (1.0, None)
     assert no_path_in((run.path / "export" / f"model{FORMATS[format]}").read_bytes(), run)
 
@@ -320,6 +327,15 @@ def test_raw_leaves_the_normalisation_to_others(trained: Trained) -> None:
     opened = onnxruntime.InferenceSession(run.path / "export/model-raw.onnx")
     (answer,) = opened.run(None, {"image": ((x.numpy() - mean) / std).astype(np.float32)})
     np.testing.assert_allclose(answer, about.output(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_raw_leaves_the_targets_units_to_others_too(exported: Export) -> None:
+    record = one(exported("linear").run, raw=True)
+    about, x = record["preprocessing"], np.array([[-3.5], [0], [12]], np.float32)
+    (expected,) = exported("linear").session().run(None, {"features": x})
+    opened = onnxruntime.InferenceSession(exported("linear").run.path / "export/model-raw.onnx")
+    (value,) = opened.run(["value"], {"features": ((x - about["mean"]) / about["std"]).astype(np.float32)})
+    np.testing.assert_allclose(value * about["target_std"] + about["target_mean"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "smaller"), [("cnn", 3.0), ("rnn", 1.4), ("mlp", 2.5)])
@@ -670,11 +686,11 @@ assert "torch" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
-def test_a_runtime_that_crashes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_crashes_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dlcli.export import child
 
     monkeypatch.setattr(child, "_PROGRAM", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    with Child() as dead, pytest.raises(CheckError, match=r"^it crashes its runtime \(signal 11\)$"):
+    with Child(tmp_path) as dead, pytest.raises(CheckError, match=r"^it crashes its runtime \(signal 11\)$"):
         dead.ask("open")
 
 

@@ -120,7 +120,6 @@ ALLOWED = {
     ("registry", "importlib.import_module"): "the user's own model, after its place was looked at; our own by name",
     ("cli.main", "importlib.import_module"): "a command of COMMANDS",
     ("__init__", "importlib.import_module"): "a public name of _PUBLIC",
-    ("export.exporter", "importlib.import_module"): "whether a package of the extra is there",
     ("export.runtime", "torch.export.load"): "opens the .pt2 that its parent has just written, and no other",
 }
 

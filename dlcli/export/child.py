@@ -16,7 +16,10 @@ _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from dlcli.export.runtime 
 
 
 class Child:
-    """A context manager. Its sentences say `it` of the artifact."""
+    """A context manager. folder: where the runtimes put what they unpack. Its sentences say `it` of the artifact."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __enter__(self) -> "Child":
         self._errors = tempfile.TemporaryFile()
@@ -27,7 +30,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             encoding="utf-8",
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
+            env={**os.environ, "PYTHONWARNINGS": "ignore", "TMPDIR": str(self.folder)},
         )
         return self
 

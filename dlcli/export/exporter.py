@@ -8,7 +8,7 @@ one that its record vouches for.
 """
 
 import hashlib
-import importlib
+import importlib.util
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -100,10 +100,9 @@ def _need_runtime(format: str) -> None:
 
 def _is_installed(name: str) -> bool:
     try:
-        importlib.import_module(name)
-    except ImportError:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # something stands in its place
         return False
-    return True
 
 
 def _written(subject: Subject, format: str) -> Made:
@@ -161,7 +160,7 @@ def _record(subject: Subject, made: Made, *, name: str, format: str, tolerance: 
 
 def _measured(subject: Subject, made: Made, *, format: str, tolerance: float | None) -> dict[str, Any]:
     """What is found of the artifact in a fresh process. CheckError when it does not even run there."""
-    with tempfile.TemporaryDirectory(prefix="dlcli-export-") as temporary, Child() as child:
+    with tempfile.TemporaryDirectory(prefix="dlcli-export-") as temporary, Child(Path(temporary)) as child:
         folder = Path(temporary)
         artifact, x = folder / f"artifact{FORMATS[format]}", folder / "x.npy"
         artifact.write_bytes(made.content)
