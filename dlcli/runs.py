@@ -249,7 +249,8 @@ class Run:
         except FileNotFoundError:
             raise RunError(f"there is no run {self} any more: it was moved or deleted") from None
         except OSError as error:
-            raise RunError(f"{self.path / 'lock'} cannot be opened: {error.strerror}") from None
+            kind = RunError if error.errno in (errno.EINVAL, errno.ELOOP) else ResourceError
+            raise kind(f"{self.path / 'lock'} cannot be opened: {error.strerror}") from None
         try:
             for attempt in range(5):  # a lister that probes the lock holds it for a moment
                 try:

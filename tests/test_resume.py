@@ -432,7 +432,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_pat
 @pytest.mark.slow
 def test_thirty_kills(tmp_path: Path) -> None:
     for seed in range(3):
-        kill_and_resume(tmp_path / str(seed), kills=10, epochs=2000, seed=seed)
+        kill_and_resume(tmp_path / str(seed), kills=10, epochs=900, seed=seed)
 
 
 def test_fit_refuses_a_checkpoint_without_training(tmp_path: Path) -> None:
