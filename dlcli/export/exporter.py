@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +129,7 @@ def _make(subject: Subject, format: str) -> Made:
             about["float32_size"] = len(content)
             content = onnx.finish(_quantized(subject, content), subject.traced, metadata)
         about["opset"] = onnx.opset(content)
-        runtime = f"onnxruntime {version('onnxruntime')}"
+        runtime = f"onnxruntime {onnx.runtime_version()}"
     elif format == "pt2":
         content = pt2.write(subject.traced, metadata)
         runtime = f"torch.export {torch.__version__}"
@@ -139,7 +138,7 @@ def _make(subject: Subject, format: str) -> Made:
         runtime = f"AOTInductor {torch.__version__}"
     else:
         content = safetensors.write(subject.restored.model.state_dict(), metadata, dtype=subject.torch_dtype)
-        runtime = f"safetensors {version('safetensors')}"
+        runtime = f"safetensors {safetensors.runtime_version()}"
     return Made(content, signature, metadata, {**about, "runtime": runtime})
 
 
