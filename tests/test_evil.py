@@ -305,8 +305,8 @@ def test_the_log_of_an_error_follows_no_link(root: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     "name",
-    ["../../1", "1/../1", "../1/../2", "runs/../1", "x" * 300, "x" * 300 + "/1", "a\nb", "a\0b/1", "\x1b[2J", "1\n", "1 ",
-     "\u0661", "-0", "01", "1.0", "best:\x1b[2J", "a/" * 3000 + "1", "9999999999", "1:"],
+    ["../../1", "1/../1", "../1/../2", "runs/../1", "x" * 300, "x" * 300 + "/1", "a\nb", "a\0b/1", "\x1b[2J", "1\n",
+     "1 ", "\u0661", "-0", "01", "1.0", "best:\x1b[2J", "a/" * 3000 + "1", "9999999999", "1:"],
     ids=repr,
 )  # fmt: skip
 def test_a_name_that_names_no_run(name: str, root: Path) -> None:
