@@ -19,6 +19,7 @@ COMMANDS = {
     "resume": ("dlcli.cli.resume:resume", "Go on with a stopped run, or extend a finished one."),
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
+    "export": ("dlcli.cli.export:export", "Write a trained run for other programs, and compare what was written."),
     "generate": ("dlcli.cli.generate:generate", "Let a trained language model write."),
     "gradcheck": (
         "dlcli.cli.gradcheck:gradcheck",
