@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from dlcli.errors import ConfigError, did_you_mean
+from dlcli.files import check_depth, parse_json, read_bytes
 from dlcli.options import convert
 from dlcli.registry import data_entry, model_entry
 
 FORMAT = 1
+
+MOST_THREADS = 1024
+
+# Bytes of a config file. The standard TOML parser takes minutes for 100 kB of a.a.a.a.
+_MOST_CONFIG = 20_000
 
 Optimizer = Literal["gd", "sgd", "adam", "adamw", "rmsprop"]
 Schedule = Literal["constant", "step", "cosine", "one-cycle"]
@@ -108,11 +114,18 @@ class TrainConfig:
     checkpoint_every: str = _setting(
         "1epoch", "When to save what a resume needs: such as 500steps, 30s, 2min or 1epoch.", group="Selection"
     )
+    keep_last: int = _setting(
+        2, "How many of these are kept; the best checkpoint always is.", group="Selection", range=">= 1"
+    )
 
     device: str = _setting("auto", "auto, cpu, cuda, cuda:N or mps.", group="Machine")
     precision: Precision = _setting("fp32", "Arithmetic; bf16 and fp16 are autocast.", group="Machine")
     compile: bool = _setting(False, "Compile the model with torch.compile.", group="Machine")
-    threads: int | Literal["auto"] = _setting("auto", "CPU threads.", group="Machine", range=">= 1")
+    deterministic: bool = _setting(
+        False, "Only algorithms that give the same bits each time; a CUDA run needs it to be resumed exactly.",
+        group="Machine",
+    )  # fmt: skip
+    threads: int | Literal["auto"] = _setting("auto", "CPU threads.", group="Machine", range=f"[1, {MOST_THREADS + 1})")
     seed: int = _setting(0, "Seed of everything random.", group="Machine", range="[0, 4294967296)")
     eval_batch_size: int = _setting(500, "Samples a batch in evaluation.", group="Machine", range=">= 1")
     log_every: int = _setting(
@@ -209,6 +222,8 @@ def config_from(values: Mapping[str, Any]) -> TrainConfig:
     for name, value in values.items():
         group, dot, option = name.partition(".")
         if not dot:
+            if name in ("model_options", "data_options"):
+                raise ConfigError(f"unknown setting {name}: options are written as {group.partition('_')[0]}.NAME")
             settings[name] = value
         elif group in ("model", "data"):
             settings.setdefault(f"{group}_options", {})[option] = value
@@ -237,12 +252,13 @@ def read_file(path: str) -> dict[str, Any]:
     if file.suffix not in (".toml", ".json"):
         raise ConfigError(f"config file {path} must end in .toml or .json")
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"config file {path} cannot be read: {reason}") from None
+        content = read_bytes(file, most=_MOST_CONFIG, follow=True)
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
     try:
-        document = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+        document = parse_json(content) if file.suffix == ".json" else _parse_toml(content)
+    except UnicodeDecodeError:
+        raise ConfigError(f"config file {path} cannot be read: it is not UTF-8 text") from None
     except ValueError as error:
         raise ConfigError(f"config file {path} is damaged: {error}") from None
     if not isinstance(document, dict):
@@ -250,6 +266,16 @@ def read_file(path: str) -> dict[str, Any]:
     document.pop("recipe", None)
     document.pop("format", None)
     return flatten(document)
+
+
+def _parse_toml(content: bytes) -> dict[str, Any]:
+    """ValueError unless it is TOML that is not nested deeply."""
+    try:
+        document = tomllib.loads(content.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    check_depth(document)
+    return document
 
 
 def recipe_path(name: str) -> Path:
@@ -350,7 +376,11 @@ def _with_own_defaults(values: dict[str, Any]) -> dict[str, Any]:
     if merged["data"].startswith("text:"):
         merged["data"] = "text:" + str(Path(merged["data"].removeprefix("text:")).absolute())
     if merged.get("data_dir"):
-        merged["data_dir"] = str(Path(convert(merged["data_dir"], str, name="data_dir")).expanduser().absolute())
+        try:
+            folder = Path(convert(merged["data_dir"], str, name="data_dir")).expanduser()
+        except RuntimeError:
+            raise ConfigError(f"data_dir = {merged['data_dir']}: there is no such user") from None
+        merged["data_dir"] = str(folder.absolute())
     return merged
 
 

@@ -13,6 +13,7 @@ A message is one sentence: the setting, its value, and what to do.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class DlcliError(Exception):
@@ -34,7 +35,13 @@ class RunError(DlcliError):
 
 
 class DivergedError(DlcliError):
+    """details: where it happened, for run.json."""
+
     exit_code = 5
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class ResourceError(DlcliError):
@@ -54,7 +61,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     import difflib
 
     choices = list(known)
-    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6) if len(name) < 1000 else []
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known are {', '.join(choices)}" if choices else "there are none"

@@ -1,9 +1,12 @@
 """What a training will take, before it is started: `dlcli train --dry-run`."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from dlcli.errors import ResourceError
 from dlcli.experiment import Experiment, sample_input
 
 # Values that an optimizer and an average keep beside each parameter.
@@ -19,8 +22,7 @@ def estimate(built: Experiment) -> dict[str, Any]:
     """
     config = built.config
     parameters = sum(p.numel() for p in built.model.parameters())
-    copies = 2 + (_STATE[config.optimizer] if config.optimizer != "sgd" or config.momentum else 0) + bool(config.ema)
-    weights = 4 * parameters * copies
+    weights = 4 * parameters * (2 + _copies(built))
     activations = _activation_bytes(built) * built.batch_size
     data = _data_bytes(built)
     return {
@@ -37,9 +39,35 @@ def estimate(built: Experiment) -> dict[str, Any]:
         "memory of activations (bytes)": activations,
         "memory of data (bytes)": data,
         "memory (bytes)": weights + activations + data,
+        "checkpoints (bytes)": _checkpoint_bytes(built),
         "device": str(built.device),
         "threads": built.threads,
     }
+
+
+def check_space(built: Experiment, runs_dir: str | Path) -> None:
+    """ResourceError (exit 6) when the disk of `runs_dir` cannot hold the checkpoints of this training."""
+    folder = Path(runs_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    needed, free = _checkpoint_bytes(built), shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"runs_dir = {runs_dir} has {free / 1e6:,.1f} MB free, but the checkpoints of this training take "
+            f"{needed / 1e6:,.1f} MB: free some, choose another --runs-dir or a smaller --keep-last"
+        )
+
+
+def _copies(built: Experiment) -> int:
+    """What the optimizer and the average keep beside the weights, in their size."""
+    config = built.config
+    return (_STATE[config.optimizer] if config.optimizer != "sgd" or config.momentum else 0) + bool(config.ema)
+
+
+def _checkpoint_bytes(built: Experiment) -> int:
+    """At most: the last ones and the one that is being written, and two best ones."""
+    weights: int = sum(t.numel() * t.element_size() for t in built.model.state_dict().values())
+    return weights * ((1 + _copies(built)) * (built.config.keep_last + 1) + 2)
 
 
 def _activation_bytes(built: Experiment) -> int:

@@ -33,6 +33,7 @@ class Report:
 
     metrics: name -> value, None where undefined. per_class: a row a class with precision, recall, f1 and
     count. confusion: a row an actual class, a column a predicted one. Both are None but for classes.
+    damage: of newer checkpoints that could not be used.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class Report:
     class_names: tuple[str, ...]
     per_class: list[dict[str, Any]] | None
     confusion: list[list[int]] | None
+    damage: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -60,6 +62,7 @@ class Report:
             "class_names": list(self.class_names),
             "per_class": self.per_class,
             "confusion": self.confusion,
+            "damage": list(self.damage),
         }
 
 
@@ -85,13 +88,18 @@ def evaluate(
 ) -> Report:
     """Measure a run's checkpoint and write eval/SPLIT.json into the run.
 
-    data: another data set of the same shape, normalised as the run's own; its record is eval/SPLIT-DATA.json.
+    data: a data set of the same shape, normalised as the run's own; of another one the record is
+        eval/SPLIT-DATA.json. Without it, the run's data must be what they were at the training, else DataError.
     """
     restored = experiment.restore(run, role=checkpoint, device=device)
     config = restored.config
     dataset = experiment.load_data(
-        config, device=restored.device, name=data, preprocessing=restored.preprocessing
-    )  # fmt: skip
+        config,
+        device=restored.device,
+        name=data,
+        preprocessing=restored.preprocessing,
+        fingerprint=run.data().get("fingerprint") if data is None else None,
+    )
     part = dataset.split(split)
     measures = measure(
         restored.model,
@@ -117,6 +125,7 @@ def evaluate(
         class_names=restored.preprocessing.class_names,
         per_class=per_class,
         confusion=confusion,
+        damage=restored.checkpoint.damage,
     )
     record = {**report.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
     other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)

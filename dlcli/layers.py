@@ -21,6 +21,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
 }
 
+_MOST_POSITIONS = 2**26
+
 
 class SelfAttention(nn.Module):
     """Multi-head scaled dot-product self-attention (Vaswani et al. 2017, eq. 1): softmax(QK^T / sqrt(D/H)) V.
@@ -74,6 +76,8 @@ class MeanMixing(nn.Module):
 
 def sinusoidal_positions(steps: int, width: int) -> Tensor:
     """(T, D) positional encoding of Vaswani et al. 2017, section 3.5: sines in even columns, cosines in odd ones."""
+    if steps * width > _MOST_POSITIONS:
+        raise ConfigError(f"model.width = {width} is too large for {steps} steps: take a smaller one")
     position = torch.arange(steps)[:, None]
     frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
     table = torch.zeros(steps, width)

@@ -73,7 +73,10 @@ def _convert(value: Any, annotation: Any) -> Any:
     if annotation is int:
         if isinstance(value, float) and not value.is_integer():
             raise ValueError
-        return int(value.replace("_", "") if isinstance(value, str) else value)
+        number = int(value.replace("_", "") if isinstance(value, str) else value)
+        if not -(2**63) <= number < 2**63:
+            raise OverflowError
+        return number
     if annotation is float:
         return float(value)
     if annotation is str:

@@ -1,15 +1,19 @@
 """MODELS and DATASETS: what is built in, by name, and where it lives. Nothing is imported until asked for.
 
-A name that is not registered but has the form `package.module:Name` is imported as it stands, so a user's
-own model needs no plug-in.
+A name that is not registered but has the form `package.module:Name` is imported from the Python path or the
+current folder, so a user's own model needs no plug-in.
 """
 
 import importlib
+import importlib.util
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from dlcli.errors import ConfigError, did_you_mean
+from dlcli.errors import ConfigError, RunError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -211,7 +215,7 @@ DATASETS: dict[str, DataEntry] = {
         "128 tokens",
         "1.1 M characters",
         "public domain",
-        "tinyshakespeare/input.txt in the data folder",
+        "downloaded (Karpathy 2015)",
     ),
     "mnist": DataEntry(
         "dlcli.data.vision:mnist",
@@ -220,7 +224,7 @@ DATASETS: dict[str, DataEntry] = {
         "1x28x28",
         "60000 + 10000",
         "CC BY-SA 3.0",
-        "torchvision download (LeCun et al. 1998)",
+        "downloaded (LeCun et al. 1998)",
         {"epochs": 5},
     ),
     "fashion-mnist": DataEntry(
@@ -230,7 +234,7 @@ DATASETS: dict[str, DataEntry] = {
         "1x28x28",
         "60000 + 10000",
         "MIT",
-        "torchvision download (Xiao et al. 2017)",
+        "downloaded (Xiao et al. 2017)",
         {"epochs": 5},
     ),
     "kmnist": DataEntry(
@@ -240,7 +244,7 @@ DATASETS: dict[str, DataEntry] = {
         "1x28x28",
         "60000 + 10000",
         "CC BY-SA 4.0",
-        "torchvision download (Clanuwat et al. 2018)",
+        "downloaded (Clanuwat et al. 2018)",
         {"epochs": 5},
     ),
     "cifar10": DataEntry(
@@ -250,7 +254,7 @@ DATASETS: dict[str, DataEntry] = {
         "3x32x32",
         "50000 + 10000",
         "none stated",
-        "torchvision download (Krizhevsky 2009)",
+        "downloaded (Krizhevsky 2009)",
         {"epochs": 10},
     ),
 }
@@ -275,14 +279,21 @@ def data_entry(name: str) -> DataEntry:
     raise ConfigError(f"unknown data {name!r}: {did_you_mean(name, DATASETS)}")
 
 
-def load(target: str) -> Any:
+def load(target: str, *, runs_dir: Path | None = None) -> Any:
     """Import "module:attribute". ConfigError when either is not there; a module that is there but fails
-    while it is imported raises its own error."""
+    while it is imported raises its own error.
+
+    runs_dir: when the name may be that of a stranger's run, the folder of the runs. Nothing in it is imported, and
+    nothing of Python's own library either, where no model is: RunError and ConfigError, before anything is executed.
+    """
     module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute or module_name.startswith("."):
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)) or len(target) > 500:
         raise ConfigError(f"{target!r} is not of the form package.module:Name")
     try:
-        module = importlib.import_module(module_name)
+        if module_name.startswith("dlcli."):
+            module = importlib.import_module(module_name)
+        else:
+            module = _import_own(module_name, target, runs_dir)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
@@ -292,3 +303,42 @@ def load(target: str) -> Any:
     except AttributeError:
         names = [name for name in vars(module) if not name.startswith("_")]
         raise ConfigError(f"module {module_name!r} has no {attribute!r}: {did_you_mean(attribute, names)}") from None
+
+
+def _import_own(module_name: str, target: str, runs_dir: Path | None) -> Any:
+    """The current folder is on the path only from here on, so that what lies in it cannot pass for a library."""
+    here, before = os.getcwd(), list(sys.path)
+    if here not in before:
+        sys.path.append(here)
+    if runs_dir is None:
+        return importlib.import_module(module_name)
+    try:
+        _refuse_what_came_along(module_name, target, runs_dir)
+        # Nor may an own module find there what it imports in its turn.
+        sys.path[:] = [entry for entry in sys.path if not _lies_in(entry or here, runs_dir)]
+        return importlib.import_module(module_name)
+    finally:
+        sys.path[:] = before if here in before or _lies_in(here, runs_dir) else [*before, here]
+
+
+def _refuse_what_came_along(module_name: str, target: str, runs_dir: Path) -> None:
+    """Every package on the way is looked at before it is imported, which finding the next one does."""
+    name = ""
+    for part in module_name.split("."):
+        name = f"{name}.{part}" if name else part
+        if name in (*sys.stdlib_module_names, "__main__"):
+            raise ConfigError(f"{target!r} is part of Python, and no model or data set: name one of your own")
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            return
+        places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.has_location else ())]
+        for place in places:
+            if place is not None and _lies_in(place, runs_dir):
+                raise RunError(
+                    f"{target!r} is refused: {place} lies in the folder of runs {runs_dir}, and no code that came "
+                    "with a run is executed; keep your own in another folder"
+                )
+
+
+def _lies_in(place: str, folder: Path) -> bool:
+    return Path(place).resolve().is_relative_to(folder.resolve())

@@ -6,32 +6,68 @@
       run.json        status, times, best metric, command line, versions
       metrics.csv     a row an evaluation or log interval
       log.txt         what the console said
-      lock            held by the process that trains
+      lock            marks the folder as ours; held by the process that trains
       checkpoints/    best-STEP/ and last-STEP/
       eval/           what `dlcli eval` measured
+    runs/.trash/      runs that were removed (see trash.py)
 
 The files are the database. A run's status is derived: "running" in run.json counts only while the lock is
 held, which ends with the process however it dies.
 """
 
+import contextlib
 import csv
+import errno
 import fcntl
 import io
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from dlcli.config import FORMAT, TrainConfig
+from dlcli.config import FORMAT, MOST_THREADS, TrainConfig
+from dlcli.documents import BEST, COUNT, NUMBER, TABLE, TEXT, TIME, WHOLE, Kind, check, list_of, optional
 from dlcli.errors import BusyError, DlcliError, ResourceError, RunError
-from dlcli.files import append_line, read_json, write_json
+from dlcli.files import (
+    append_line,
+    flush_folder,
+    flushed_size,
+    make_folder,
+    open_regular,
+    read_json,
+    sweep,
+    told_as_damage,
+    truncate,
+    write_json,
+)  # fmt: skip
 
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+# What the lock of a run begins with, so that no other folder is ever taken for one of ours.
+MARK = b"a run of dlcli\n"
+TRASH = ".trash"
+# In the trash: a run that is being deleted for good.
+PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
+
+_NUMBER = re.compile(r"([1-9][0-9]{0,8})")
+_LONGEST_PATH = 4096
+
+# What is read of run.json.
+_INFO: dict[str, Kind] = {
+    "status": TEXT, "stop": optional(TEXT), "reason": optional(TEXT), "stopped_early": optional(WHOLE),
+    "model": TEXT, "data": TEXT, "epochs": COUNT, "epochs_done": WHOLE, "step": WHOLE, "steps": WHOLE,
+    "metrics": TABLE, "best": optional(TABLE), "resumes": list_of(TABLE),
+    "started": TIME, "ended": optional(TIME), "seconds": optional(NUMBER),
+    "device": TEXT, "threads": Kind("a number of threads", lambda v: type(v) is int and 1 <= v <= MOST_THREADS),
+}  # fmt: skip
+
+# data.json has a mean, a deviation and a name a feature.
+_MOST_DATA = 16_000_000
+# Rows and values of metrics.csv, and bytes of a line.
+_MOST_ROWS, _MOST_VALUES, _LONGEST_LINE = 500_000, 5_000_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -62,22 +98,34 @@ class Run:
 
     @classmethod
     def create(cls, root: str | Path) -> "Run":
-        """A new folder with the next free number. `mkdir` decides between processes that start at once."""
+        """A new folder with a number that no run has had. `mkdir` decides between processes that start at once."""
         root = Path(root)
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            number = max(_numbers(root), default=0) + 1
-            while True:
-                try:
-                    (root / str(number)).mkdir()
-                    break
-                except FileExistsError:
-                    number += 1
-            run = cls(root, number)
-            run.checkpoints.mkdir()
+            make_folder(root)
+            run = cls(root, _highest(root) + 1)
+            while not run._take_number():
+                run = cls(root, max(run.number, _highest(root)) + 1)
+            try:
+                (run.path / "lock").write_bytes(MARK)
+                run.checkpoints.mkdir()
+                flush_folder(root)
+            except OSError:
+                shutil.rmtree(run.path, ignore_errors=True)
+                raise
         except OSError as error:
             raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
         return run
+
+    def _take_number(self) -> bool:
+        """Make the folder, unless the number is taken: by an entry here, or by a run that has just been removed."""
+        try:
+            self.path.mkdir()
+        except FileExistsError:
+            return False
+        if _highest_removed(self.root) < self.number:
+            return True
+        self.path.rmdir()
+        return False
 
     # config.json, data.json, run.json
 
@@ -101,7 +149,7 @@ class Run:
         write_json(self.path / "data.json", {**preprocessing, "fingerprint": fingerprint})
 
     def data(self) -> dict[str, Any]:
-        values = read_json(self.path / "data.json")
+        values = read_json(self.path / "data.json", most=_MOST_DATA)
         if not isinstance(values, dict):
             raise RunError(f"{self.path / 'data.json'} is damaged: it holds no description")
         return values
@@ -111,18 +159,29 @@ class Run:
 
     def info(self) -> dict[str, Any]:
         """run.json as it stands; `status` derived."""
-        info = read_json(self.path / "run.json")
-        if not isinstance(info, dict) or not isinstance(info.get("status"), str):
-            raise RunError(f"{self.path / 'run.json'} is damaged: it has no status")
+        info = self._read_info()
         if info["status"] == "running" and not self.is_locked():
-            info["status"] = "dead"
+            info = self._read_info()  # it may have ended since it was read: the last word comes before the lock goes
+            if info["status"] == "running":
+                info["status"] = "dead"
+        return info
+
+    def _read_info(self) -> dict[str, Any]:
+        info = read_json(self.path / "run.json")
+        if not isinstance(info, dict) or "status" not in info:
+            raise RunError(f"{self.path / 'run.json'} is damaged: it has no status")
+        with told_as_damage(self.path / "run.json"):
+            check(info, _INFO)
+            check(info.get("best") or {}, BEST)
         return info
 
     def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
         """What a later command found, as FOLDER/NAME.json."""
         path = self.path / folder / f"{name}.json"
         try:
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
+            if path.parent.is_symlink():
+                raise OSError(errno.EINVAL, f"{path.parent} is a symbolic link")
         except OSError as error:
             raise ResourceError(f"cannot write {path}: {error.strerror}") from None
         write_json(path, record)
@@ -132,45 +191,65 @@ class Run:
 
     def append_metrics(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
         """Add a row; the header comes with the first. What is undefined stays empty."""
-        if not self.metrics_file.exists():
+        if not self.metrics_file.exists() or not self.metrics_file.stat().st_size:
             append_line(self.metrics_file, _csv_line(columns))
         append_line(self.metrics_file, _csv_line(["" if row.get(c) is None else row[c] for c in columns]))
 
     def metrics(self) -> list[dict[str, float | None]]:
         """All rows of metrics.csv; a last line that is not whole is left out."""
         try:
-            text = self.metrics_file.read_text(encoding="utf-8")
+            descriptor = open_regular(self.metrics_file)
         except FileNotFoundError:
             return []
-        whole = text[: text.rfind("\n") + 1]
-        try:
-            return [
-                {name: float(value) if value else None for name, value in row.items()}
-                for row in csv.DictReader(io.StringIO(whole))
-            ]
-        except (ValueError, TypeError):
-            raise RunError(f"{self.metrics_file} is damaged: a value is no number") from None
+        except OSError as error:
+            raise RunError(f"{self.metrics_file} cannot be read: {error.strerror}") from None
+        with open(descriptor, "rb") as file:
+            reader = csv.DictReader(self._metrics_lines(file))
+            try:
+                return [{name: _metric(value) for name, value in row.items()} for row in reader]
+            except (ValueError, TypeError, csv.Error):
+                raise RunError(f"{self.metrics_file} is damaged: a value is no number") from None
+
+    def _metrics_lines(self, file: BinaryIO) -> Iterator[str]:
+        """The whole lines; RunError when there is more than memory should hold."""
+        values = 0
+        for count, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b"")):
+            values += line.count(b",") + 1
+            if count > _MOST_ROWS or values > _MOST_VALUES:
+                raise RunError(f"{self.metrics_file} has more than {_MOST_ROWS:,} rows or {_MOST_VALUES:,} values")
+            if len(line) == _LONGEST_LINE:
+                raise RunError(f"{self.metrics_file} is damaged: line {count + 1} is too long")
+            if line.endswith(b"\n"):
+                yield line.decode()
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files that grow, for `cut_back`."""
-        files = {"metrics_bytes": self.metrics_file, "log_bytes": self.log_file}
-        return {name: file.stat().st_size if file.exists() else 0 for name, file in files.items()}
+        """Bytes of the files that grow, for `cut_back`; on the disk before a checkpoint speaks of them."""
+        return {"metrics_bytes": flushed_size(self.metrics_file), "log_bytes": flushed_size(self.log_file)}
 
     def cut_back(self, sizes: Mapping[str, Any]) -> None:
         """Take away what was written after a checkpoint with these `sizes`: it will be written again."""
         for name, file in (("metrics_bytes", self.metrics_file), ("log_bytes", self.log_file)):
-            if file.exists() and isinstance(sizes.get(name), int):
-                os.truncate(file, min(sizes[name], file.stat().st_size))
+            size = sizes.get(name)
+            if isinstance(size, int) and size >= 0:
+                truncate(file, size)
 
     def log(self, line: str) -> None:
         append_line(self.log_file, line)
 
     # the lock
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run; BusyError (exit 9) when another process does."""
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        """Hold the run; BusyError (exit 9) when another process does, RunError when there is no such run any more.
+
+        What an earlier holder that was killed has left half written is cleared away.
+        """
+        try:
+            descriptor = open_regular(self.path / "lock", os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            raise RunError(f"there is no run {self} any more: it was moved or deleted") from None
+        except OSError as error:
+            raise RunError(f"{self.path / 'lock'} cannot be opened: {error.strerror}") from None
         try:
             for attempt in range(5):  # a lister that probes the lock holds it for a moment
                 try:
@@ -180,13 +259,24 @@ class Run:
                     if attempt == 4:
                         raise BusyError(f"{self} is being trained by another process") from None
                     time.sleep(0.02)
+            if not self._holds(descriptor):
+                raise RunError(f"there is no run {self} any more: it was moved or deleted")
+            sweep(self.path)
+            sweep(self.checkpoints)
             yield
         finally:
             os.close(descriptor)
 
+    def _holds(self, descriptor: int) -> bool:
+        """Whether this open lock is still that of the run: the folder may have been moved while we waited for it."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.path / "lock"))
+        except FileNotFoundError:
+            return False
+
     def is_locked(self) -> bool:
         try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
+            descriptor = open_regular(self.path / "lock")
         except OSError:
             return False
         try:
@@ -204,11 +294,12 @@ def all_runs(root: str | Path) -> list[Run]:
     return [Run(root, number) for number in sorted(_numbers(root), reverse=True)]
 
 
-def find(text: str, root: str | Path) -> list[Run]:
+def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[Run]:
     """The runs that `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss` or `40:45` names, in that order.
 
     RunError (exit 4) when there is none. best: looks at the best validation metric of finished runs that
     watched that metric; whether more is better was recorded with it.
+    listed_by: the command that shows what there is, for the error.
     """
     root = Path(root)
     if text == "latest":
@@ -222,13 +313,17 @@ def find(text: str, root: str | Path) -> list[Run]:
     if colon and _NUMBER.fullmatch(low) and _NUMBER.fullmatch(high):
         runs = [run for run in reversed(all_runs(root)) if int(low) <= run.number <= int(high)]
         if not runs:
-            raise RunError(f"there is no run from {low} to {high} in {root}: see `dlcli runs`")
+            raise RunError(f"there is no run from {low} to {high} in {root}: see `{listed_by}`")
         return runs
     path = root / text if _NUMBER.fullmatch(text) else Path(text)
-    if not _NUMBER.fullmatch(path.name):
+    if not _NUMBER.fullmatch(path.name) or len(text) > _LONGEST_PATH or _climbs(path):
         raise RunError(f"{text!r} names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST")
-    if path.is_symlink() or not path.is_dir():
-        raise RunError(f"there is no run {text} in {path.parent}: see `dlcli runs`")
+    try:
+        there = path.is_dir() and not path.is_symlink()
+    except OSError:  # a name that is too long for the file system
+        there = False
+    if not there:
+        raise RunError(f"there is no run {text} in {path.parent}: see `{listed_by}`")
     return [Run(path.parent, int(path.name))]
 
 
@@ -269,14 +364,44 @@ def _best(metric: str, root: Path) -> Run:
     return best[1]
 
 
-def _numbers(root: Path) -> list[int]:
+def _highest(root: Path) -> int:
+    """The highest number that a run has had: no number ever means two runs."""
+    return max([0, *_numbers(root), _highest_removed(root)])
+
+
+def _highest_removed(root: Path) -> int:
+    """Of the runs in the trash, those that are being purged, and the purged ones."""
+    numbers = [0, *_numbers(root / TRASH), *_numbers(root / TRASH, PURGING)]
+    with contextlib.suppress(RunError, ValueError, TypeError, KeyError):
+        numbers.append(int(read_json(root / TRASH / "purged.json")["highest"]))
+    return max(numbers)
+
+
+def _numbers(root: Path, pattern: re.Pattern[str] = _NUMBER) -> list[int]:
+    """Of the folders in `root` whose names are such."""
     try:
         with os.scandir(root) as entries:
-            return [int(e.name) for e in entries if _NUMBER.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+            named = [(entry, pattern.fullmatch(entry.name)) for entry in entries]
+            return [int(match[1]) for entry, match in named if match and entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ResourceError(f"cannot list {root}: {error.strerror}") from None
+
+
+def _climbs(path: Path) -> bool:
+    """Whether `..` stands behind the name of a folder: a/../7."""
+    parts = list(path.parts)
+    while parts and parts[0] == "..":
+        del parts[0]
+    return ".." in parts
+
+
+def _metric(value: str | None) -> float | None:
+    number = float(value) if value else None
+    if number is not None and not abs(number) < float("inf"):
+        raise ValueError
+    return number
 
 
 def _csv_line(values: Sequence[Any]) -> str:

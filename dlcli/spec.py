@@ -1,10 +1,17 @@
 """What a model and a task must know of their data: kind, shapes, and the number of outputs."""
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from dlcli.documents import COUNT, WHOLE, Kind, check, list_of
 
 Task = Literal["regression", "binary", "multiclass", "next-token"]
-Kind = Literal["image", "features", "tokens"]
+DataKind = Literal["image", "features", "tokens"]
+
+# Values of one sample that a run's data.json may ask for.
+_MOST_VALUES = 2**25
+_AXES = {"image": 3, "features": 1, "tokens": 1}
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class DataSpec:
     """
 
     task: Task
-    kind: Kind
+    kind: DataKind
     input_shape: tuple[int, ...]
     outputs: int
     vocabulary: int = 0
@@ -30,8 +37,28 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DataSpec":
-        return cls(**(values | {"input_shape": tuple(values["input_shape"])}))
+        """The inverse of `as_dict`; ValueError when no data can be so."""
+        check(values, _FIELDS, needed=True)
+        kind, task, shape = values["kind"], values["task"], values["input_shape"]
+        outputs, vocabulary = values["outputs"], values["vocabulary"]
+        if len(shape) != _AXES[kind] or math.prod(shape) > _MOST_VALUES:
+            raise ValueError(f"input_shape = {shape[:4]} is no shape of {kind}")
+        if (vocabulary > 0) != (kind == "tokens"):
+            raise ValueError(f"vocabulary = {vocabulary} does not go with {kind}")
+        least = {"multiclass": 2, "next-token": vocabulary}.get(task, 1)
+        if outputs < least or (task != "multiclass" and outputs > least):
+            raise ValueError(f"outputs = {outputs} does not go with {task}")
+        return cls(task, kind, tuple(shape), outputs, vocabulary)
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
         return f"{self.kind} of {shape}"
+
+
+_FIELDS = {
+    "task": Kind(f"one of {', '.join(get_args(Task))}", lambda v: v in get_args(Task)),
+    "kind": Kind(f"one of {', '.join(_AXES)}", lambda v: v in get_args(DataKind)),
+    "input_shape": list_of(COUNT),
+    "outputs": COUNT,
+    "vocabulary": WHOLE,
+}

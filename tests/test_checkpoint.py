@@ -39,20 +39,43 @@ def test_any_safetensors_reader_opens_the_weights(tmp_path: Path) -> None:
         assert file.get_tensor("conv.weight").shape == (4, 3, 2, 2)
 
 
-def test_a_newer_one_takes_the_place_of_the_older_of_its_role(tmp_path: Path) -> None:
-    for step in (1, 2):
-        path = save(tmp_path, "last", step)
-    checkpoint.save(tmp_path, "best", weights=path, state={"epoch": 1, "step": 2, "metrics": {}})
-    save(tmp_path, "last", 3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-2", "last-3"]
+def test_the_best_may_share_the_bytes_of_the_last(tmp_path: Path) -> None:
+    path = save(tmp_path, "last", 2)
+    best = checkpoint.save(tmp_path, "best", weights=path, state={"epoch": 1, "step": 2, "metrics": {}})
+    assert (best / "model.safetensors").samefile(path / "model.safetensors")
     assert checkpoint.load(tmp_path, "best").state["step"] == 2
-    assert checkpoint.load(tmp_path, "last").state["step"] == 3
 
 
-def test_a_kill_between_the_new_and_the_removal_of_the_old_leaves_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint, "_remove", lambda path: None)
+def save_last(folder: Path, step: int, *, best: int, keep_last: int) -> None:
+    state = {"epoch": 1, "step": step, "metrics": {}, "training": {"best": {"step": best}}}
+    path = checkpoint.save(folder, "last", weights=weights(float(step)), state=state)
+    checkpoint.retain(folder, path, keep_last=keep_last)
+
+
+def test_the_newest_last_ones_are_kept_each_with_its_best(tmp_path: Path) -> None:
+    save(tmp_path, "best", 10)
+    save_last(tmp_path, 10, best=10, keep_last=2)
+    save_last(tmp_path, 20, best=10, keep_last=2)
+    save(tmp_path, "best", 30)
+    save_last(tmp_path, 30, best=30, keep_last=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-10", "best-30", "last-20", "last-30"]
+    save_last(tmp_path, 40, best=30, keep_last=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-30", "last-30", "last-40"]
+    save_last(tmp_path, 40, best=30, keep_last=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-30", "last-40-2"]
+
+
+def test_those_of_a_course_that_was_left_go_with_the_first_save_of_the_new_one(tmp_path: Path) -> None:
+    """last-30 was damaged, so that training went on from last-20, and has another best now."""
+    for step in (10, 20, 30):
+        save(tmp_path, "best", step)
+        save_last(tmp_path, step, best=step, keep_last=9)
+    save(tmp_path, "best", 20)
+    save_last(tmp_path, 22, best=20, keep_last=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-20-2", "last-20", "last-22"]
+
+
+def test_a_kill_between_the_new_and_the_removal_of_the_old_leaves_the_new(tmp_path: Path) -> None:
     for step in (9, 10):
         save(tmp_path, "last", step)
     (tmp_path / ".tmp-abc").mkdir()
@@ -60,15 +83,16 @@ def test_a_kill_between_the_new_and_the_removal_of_the_old_leaves_the_new(
     assert checkpoint.load(tmp_path, "last").state["step"] == 10
 
 
-def test_a_damaged_one_is_passed_over_for_an_intact_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_remove", lambda path: None)
+def test_a_damaged_one_is_passed_over_for_an_intact_one_and_named(tmp_path: Path) -> None:
     for step in (1, 2):
         path = save(tmp_path, "last", step)
     file = path / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert checkpoint.load(tmp_path, "last").state["step"] == 1
+    found = checkpoint.load(tmp_path, "last")
+    assert found.state["step"] == 1
+    assert found.damage == (f"{file} is damaged: its sha256 is not the recorded one",)
 
 
 def test_no_intact_checkpoint_is_an_error_that_names_the_damage(tmp_path: Path) -> None:

@@ -269,6 +269,28 @@ class ForgetfulCell(Cell):
     detach = True
 
 
+class RarelyWrong(nn.Module):
+    """Wrong in the objects of these numbers. One is built to look at, one a mode, then one a further point."""
+    numbers, built = (), 0
+
+    def __init__(self):
+        super().__init__()
+        type(self).built += 1
+        self.wrong = self.built in self.numbers
+        self.weight = nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        return x * Spoil.apply(self.weight, (lambda g: 2 * g) if self.wrong else (lambda g: g))
+
+
+class WrongAtOnePoint(RarelyWrong):
+    numbers = (2,)
+
+
+class WrongAtTheFirstAndTheLastPoint(RarelyWrong):
+    numbers = (2, 6)
+
+
 class Sized(nn.Module):
     def __init__(self, width: int, *, gain: float = 1.0, bias: bool = True, kind: str = "a"):
         super().__init__()
@@ -517,6 +539,18 @@ def test_tensor_at_kinks_is_undecided_and_fails_only_strict(run: Run) -> None:
     assert row["probes"] == 0 and row["kinks"] >= 6
     assert row["reason"].endswith("probes are at kinks")
     assert run("mine:AtKink", "--input", "4", "--strict")[0] == 7
+
+
+def test_failure_must_be_met_again_at_another_point(run: Run) -> None:
+    target = document(run, "mine:WrongAtOnePoint", "--input", "2,3")["targets"][0]
+    weight = rows(target)["weight"]
+    assert (target["verdict"], weight["verdict"]) == ("undecided", "undecided")
+    assert weight["reason"] == "wrong at one random point, right at others: a kink or a rare case"
+
+
+def test_failure_that_is_met_at_the_last_of_the_other_points_stands(run: Run) -> None:
+    target = document(run, "mine:WrongAtTheFirstAndTheLastPoint", "--input", "2,3", code=7)["targets"][0]
+    assert (target["verdict"], rows(target)["weight"]["verdict"]) == ("fail", "wrong")
 
 
 def test_ties_behind_a_relu_leave_that_boundary_undecided_only(run: Run) -> None:

@@ -32,6 +32,7 @@ def call(*words: str) -> str:
         "dlcli.runs",
         "dlcli.files",
         "dlcli.summary",
+        "dlcli.trash",
         "dlcli.options",
         "dlcli.spec",
         *(
@@ -44,6 +45,7 @@ def call(*words: str) -> str:
                 "generate",
                 "export",
                 "gradcheck",
+                "check",
                 "runs",
                 "listing",
                 "recipes",
@@ -57,7 +59,16 @@ def test_light_files_import_nothing_heavy(module: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("--help",), ("--version",), ("train", "--help"), ("runs",), ("models",), ("datasets", "--json"), ("recipes",)],
+    [
+        ("--help",),
+        ("--version",),
+        ("train", "--help"),
+        ("check", "--help"),
+        ("runs",),
+        ("models",),
+        ("datasets", "--json"),
+        ("recipes",),
+    ],
     ids=" ".join,
 )
 def test_light_commands_import_nothing_heavy(words: tuple[str, ...], tmp_path: object) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlcli.data import text
+from dlcli.data import download, published, text
 from dlcli.data.dataset import Source
 from dlcli.errors import ConfigError, DataError
 from dlcli.spec import DataSpec
@@ -78,39 +78,80 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
             text.text_file(tmp_path, path=str(file))
         return str(caught.value)
 
-    assert said(b"caf\xe9 au lait") == f"{file} is not UTF-8 text: byte 3 is 0xe9"
-    assert said(b"a\0b") == f"{file} is not text: it holds NUL characters"
+    utf8 = "save the file as UTF-8"
+    assert said(b"caf\xe9 au lait") == f"{file}:1 is not UTF-8 text: byte 3 is 0xe9; {utf8}"
+    assert said(b"one\ntwo\r\ncaf\xe9") == f"{file}:3 is not UTF-8 text: byte 12 is 0xe9; {utf8}"
+    assert said(b"abc\xf0\x9f") == f"{file}:1 is not UTF-8 text: byte 3 is 0xf0; {utf8}"
+    assert said(b"\xed\xa0\x80") == f"{file}:1 is not UTF-8 text: byte 0 is 0xed; {utf8}"
+    for encoding in ("utf-16", "utf-16-be"):
+        bom = b"" if encoding == "utf-16" else b"\xfe\xff"
+        assert said(bom + PANGRAM.encode(encoding)) == f"{file} is not UTF-8 text but UTF-16: save it as UTF-8"
+    assert said(b"a\nb\0c") == f"{file}:2 is not text: it holds a NUL character"
+    assert said(b"a" * 2000) == "a text of nothing but 'a' has nothing to predict: take another one"
     assert said(b"") == (
         "a text of 0 characters is too short: rows of 128 need at least 1281; "
         "take a longer text or a smaller data.length"
     )
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.txt", tmp_path):
+def test_line_ends_of_other_systems_are_one_character(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"one\r\ntwo\rthree\n")
+    assert text.read_text(file) == "one\ntwo\nthree\n"
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    def said(path: Path) -> str:
         with pytest.raises(DataError) as caught:
             text.text_file(tmp_path, path=str(path))
-        assert str(caught.value) == f"text file {path} does not exist or is no file"
+        return str(caught.value)
+
+    assert said(tmp_path / "missing.txt") == f"{tmp_path / 'missing.txt'} does not exist"
+    assert said(tmp_path / "no" / "folder.txt") == f"{tmp_path / 'no' / 'folder.txt'} does not exist"
+    (tmp_path / "story.txt").write_text(PANGRAM)
+    assert said(tmp_path / "stroy.txt") == f"{tmp_path / 'stroy.txt'} does not exist: did you mean story.txt?"
+    assert said(tmp_path) == f"{tmp_path} is a folder: name a file in it"
+    os.mkfifo(tmp_path / "pipe")
+    assert said(tmp_path / "pipe") == f"{tmp_path / 'pipe'} is no regular file"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_without_permission_is_told(tmp_path: Path) -> None:
-    file = tmp_path / "a.txt"
-    file.write_text(PANGRAM)
-    file.chmod(0)
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch) -> None:
+    def refuses(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "a.txt").write_text(PANGRAM)
+    monkeypatch.setattr(Path, "read_bytes", refuses)
     with pytest.raises(DataError) as caught:
-        text.text_file(tmp_path, path=str(file))
-    assert str(caught.value) == f"{file} cannot be read: Permission denied"
+        text.text_file(tmp_path, path=str(tmp_path / "a.txt"))
+    assert str(caught.value) == f"{tmp_path / 'a.txt'} cannot be read: Permission denied"
 
 
-def test_tinyshakespeare_lies_in_the_data_folder(tmp_path: Path) -> None:
+def test_tinyshakespeare_is_held_against_its_sha256(tmp_path: Path, monkeypatch) -> None:
+    (archive,) = published.TINYSHAKESPEARE
     file = tmp_path / "tinyshakespeare" / "input.txt"
+    file.parent.mkdir()
+    for content in (PANGRAM, "a" * 1_115_394):
+        file.write_text(content)
+        with pytest.raises(DataError) as caught:
+            text.tinyshakespeare(tmp_path)
+        assert str(caught.value) == (
+            f"{file} is not tinyshakespeare, or damaged: its sha256 is not {archive.sha256}; delete it to download it "
+            f"again, or train on it as --data text:{file}"
+        )
+    file.unlink()
+    asked = []
+
+    def refuses(url: str, archive: download.Archive) -> bytes:
+        asked.append(url)
+        raise download._Refused("no route to host")
+
+    monkeypatch.setattr(download, "_get", refuses)
     with pytest.raises(DataError) as caught:
         text.tinyshakespeare(tmp_path)
-    assert str(caught.value) == f"tinyshakespeare is not in the data folder: put it at {file}, or choose --data-dir"
-    file.parent.mkdir()
-    file.write_text(PANGRAM)
-    assert decoded(text.tinyshakespeare(tmp_path, length=20))[0] == PANGRAM[:21]
+    assert str(caught.value) == (
+        f"tinyshakespeare is not in the data folder and cannot be downloaded ({archive.urls[0]}: no route to host): "
+        f"put input.txt (sha256 {archive.sha256}) into {file.parent}, or choose --data-dir"
+    )
 
 
 @needs_data("tinyshakespeare", "input.txt")
@@ -133,3 +174,14 @@ def test_pydocs_is_pythons_help_with_every_paragraph_once() -> None:
     assert set(paragraphs) <= known
     assert len(paragraphs) == len(set(paragraphs))
     assert len(paragraphs) > 0.99 * len(known)
+
+
+def test_a_text_is_respelt_in_another_alphabet() -> None:
+    wide = "".join(chr(c) for c in range(0x4E00, 0x4E00 + 300))
+    source = text.from_text("abcad" * 9, length=4)
+    respelt = text.respelt(source, "xdcba" + wide)
+    assert decoded(respelt) == decoded(source)
+    assert respelt.spec == DataSpec("next-token", "tokens", (4,), 305, vocabulary=305)
+    with pytest.raises(DataError) as caught:
+        text.respelt(source, "ab")
+    assert str(caught.value) == "the text has characters that the model never saw: 'c' 'd'"

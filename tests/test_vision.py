@@ -1,4 +1,4 @@
-"""Image files in torchvision's layout: read back value by value, damage told, a failed download explained."""
+"""Image files in torchvision's layout: read back value by value, damage told, missing ones asked for."""
 
 import struct
 from pathlib import Path
@@ -9,12 +9,13 @@ import pytest
 import torch
 import torchvision
 
-from dlcli.data import vision
+from dlcli.data import download, published, vision
 from dlcli.errors import DataError
 from dlcli.spec import DataSpec
 from tests.conftest import DATA_DIR, needs_data
 
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+AGAIN = "delete it to download it again"
 NAMES = {"MNIST": vision.mnist, "FashionMNIST": vision.fashion_mnist, "KMNIST": vision.kmnist}
 
 
@@ -61,7 +62,7 @@ def test_idx_files_are_read_value_by_value(name: str, mnist: Path, tmp_path: Pat
 
 
 def test_reading_files_that_are_there_asks_no_network(mnist: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(torchvision.datasets, "MNIST", None)  # a download would fail at it
+    monkeypatch.setattr(download, "_get", None)  # a download would fail at it
     assert len(vision.mnist(tmp_path).x) == 12
 
 
@@ -78,9 +79,9 @@ def test_damaged_files_are_told(mnist: Path, tmp_path: Path) -> None:
             labels.write_bytes(good_labels)
 
     for junk in (b"", b"\0\0", b"\x1f\x8b\x08\x03" + bytes(100), b"\0\0\x0d\x01" + bytes(100), good_images[:10]):
-        assert after(images, junk) == f"{images} is damaged: it is no IDX file of bytes"
-    assert after(images, good_images[:-1]) == f"{images} is damaged: 9407 of 9408 bytes"
-    assert after(images, good_images + b"x") == f"{images} is damaged: 9409 of 9408 bytes"
+        assert after(images, junk) == f"{images} is damaged: it is no IDX file of bytes; {AGAIN}"
+    assert after(images, good_images[:-1]) == f"{images} is damaged: 9407 of 9408 bytes; {AGAIN}"
+    assert after(images, good_images + b"x") == f"{images} is damaged: 9409 of 9408 bytes; {AGAIN}"
     assert after(images, good_labels) == f"{images} is damaged: it holds no images"
     assert after(labels, good_images) == f"{labels} is damaged: labels must be 0 to 9"
     wrong = some_labels(12)
@@ -97,7 +98,7 @@ def test_damaged_files_are_told(mnist: Path, tmp_path: Path) -> None:
 def test_a_header_that_promises_more_than_any_memory_is_told(mnist: Path, tmp_path: Path) -> None:
     images = mnist / IDX[0]
     images.write_bytes(b"\0\0\x08\x03" + struct.pack(">3i", -1, 28, 28) + bytes(10))
-    assert said(vision.mnist, tmp_path) == f"{images} is damaged: it is no IDX file of bytes"
+    assert said(vision.mnist, tmp_path) == f"{images} is damaged: it is no IDX file of bytes; {AGAIN}"
 
 
 def test_test_images_of_another_size_are_told(mnist: Path, tmp_path: Path) -> None:
@@ -137,73 +138,83 @@ def test_cifar_is_read_value_by_value(cifar: Path, tmp_path: Path) -> None:
 def test_damaged_cifar_files_are_told(cifar: Path, tmp_path: Path) -> None:
     file = cifar / BATCHES[2]
     good = file.read_bytes()
-    file.write_bytes(good[:-5])
-    size = len(good) - 5
-    assert said(vision.cifar10, tmp_path) == (
-        f"{file} is damaged: {size} bytes are no whole number of records of 3073 bytes"
-    )
-    file.write_bytes(b"")
-    assert said(vision.cifar10, tmp_path) == f"{file} is damaged: 0 bytes are no whole number of records of 3073 bytes"
+    for content, size in ((good[:-5], len(good) - 5), (b"", 0)):
+        file.write_bytes(content)
+        assert said(vision.cifar10, tmp_path) == (
+            f"{file} is damaged: {size} bytes are no whole number of records of 3073 bytes; {AGAIN}"
+        )
     file.write_bytes(b"\x0a" + good[1:])
     assert said(vision.cifar10, tmp_path) == f"{file} is damaged: labels must be 0 to 9"
 
 
-# Downloads
+# Missing files, and files that change
+
+
+@pytest.mark.parametrize("name", [*NAMES, "CIFAR-10"])
+def test_what_is_missing_is_asked_for_from_its_mirrors(name: str, tmp_path: Path, monkeypatch) -> None:
+    asked = []
+
+    def refuses(url: str, archive: download.Archive) -> bytes:
+        asked.append(url)
+        raise download._Refused("no route to host")
+
+    monkeypatch.setattr(download, "_get", refuses)
+    load, archives, folder = {
+        "MNIST": (vision.mnist, published.MNIST, tmp_path / "MNIST" / "raw"),
+        "FashionMNIST": (vision.fashion_mnist, published.FASHION_MNIST, tmp_path / "FashionMNIST" / "raw"),
+        "KMNIST": (vision.kmnist, published.KMNIST, tmp_path / "KMNIST" / "raw"),
+        "CIFAR-10": (vision.cifar10, published.CIFAR10, tmp_path / "cifar-10-batches-bin"),
+    }[name]
+    reasons = "; ".join(f"{url}: no route to host" for url in archives[0].urls)
+    wanted = ", ".join(f"{a.name} (sha256 {a.sha256})" for a in archives)
+    assert said(load, tmp_path) == (
+        f"{name} is not in the data folder and cannot be downloaded ({reasons}): put {wanted} into {folder}, "
+        "or choose --data-dir"
+    )
+    assert asked == list(archives[0].urls)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_failed_download_says_where_to_put_the_files(name: str, tmp_path: Path, monkeypatch) -> None:
-    def fails(root: str, *, download: bool) -> None:
-        raise RuntimeError("Error downloading train-images:\n  no route to host.")
+@pytest.mark.parametrize("which", range(4))
+def test_a_file_of_the_published_size_with_a_flipped_bit_is_told(name: str, which: int, tmp_path: Path) -> None:
+    """Images of zeros and labels of zeros, as long as the real ones."""
+    archives = {"MNIST": published.MNIST, "FashionMNIST": published.FASHION_MNIST, "KMNIST": published.KMNIST}[name]
+    folder = tmp_path / name / "raw"
+    folder.mkdir(parents=True)
+    contents = (some_images(12, 28, 28), some_labels(12), some_images(5, 28, 28), some_labels(5))
+    for archive, content in zip(archives, contents, strict=True):
+        (folder / archive.files[0].name).write_bytes(idx(content))
+    shapes = ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
+    file = archives[which].files[0]
+    (folder / file.name).write_bytes(idx(np.zeros(shapes[which], dtype=np.uint8)))
+    assert (folder / file.name).stat().st_size == file.size
+    if name == "KMNIST":  # nobody has published its sha256, so a download writes them into SHA256SUMS
+        (folder / "SHA256SUMS").write_text(f"{'0' * 64}  {file.name}\n")
+        assert said(NAMES[name], tmp_path) == (
+            f"{folder / file.name} is damaged: its sha256 is not the one in SHA256SUMS beside it; {AGAIN}, "
+            "or correct that line"
+        )
+    else:
+        assert said(NAMES[name], tmp_path) == (
+            f"{folder / file.name} is damaged: its sha256 is not that of {name}; {AGAIN}, or, if it is data of your "
+            "own, name it in a file SHA256SUMS beside it, as sha256sum writes it"
+        )
 
-    monkeypatch.setattr(torchvision.datasets, name, fails)
-    assert said(NAMES[name], tmp_path) == (
-        f"{name} is not in the data folder and cannot be downloaded (Error downloading train-images: no route to "
-        f"host): put train-images-idx3-ubyte and 3 more files into {tmp_path / name / 'raw'}, or choose --data-dir"
-    )
 
-
-def test_a_failed_download_of_cifar_says_where_to_put_the_files(tmp_path: Path, monkeypatch) -> None:
-    def fails(*arguments: Any, **settings: Any) -> None:
-        raise OSError("<urlopen error [Errno -2] Name or service not known>")
-
-    monkeypatch.setattr(torchvision.datasets.utils, "download_and_extract_archive", fails)
+def test_a_cifar_batch_of_the_published_size_is_verified(cifar: Path, tmp_path: Path) -> None:
+    (cifar / BATCHES[5]).write_bytes(bytes(30_730_000))
     assert said(vision.cifar10, tmp_path) == (
-        "CIFAR10 is not in the data folder and cannot be downloaded (<urlopen error [Errno -2] Name or service not "
-        f"known>): put data_batch_1.bin and 5 more files into {tmp_path / 'cifar-10-batches-bin'}, or choose --data-dir"
+        f"{cifar / BATCHES[5]} is damaged: its sha256 is not that of CIFAR-10; {AGAIN}, or, if it is data of your own, "
+        "name it in a file SHA256SUMS beside it, as sha256sum writes it"
     )
 
 
-def test_a_download_lands_in_the_data_folder_and_prints_nothing_to_stdout(tmp_path: Path, monkeypatch, capsys) -> None:
-    def downloads(root: str, *, download: bool) -> None:
-        assert download
-        print("100%")
-        folder = Path(root) / "MNIST" / "raw"
-        folder.mkdir(parents=True)
-        contents = (some_images(12, 28, 28), some_labels(12), some_images(5, 28, 28), some_labels(5))
-        for name, content in zip(IDX, contents, strict=True):
-            (folder / name).write_bytes(idx(content))
+def test_a_file_that_cannot_be_read_is_told(mnist: Path, tmp_path: Path, monkeypatch) -> None:
+    def refuses(path: Path, **settings: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(torchvision.datasets, "MNIST", downloads)
-    assert len(vision.mnist(tmp_path / "new" / "folder").x) == 12
-    printed = capsys.readouterr()
-    assert printed.out == "" and "100%" in printed.err
-
-
-def test_a_download_that_leaves_a_file_out_is_told(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(torchvision.datasets, "MNIST", lambda root, *, download: None)
-    assert said(vision.mnist, tmp_path) == (
-        f"MNIST was downloaded without train-images-idx3-ubyte: delete {tmp_path / 'MNIST' / 'raw'} and try again"
-    )
-
-
-def test_a_data_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert said(vision.mnist, tmp_path / "file") == (
-        "MNIST is not in the data folder and cannot be downloaded ([Errno 17] File exists: "
-        f"'{tmp_path / 'file'}'): put train-images-idx3-ubyte and 3 more files into {tmp_path / 'file' / 'MNIST/raw'}, "
-        "or choose --data-dir"
-    )
+    monkeypatch.setattr(np, "fromfile", refuses)
+    assert said(vision.mnist, tmp_path) == f"{mnist / IDX[0]} cannot be read: Permission denied"
 
 
 # The real files

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, CheckpointRole, Device, RunName, RunsDir
-from dlcli.cli.output import Column, Format, choose_format, emit, say
+from dlcli.cli.output import Column, Format, choose_format, emit, say, tell_damage
 from dlcli.errors import CheckError, ConfigError
 
 
@@ -51,6 +51,7 @@ def evaluate(
     from dlcli import evaluation
 
     report = evaluation.evaluate(found, split=split, checkpoint=checkpoint, data=data, device=device)
+    tell_damage(report.damage)
     results = evaluation.check_rules(report.metrics, require or [])
     document: dict[str, Any] = report.as_dict()
     if results:
@@ -83,7 +84,7 @@ def evaluate(
 def _print_classes(report: Any) -> None:
     if report.per_class is None:
         return
-    names = report.class_names
+    names = report.class_names or [str(k) for k in range(len(report.per_class))]
     emit(
         [{"class": name, **row} for name, row in zip(names, report.per_class, strict=True)],
         [

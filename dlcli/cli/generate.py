@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dlcli.cli.arguments import JSON, CheckpointRole, Device, RunName, RunsDir
-from dlcli.cli.output import print_json, write
+from dlcli.cli.output import plain, print_json, tell_damage, write
 from dlcli.errors import ConfigError
 
 
@@ -32,6 +32,7 @@ def generate(
     from dlcli import experiment, prediction
 
     restored = experiment.restore(found, role=checkpoint, device=device)
+    tell_damage(restored.checkpoint.damage)
     characters = prediction.generate(
         restored, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed
     )  # fmt: skip
@@ -40,5 +41,5 @@ def generate(
         return
     write(prompt)
     for character in characters:
-        write(character)
+        write(character if character in "\n\t" else plain(character))
     write("\n")

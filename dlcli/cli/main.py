@@ -19,13 +19,20 @@ COMMANDS = {
     "resume": ("dlcli.cli.resume:resume", "Go on with a stopped run, or extend a finished one."),
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
-    "export": ("dlcli.cli.export:export", "Write a trained run for other programs, and compare what was written."),
+    "export": (
+        "dlcli.cli.export:export",
+        "Write a trained run as a file for other programs, compared with the trained model.",
+    ),
     "generate": ("dlcli.cli.generate:generate", "Let a trained language model write."),
     "gradcheck": (
         "dlcli.cli.gradcheck:gradcheck",
         "Compare a model's derivatives with numeric ones, and name the module that is wrong.",
     ),
-    "runs": ("dlcli.cli.runs:app", "List all runs, newest first; `runs show RUN` tells all of one."),
+    "check": (
+        "dlcli.cli.check:app",
+        "Prove a promise on this machine: exact resume, determinism, a sound installation.",
+    ),
+    "runs": ("dlcli.cli.runs:app", "List all runs, newest first; `runs show | rm | restore | purge RUN`."),
     "models": ("dlcli.cli.listing:models", "List the built-in models."),
     "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),
     "recipes": ("dlcli.cli.recipes:recipes", "List the recipes: dlcli train --config recipe:NAME."),
@@ -77,8 +84,6 @@ class Door(typer.core.TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # an ASCII terminal gets `?`, not a traceback
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # the user's own modules; last, so that they hide none of ours
         try:
             code = super().main(words, *more, **settings)
             sys.stdout.flush()
@@ -93,6 +98,8 @@ class Door(typer.core.TyperGroup):
             message = getattr(error, "format_message", None)
             if message is not None and hasattr(error, "exit_code"):  # typer's own usage errors
                 _leave(" ".join(message().split()), 2, words, debug)
+            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+                _leave("there is not enough memory for this", 6, words, debug)
             _leave(f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1, words, debug)
 
 
@@ -131,12 +138,13 @@ def _limit_spinning() -> None:
 def _leave(message: str, code: int, words: Sequence[str], debug: bool) -> None:
     import json
 
-    from dlcli.cli.output import say
+    from dlcli.cli.output import cut, say
 
     if debug:
         import traceback
 
         traceback.print_exc()
+    message = cut(message)
     if "--json" in words:
         say(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
     else:

@@ -1,18 +1,25 @@
 """The only place that knows rich: tables, JSON, CSV, Markdown, progress. Data goes to stdout, all else to stderr."""
 
 import csv
+import dataclasses
 import io
+import itertools
 import json
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Control characters, and those that turn the direction of a text or end a line.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_JSON_CONTROL = re.compile(_CONTROL.pattern.replace(r"\x00-\x1f", ""))  # those below 0x20 are escaped already
+# Characters that a person is shown of one text.
+_LONGEST = 1000
 
 
 class Format(StrEnum):
@@ -51,6 +58,7 @@ def emit(
     document: Any = None,
 ) -> None:
     """Print rows to stdout. document: what --json prints instead of the rows."""
+    columns = [dataclasses.replace(c, heading=text(c.heading)) for c in columns]
     if format is Format.json:
         print_json(list(rows) if document is None else document)
     elif format is Format.csv:
@@ -62,7 +70,11 @@ def emit(
 
 
 def print_json(document: Any) -> None:
-    write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Piece by piece: the text of a long history is far larger than the history."""
+    pieces = json.JSONEncoder(indent=2, ensure_ascii=False, allow_nan=False).iterencode(document)
+    while batch := "".join(itertools.islice(pieces, 10_000)):
+        write(_JSON_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", batch))
+    write("\n")
 
 
 def write(content: str) -> None:
@@ -76,12 +88,19 @@ def write(content: str) -> None:
 
 
 def say(line: str) -> None:
-    """A line for the person, on stderr. A closed or full stderr never stops the work."""
+    """A line for the person, on stderr. A closed or full stderr never stops the work, nor does one in which a
+    signal has just interrupted a write."""
     try:
-        sys.stderr.write(plain(line) + "\n")
+        sys.stderr.write(plain(cut(line)) + "\n")
         sys.stderr.flush()
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):
         pass
+
+
+def tell_damage(damage: Iterable[str]) -> None:
+    """Checkpoints that could not be used, so that an older one was."""
+    for sentence in damage:
+        say(f"{sentence}: an older checkpoint is used")
 
 
 def plain(value: str) -> str:
@@ -94,7 +113,12 @@ def text(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return number(value)
-    return plain(str(value))
+    return plain(cut(str(value)))
+
+
+def cut(value: str) -> str:
+    """What a person is shown of a text that may be very long."""
+    return value if len(value) <= _LONGEST else f"{value[:_LONGEST]}..."
 
 
 def number(value: float | None) -> str:
@@ -116,26 +140,56 @@ def duration(seconds: float | None) -> str:
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
+def byte_size(count: int) -> str:
+    """`512 B`, `3.4 kB`, `1.2 MB`, `5.0 GB`."""
+    if count < 1000:
+        return f"{count} B"
+    value, units = count / 1000, ["kB", "MB", "GB", "TB"]
+    while value >= 999.95 and len(units) > 1:
+        value /= 1000
+        del units[0]
+    return f"{value:,.1f} {units[0]}"
+
+
+def age(started: str | None) -> str:
+    """Time since an ISO date in its largest unit: `3d`, `7s`."""
+    if started is None:
+        return "-"
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"
+
+
 def to_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Cells of text that a spreadsheet would take for a formula get an apostrophe before them."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow([_cell(name) for name in header])
     for row in rows:
         writer.writerow([_cell(value) for value in row])
     return buffer.getvalue()
 
 
+_FORMULA = tuple(
+    "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
+)
+
+
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
         value = plain(value)
-        return f"'{value}" if value.startswith(("=", "+", "-", "@")) else value
+        return f"'{value}" if value.startswith(_FORMULA) else value
     return "" if value is None else value
+
+
+_MARKDOWN = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;"})
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(cell.translate(_MARKDOWN) for cell in line) + " |\n" for line in lines)
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str) -> None:

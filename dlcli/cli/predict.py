@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, CheckpointRole, Device, RunName, RunsDir
-from dlcli.cli.output import Column, choose_format, emit
+from dlcli.cli.output import Column, choose_format, emit, tell_damage
 from dlcli.errors import ConfigError
 
 
@@ -31,6 +31,7 @@ def predict(
     from dlcli import experiment, prediction
 
     restored = experiment.restore(found, role=checkpoint, device=device)
+    tell_damage(restored.checkpoint.damage)
     rows = [{"input": p.input, **p.values} for p in prediction.predict(restored, inputs)]
     names = list(rows[0]) if rows else ["input"]
     columns = [Column(name, name.replace("_", " "), right=name not in ("input", "class", "next")) for name in names]

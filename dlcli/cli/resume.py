@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
-from dlcli.cli.output import Reporter, choose_format
+from dlcli.cli.output import Reporter, choose_format, tell_damage
 from dlcli.cli.settings import with_settings
 from dlcli.cli.train import command_line, finish, show, stop_signals
 from dlcli.config import config_from, flatten, parse_assignment
@@ -48,13 +48,22 @@ def resume(
     changes = dict(parse_assignment(text) for text in set_ or []) | settings
     config = config_from(stored | changes)
     from dlcli import experiment
-    from dlcli.training import checkpoint
+
+    experiment.import_own(config, runs_dir=found.root)
+    from dlcli.training.loop import standing
     from dlcli.training.provenance import describe, differences
 
-    saved = checkpoint.load(found.checkpoints, "last", with_training=True)
-    built = experiment.build(config)
-    done = (saved.state.get("training") or {}).get("epoch", 1)
-    if done > config.epochs:
+    saved = standing(found)
+    tell_damage(saved.damage if saved else ())
+    other_data = any(name.split(".")[0] == "data" for name in changes)
+    built = experiment.build(
+        config,
+        weights=saved.weights if saved else None,
+        fingerprint=None if other_data else info.get("fingerprint"),
+    )
+    step = saved.state["step"] if saved else 0
+    done = (saved.state.get("training") or {}).get("epoch", 1) if saved else 1
+    if done > config.epochs and info["status"] == "finished":
         raise ConfigError(f"{found} has done its {stored['epochs']} epochs: extend it with --epochs above {done - 1}")
     now = describe(built, command_line()) | {"config": flatten(built.config.as_dict())}
     reasons = differences(info | {"config": stored}, now)
@@ -62,7 +71,7 @@ def resume(
     if reasons and exact:
         raise RunError(f"{verdict}; without --exact it goes on all the same")
     with Reporter(quiet=quiet) as reporter, stop_signals() as stop:
-        lines = [f"run {found.number} in {found.path}, from epoch {done}, step {saved.state['step']}; {verdict}"]
+        lines = [f"run {found.number} in {found.path}, from epoch {done}, step {step}; {verdict}"]
         new = {k: v for k, v in flatten(built.config.as_dict()).items() if stored.get(k) != v}
         lines += [f"{name}: {stored.get(name)} -> {value}" for name, value in new.items()]
         show(found, built, reporter, stop, lines=lines, saved=saved)

@@ -1,24 +1,29 @@
-"""dlcli runs: the table of all runs, and one of them in full."""
+"""dlcli runs: the table of all runs, and one of them in full; what removes runs is in trash.py."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from dlcli import summary
+from dlcli.cli import trash
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
-from dlcli.cli.output import Column, Format, choose_format, duration, emit, say
+from dlcli.cli.output import Column, Format, age, choose_format, duration, emit, say
 from dlcli.config import flatten
 from dlcli.errors import ConfigError, DlcliError
+from dlcli.files import files_below
 from dlcli.options import convert
 from dlcli.runs import find_one
+
+_MOST_FILES = 1000
 
 app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="List all runs, newest first; `runs show RUN` tells all of one.",
+    help="List all runs, newest first; `runs show RUN` tells all of one, `runs rm RUN` moves it to the trash.",
 )
+for command in (trash.rm, trash.restore, trash.purge):
+    app.command()(command)
 
 
 @app.callback()
@@ -32,6 +37,7 @@ def runs(
 ) -> None:
     """List all runs, newest first."""
     if context.invoked_subcommand is not None:
+        _refuse_misplaced(context)
         return
     most = convert(limit, int, name="--limit")
     if most < 0:
@@ -51,7 +57,7 @@ def runs(
         Column("best", "best", right=True),
         Column("seconds", "time", duration, right=True),
         Column("device", "device"),
-        Column("started", "age", _age, right=True),
+        Column("started", "age", age, right=True),
     ]
     if any(row["reason"] for row in rows):
         columns.append(Column("reason", "reason"))
@@ -71,7 +77,7 @@ def show(run: RunName, runs_dir: RunsDir = "runs", json: JSON = False, csv: CSV 
     except DlcliError as error:
         settings = {"damage": str(error)}
     metrics = found.metrics()
-    files = sorted(str(p.relative_to(found.path)) for p in found.path.rglob("*") if p.is_file())
+    files = [str(p.relative_to(found.path)) for p in files_below(found.path, most=_MOST_FILES)]
     document = {"run": str(found), "info": info, "config": settings, "metrics": metrics, "files": files}
     if format is Format.json:
         emit([], [], format=format, document=document)
@@ -92,17 +98,16 @@ def show(run: RunName, runs_dir: RunsDir = "runs", json: JSON = False, csv: CSV 
     emit([{"file": f} for f in files], [Column("file", "files")], format=format)
 
 
+def _refuse_misplaced(context: typer.Context) -> None:
+    """An option before the name of the inner command would not reach it."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            inner = context.invoked_subcommand
+            raise ConfigError(f"{param.opts[0]} goes behind {inner}: dlcli runs {inner} {param.opts[0]} ...")
+
+
 def _cell(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.5g}"
-
-
-def _age(started: str | None) -> str:
-    if started is None:
-        return "-"
-    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds())
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)}{unit}"
-    return f"{int(seconds)}s"

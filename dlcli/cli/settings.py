@@ -35,7 +35,14 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resolve(*, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]) -> TrainConfig:
-    """All sources of settings by precedence: files in order, environment, --set, then options."""
+    """All sources of settings as one config."""
+    return config_from(gather(model=model, files=files, assignments=assignments, settings=settings))
+
+
+def gather(
+    *, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What all sources say, by precedence: files in order, environment, --set, then options."""
     layers: dict[str, Any] = {}
     for file in files:
         layers |= _about_one_model(layers, {k: v for k, v in read_file(file).items() if v is not None})
@@ -44,8 +51,7 @@ def resolve(*, model: str | None, files: list[str], assignments: list[str], sett
         layers = _about_one_model(layers, {"model": model})
         layers["model"] = model
     layers |= dict(parse_assignment(text) for text in assignments)
-    layers |= settings
-    return config_from(layers)
+    return {**layers, **settings}
 
 
 def _about_one_model(layers: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

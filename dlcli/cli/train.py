@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunsDir
-from dlcli.cli.output import Column, Format, Reporter, choose_format, emit, number, print_json, say, write
+from dlcli.cli.output import Column, Format, Reporter, choose_format, duration, emit, number, print_json, say, write
 from dlcli.cli.settings import resolve, with_settings
 from dlcli.errors import ConfigError
 
@@ -49,9 +49,11 @@ def train(
         raise ConfigError(f"--print {print_} is not one of run, path")
     format = choose_format(json=json, csv=csv, md=md)
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
+    from dlcli import experiment
+
+    experiment.import_own(chosen, runs_dir=runs_dir)
 
     if print_config:
-        from dlcli import experiment
         from dlcli.config import to_toml
 
         chosen = experiment.resolve_options(chosen)
@@ -60,8 +62,6 @@ def train(
         else:
             write(to_toml(chosen))
         return
-
-    from dlcli import experiment
 
     built = experiment.build(chosen)
     if dry_run:
@@ -72,10 +72,12 @@ def train(
         emit(rows, columns, format=format, document={r["what"]: r["value"] for r in rows})
         return
 
+    from dlcli.estimate import check_space
     from dlcli.runs import Run
 
-    run = Run.create(runs_dir)
+    check_space(built, runs_dir)
     with Reporter(quiet=quiet) as reporter, stop_signals() as stop:
+        run = Run.create(runs_dir)  # from here on a signal leaves a run that can go on
         show(run, built, reporter, stop, lines=_opening(run, built))
     finish(run, built, stop, format=format, quiet=quiet, print_=print_)
 
@@ -105,10 +107,11 @@ def finish(run: Any, built: Any, stop: "Stop", *, format: Format, quiet: bool, p
     from dlcli.summary import row
 
     result = row(run)
-    closing = _closing(run, built, result)
-    run.log(closing)
-    if not quiet:
-        say(closing)
+    lines = [_closing(run, built, result), *_compilation(run.info().get("compile"))]
+    for line in lines:
+        run.log(line)
+        if not quiet:
+            say(line)
     if print_:
         write(f"{run.number if print_ == 'run' else run.path}\n")
     else:
@@ -179,6 +182,15 @@ def _closing(run: Any, built: Any, result: dict[str, Any]) -> str:
     early = f" early, without a better one for {built.config.patience} evaluations" if result["reason"] else ""
     best = f": best {result['metric']} {number(result['best'])} in epoch {result['best_epoch']}"
     return f"{result['status']}{early}{best if result['metric'] else ''}; measure it: dlcli eval {run.path}"
+
+
+def _compilation(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    verdict = "paid for itself" if found["paid"] else "did not pay for itself"
+    return [
+        f"compile {verdict}: {duration(found['seconds'])} of training, about {duration(found['eager_seconds'])} without"
+    ]
 
 
 def command_line() -> str:

@@ -4,12 +4,14 @@ Shape letters: N samples, C channels, H height, W width, F features, T steps.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dlcli.documents import NUMBER, TABLE, TEXT, Kind, check, list_of
 from dlcli.errors import ConfigError, DataError, did_you_mean
 from dlcli.spec import DataSpec
 
@@ -95,8 +97,20 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `as_dict`; ValueError when the values do not go with each other."""
+        check(values, _FIELDS, needed=True)
+        spec = DataSpec.from_dict(values["spec"])
+        # What has a value a channel, a class, a feature or a token has all of them, or none.
+        classes = 2 if spec.task == "binary" else spec.outputs
+        sizes = {"mean": spec.input_shape[0], "std": spec.input_shape[0], "class_names": classes}
+        sizes |= {"feature_names": math.prod(spec.input_shape), "alphabet": spec.vocabulary}
+        for name, size in sizes.items():
+            if len(values[name]) not in (0, size):
+                raise ValueError(f"{name} has {len(values[name])} values, but the data is {spec} for {spec.task}")
+        if len(values["mean"]) != len(values["std"]):
+            raise ValueError("mean and std are not of the same length")
         return cls(
-            spec=DataSpec.from_dict(values["spec"]),
+            spec=spec,
             mean=tuple(values["mean"]),
             std=tuple(values["std"]),
             target_mean=values["target_mean"],
@@ -106,6 +120,13 @@ class Preprocessing:
             alphabet=values["alphabet"],
             pixel_max=values["pixel_max"],
         )
+
+
+_POSITIVE = Kind("a number above 0", lambda v: NUMBER.holds(v) and v > 0)
+_FIELDS = {
+    "spec": TABLE, "mean": list_of(NUMBER), "std": list_of(_POSITIVE), "target_mean": NUMBER, "target_std": _POSITIVE,
+    "class_names": list_of(TEXT), "feature_names": list_of(TEXT), "alphabet": TEXT, "pixel_max": _POSITIVE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -267,4 +288,5 @@ def _fingerprint(source: Source) -> str:
         else:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().data)
+    digest.update(source.alphabet.encode("utf-8", "surrogatepass"))  # what the tokens of a text stand for
     return digest.hexdigest()

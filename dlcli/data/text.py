@@ -4,6 +4,7 @@ The text is cut into rows of `length` + 1 characters that overlap by one: the mo
 `length` of a row and predicts the last `length`, so that every character but the first is predicted once.
 """
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -11,8 +12,13 @@ import numpy as np
 import torch
 
 from dlcli.data.dataset import Source
-from dlcli.errors import ConfigError, DataError
+from dlcli.data.download import fetch
+from dlcli.data.published import TINYSHAKESPEARE
+from dlcli.errors import ConfigError, DataError, did_you_mean
+from dlcli.files import read_bytes, sha256_of
 from dlcli.spec import DataSpec
+
+_MOST_BYTES = 1_000_000_000
 
 
 def pydocs(data_dir: Path, *, length: int = 128) -> Source:
@@ -35,19 +41,59 @@ def pydocs(data_dir: Path, *, length: int = 128) -> Source:
 
 
 def tinyshakespeare(data_dir: Path, *, length: int = 128) -> Source:
-    """`tinyshakespeare/input.txt` of the data folder."""
-    path = data_dir / "tinyshakespeare" / "input.txt"
-    if not path.is_file():
-        raise DataError(f"tinyshakespeare is not in the data folder: put it at {path}, or choose --data-dir")
-    return from_text(_read(path), length=length)
+    """`tinyshakespeare/input.txt` of the data folder, downloaded where it is missing."""
+    folder = data_dir / "tinyshakespeare"
+    fetch("tinyshakespeare", TINYSHAKESPEARE, folder)
+    (file,) = TINYSHAKESPEARE[0].files
+    path = folder / file.name
+    text = read_text(path)
+    if sha256_of(path) != file.sha256:
+        raise DataError(
+            f"{path} is not tinyshakespeare, or damaged: its sha256 is not {file.sha256}; delete it to download it "
+            f"again, or train on it as --data text:{path}"
+        )
+    return from_text(text, length=length)
 
 
 def text_file(data_dir: Path, *, path: str, length: int = 128) -> Source:
     """A UTF-8 text file."""
-    file = Path(path)
-    if not file.is_file():
-        raise DataError(f"text file {path} does not exist or is no file")
-    return from_text(_read(file), length=length)
+    return from_text(read_text(Path(path)), length=length)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file without its byte order mark, lines ended by \\n; DataError says what else it is."""
+    try:
+        if not path.is_file():
+            raise DataError(f"{path} {_no_file(path)}")
+        content = read_bytes(path, most=_MOST_BYTES, follow=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path} is not UTF-8 text but UTF-16: save it as UTF-8")
+    if (zero := content.find(0)) >= 0:
+        raise DataError(f"{path}:{_line(content, zero)} is not text: it holds a NUL character")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place, byte = error.start, content[error.start]
+        raise DataError(
+            f"{path}:{_line(content, place)} is not UTF-8 text: byte {place} is {byte:#04x}; save the file as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _no_file(path: Path) -> str:
+    """Why `path` is no file, as the end of a sentence."""
+    if path.is_dir():
+        return "is a folder: name a file in it"
+    if path.exists():
+        return "is no regular file"
+    near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+    return f"does not exist: {near}" if near.startswith("did") else "does not exist"
+
+
+def _line(content: bytes, place: int) -> int:
+    return content.count(b"\n", 0, place) + 1
 
 
 def from_text(text: str, *, length: int) -> Source:
@@ -61,6 +107,8 @@ def from_text(text: str, *, length: int) -> Source:
         )
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     characters, tokens = np.unique(codes, return_inverse=True)
+    if len(characters) < 2:
+        raise DataError(f"a text of nothing but {text[0]!r} has nothing to predict: take another one")
     small = np.uint8 if len(characters) <= 256 else np.int32
     stream = torch.from_numpy(tokens.astype(small))
     return Source(
@@ -72,13 +120,12 @@ def from_text(text: str, *, length: int) -> Source:
     )
 
 
-def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    if "\0" in text:
-        raise DataError(f"{path} is not text: it holds NUL characters")
-    return text
+def respelt(source: Source, alphabet: str) -> Source:
+    """A text in the tokens of another `alphabet`; DataError when that lacks a character of it."""
+    unknown = sorted(set(source.alphabet) - set(alphabet))
+    if unknown:
+        raise DataError(f"the text has characters that the model never saw: {' '.join(map(repr, unknown[:8]))}")
+    token = {character: i for i, character in enumerate(alphabet)}
+    table = torch.tensor([token[character] for character in source.alphabet], dtype=torch.int32)
+    spec = dataclasses.replace(source.spec, outputs=len(alphabet), vocabulary=len(alphabet))
+    return dataclasses.replace(source, spec=spec, x=table[source.x.int()], alphabet=alphabet)

@@ -50,7 +50,9 @@ class Attention(nn.Module):
         self.next_token = next_token
         self.image = spec.kind == "image"
         if positions == "learned":
-            self.positions: Tensor | None = nn.Parameter(0.02 * torch.randn(steps, width))
+            self.positions: Tensor | None = nn.Parameter(torch.empty(steps, width))
+            with torch.no_grad():
+                self.positions.copy_(0.02 * torch.randn(steps, width))
         else:
             table = sinusoidal_positions(steps, width) if positions == "sinusoidal" else None
             self.register_buffer("positions", table, persistent=False)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from contextlib import AbstractContextManager
 
 import torch
@@ -22,7 +23,7 @@ def choose_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, colon, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not number.isdigit())):
+    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not re.fullmatch("[0-9]{1,3}", number))):
         raise ConfigError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:N or mps")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -74,6 +75,15 @@ def _siblings(cpu: int) -> str:
         return str(cpu)
 
 
+def memory() -> int:
+    """Bytes of memory of this machine, or what the cgroup leaves of it."""
+    amount = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):
+        with open("/sys/fs/cgroup/memory.max") as file:
+            amount = min(amount, int(file.read()))
+    return amount
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """ConfigError when the device has no such arithmetic."""
     if precision == "tf32" and device.type != "cuda":
@@ -88,6 +98,18 @@ def set_precision(precision: str) -> None:
     """Matrix products in full float32, or in TensorFloat-32."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Only algorithms that give the same bits each time; an operation that has none raises RuntimeError.
+
+    Must run before CUDA is used: cuBLAS reads its environment then.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if wanted != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(wanted)  # imports torch._dynamo, more than a second
+    torch.backends.cudnn.deterministic = wanted
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:

@@ -16,16 +16,19 @@ from dlcli.config import TrainConfig
 from dlcli.data import batches
 from dlcli.data.batches import Batch
 from dlcli.errors import DivergedError, ResourceError
+from dlcli.estimate import check_space
 from dlcli.evaluation import finite, measure
 from dlcli.experiment import Experiment
+from dlcli.files import write_bytes
 from dlcli.runs import Run, now
-from dlcli.training import checkpoint
+from dlcli.training import checkpoint, compiling
 from dlcli.training.checkpoint import Checkpoint
 from dlcli.training.devices import autocast
 from dlcli.training.provenance import describe
 from dlcli.training.saver import Saver
 from dlcli.training.schedules import learning_rate
 from dlcli.training.state import TrainingState
+from dlcli.training.watch import Watch
 
 _PROGRESS_SECONDS = 0.2
 
@@ -78,7 +81,10 @@ def train(
     config: TrainConfig, *, runs_dir: str | Path = "runs", stop: Callable[[], str | None] | None = None
 ) -> Iterator[Epoch]:
     """Train `config` in a new run and yield a record an evaluation. See `fit`."""
-    for record in fit(experiment.build(config), Run.create(runs_dir), stop=stop):
+    experiment.import_own(config, runs_dir=runs_dir)
+    built = experiment.build(config)
+    check_space(built, runs_dir)
+    for record in fit(built, Run.create(runs_dir), stop=stop):
         if isinstance(record, Epoch):
             yield record
 
@@ -86,12 +92,26 @@ def train(
 def resume(run: Run, *, stop: Callable[[], str | None] | None = None, **changes: Any) -> Iterator[Epoch]:
     """Go on with a run where its last checkpoint stands and yield a record an evaluation.
 
-    changes: settings to change, such as epochs=200. See `fit`.
+    changes: settings to change, such as epochs=200. With `data` or `data_options` among them the data may have
+        changed; else that is a DataError (exit 3). See `fit`.
     """
-    built = experiment.build(run.config().replace(**changes))
-    for record in fit(built, run, stop=stop, saved=checkpoint.load(run.checkpoints, "last", with_training=True)):
+    config, saved = run.config().replace(**changes), standing(run)
+    experiment.import_own(config, runs_dir=run.root)
+    built = experiment.build(
+        config,
+        weights=saved.weights if saved else None,
+        fingerprint=None if {"data", "data_options"} & changes.keys() else run.info().get("fingerprint"),
+    )
+    for record in fit(built, run, stop=stop, saved=saved):
         if isinstance(record, Epoch):
             yield record
+
+
+def standing(run: Run) -> Checkpoint | None:
+    """The last checkpoint of a run, to go on from; None when it stopped before there was one."""
+    if not checkpoint.exists(run.checkpoints, "last"):
+        return None
+    return checkpoint.load(run.checkpoints, "last", with_training=True)
 
 
 def fit(
@@ -107,7 +127,7 @@ def fit(
 
     command, log: the command line, and lines to begin the log with, for the record.
 
-    saved: the run's last checkpoint, to go on from; without it the run must be new.
+    saved: the run's last checkpoint, to go on from. Without it the run begins, or begins again in its folder.
     stop: asked after every step; a reason (such as "SIGINT") ends the run after a checkpoint, as
         `interrupted`. So does a consumer that takes no more records.
     Raises DivergedError (exit 5) when the loss is no longer finite; the last checkpoint is then the last
@@ -120,18 +140,25 @@ def fit(
         earlier = 0.0
         if saved is not None:
             state.restore(saved)
-            info, earlier = _continued(run, info, state, command)
-            run.cut_back(saved.state["training"])
+        if (run.path / "run.json").exists():
+            info, earlier = _continued(run, info, state, saved, command)
+            run.cut_back(saved.state["training"] if saved else {"metrics_bytes": 0, "log_bytes": 0})
         run.write_config(built.config)
         run.write_data(built.dataset.preprocessing.as_dict(), built.dataset.fingerprint)
         run.write_info(info)
         for line in log:
             run.log(line)
         started = time.monotonic()
-        saver = Saver(run, built.config.checkpoint_every)
+        saver = Saver(run, every=built.config.checkpoint_every, keep_last=built.config.keep_last)
+        suppressed: tuple[type[Exception], ...] = (
+            ResourceError,
+        )  # a full disk is told by the error that is on its way
         try:
-            yield from _loop(built, run, state, saver, info, stop)
+            records = _loop(built, run, state, saver, info, stop)
+            yield from _judging_compilation(records, built, info) if built.config.compile else records
+            saver.close()
             info["status"] = "interrupted" if info["stop"] else "finished"
+            suppressed = ()
         except GeneratorExit:
             info["status"], info["stop"] = "interrupted", "no more records were wanted"
             raise
@@ -139,7 +166,7 @@ def fit(
             info["status"], info["stop"] = "interrupted", f"stopped at once ({type(error).__name__})"
             raise
         except DivergedError as error:
-            info["status"], info["reason"] = "diverged", str(error)
+            info["status"], info["reason"], info["diverged"] = "diverged", str(error), error.details
             raise
         except torch.OutOfMemoryError as error:
             message = f"out of memory on {built.device} at batch_size = {built.batch_size}: take a smaller one"
@@ -147,14 +174,15 @@ def fit(
             raise ResourceError(message) from error
         except BaseException as error:
             info["status"], info["reason"] = "failed", str(error) or type(error).__name__
-            with contextlib.suppress(OSError):
-                (run.path / "error.log").write_text(traceback.format_exc())
+            with contextlib.suppress(ResourceError):
+                write_bytes(run.path / "error.log", traceback.format_exc().encode(errors="replace"))
             raise
         finally:
             info["ended"], info["seconds"] = now(), round(earlier + time.monotonic() - started, 3)
-            with contextlib.suppress(ResourceError):  # a full disk is told by the error that is on its way
+            with contextlib.suppress(*suppressed):
+                saver.close()  # a copy that waited for its turn outlives whatever happened
+            with contextlib.suppress(*suppressed):
                 run.write_info(info)
-                saver.write_best()  # a copy that waited for its turn outlives whatever happened
 
 
 def _loop(
@@ -170,6 +198,7 @@ def _loop(
     blank = data.preprocessing.blank(data.train.x) if data.spec.kind == "image" else None
     context = autocast(config.precision, device)
     optimizer, scaler = state.optimizer, state.scaler
+    watch = Watch(built)
 
     steps_per_epoch, batch_size = built.steps_per_epoch, built.batch_size
     batches_per_epoch = -(-len(data.train) // batch_size)
@@ -179,9 +208,13 @@ def _loop(
 
     reason = None
     mark = last_progress = time.perf_counter()
+    before = state.earlier_samples + state.samples  # of this row, trained by another process: not in its seconds
     built.model.train()
 
-    while state.epoch <= config.epochs:
+    # One that stopped early and was killed before it could say so has nothing left to do; one that is extended has.
+    resumed = info.get("resumes", [])
+    enough = bool(resumed) and resumed[-1]["after"] != "finished" and _waited_enough(config, state)
+    while state.epoch <= config.epochs and not enough:
         if whole is not None:
             epoch_batches: Iterator[Batch] = iter((whole,))
         else:
@@ -198,40 +231,44 @@ def _loop(
         while state.batch < batches_per_epoch:
             group = min(config.accumulate, batches_per_epoch - state.batch)
             # ---------------------------------------------------------------- the step
-            for _ in range(group):
+            optimizer.zero_grad()
+            for number in range(state.batch, state.batch + group):
                 batch = next(epoch_batches)
                 with context:
                     loss = _loss(model(batch.x), batch, task)
-                state.loss_sum.add_(loss.detach(), alpha=len(batch))
+                seen = loss.detach()
+                state.loss_sum.add_(seen, alpha=len(batch))
                 state.samples += len(batch)
+                watch.add(state, number, seen)
                 if group > 1:
                     loss = loss / group
                 (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]
             if config.clip_norm is not None:
                 if scaler:
                     scaler.unscale_(optimizer)  # type: ignore[arg-type]
-                torch.nn.utils.clip_grad_norm_(optimizer.parameters, config.clip_norm)
+                watch.norm = torch.nn.utils.clip_grad_norm_(optimizer.parameters, config.clip_norm)
             state.lr = _lr(state.step, config, steps, steps_per_epoch)
             if scaler:
                 scaler.step(optimizer, state.lr)  # type: ignore[arg-type]
                 scaler.update()
             else:
                 optimizer.step(state.lr)
-            optimizer.zero_grad()
             if state.average:
                 state.average.update()
             state.step += 1
             state.batch += group
             # ------------------------------------------------------------------------
 
+            if watch.wants_a_look(state):
+                watch.look(state)  # waits for the device
             clock = time.perf_counter()
             if clock - last_progress >= _PROGRESS_SECONDS:
                 last_progress = clock
-                mean = _mean_loss(state)  # waits for the device
-                rate = (state.earlier_samples + state.samples) / (clock - mark)
+                mean = watch.look(state)  # waits for the device
+                rate = (state.earlier_samples + state.samples - before) / (clock - mark)
                 yield Progress(state.epoch, state.step, steps, mean, rate)
             if config.log_every and state.step % config.log_every == 0 and state.batch < batches_per_epoch:
-                mean = _mean_loss(state)  # waits for the device
+                mean = watch.look(state)  # waits for the device
                 state.earlier_samples += state.samples
                 spent = time.perf_counter() - mark
                 row: dict[str, float | None] = {
@@ -240,12 +277,13 @@ def _loop(
                     "train/loss": mean,
                     "lr": state.lr,
                 }
-                row |= {"seconds": round(spent, 4), "samples_per_second": round(state.earlier_samples / spent, 1)}
+                rate = (state.earlier_samples - before) / spent
+                row |= {"seconds": round(spent, 4), "samples_per_second": round(rate, 1)}
                 run.append_metrics(row, columns)
                 state.loss_sum.zero_()
                 state.samples = 0
             if saver.due(state, epoch_done=False):
-                _mean_loss(state)  # waits for the device; nothing that is not finite is saved
+                watch.look(state)  # waits for the device; nothing that is not finite is saved
                 saver.write(state, epoch=state.epoch, metrics={})
             if stop is not None and (reason := stop()):
                 break
@@ -256,12 +294,12 @@ def _loop(
             epoch, save = state.epoch, saver.due(state, epoch_done=True)
             state.epoch, state.batch = epoch + 1, 0
             if save:
-                _mean_loss(state)  # waits for the device; nothing that is not finite is saved
+                watch.look(state)  # waits for the device; nothing that is not finite is saved
                 saver.write(state, epoch=epoch, metrics={})
             continue
 
         # Evaluate, write the row, keep the best.
-        train_loss = _mean_loss(state)  # waits for the device
+        train_loss = watch.look(state)  # waits for the device
         seconds = time.perf_counter() - mark
         metrics: dict[str, float | None] = {"train/loss": train_loss}
         if data.val is not None:
@@ -270,7 +308,7 @@ def _loop(
                 batch_size=config.eval_batch_size, precision=config.precision, device=device,
             )  # fmt: skip
             metrics |= {f"val/{name}": value for name, value in finite(task.metrics(measures)).items()}
-        rate = (state.earlier_samples + state.samples) / seconds
+        rate = (state.earlier_samples + state.samples - before) / seconds
         best = state.is_best(metrics, built.monitor)
         epoch = state.epoch
         record = Epoch(epoch, config.epochs, state.step, steps, metrics, state.lr, seconds, rate, best)
@@ -282,33 +320,53 @@ def _loop(
             saver.keep_best(state, metrics)
         state.waited = 0 if best else state.waited + 1
         state.loss_sum.zero_()
-        state.samples = state.earlier_samples = 0
-        enough = bool(config.patience) and state.waited >= config.patience
+        state.samples = state.earlier_samples = before = 0
+        enough = _waited_enough(config, state)
         save = saver.due(state, epoch_done=True) or enough or epoch == config.epochs
         state.epoch, state.batch = epoch + 1, 0
         if save:
-            saver.write(state, epoch=epoch, metrics=metrics)
-            run.write_info(info)
+            saver.write(state, epoch=epoch, metrics=metrics, info=info)
         yield record
-
-        if enough:
-            info["stopped_early"] = epoch
-            run.log(f"stopped after epoch {epoch}: {config.patience} evaluations without a better {built.monitor}")
-            break
         mark = time.perf_counter()
 
+    if enough:
+        info["stopped_early"] = epoch = state.epoch - 1
+        run.log(f"stopped after epoch {epoch}: {config.patience} evaluations without a better {built.monitor}")
     if reason:
         info["stop"], info["step"] = reason, state.step
-        _mean_loss(state)
+        watch.look(state)
         saver.write(state, epoch=state.epoch, metrics={})
 
 
-def _continued(run: Run, fresh: dict[str, Any], state: TrainingState, command: str) -> tuple[dict[str, Any], float]:
+def _judging_compilation(
+    records: Iterator[Progress | Epoch], built: Experiment, info: dict[str, Any]
+) -> Iterator[Progress | Epoch]:
+    """The records as they are; info["compile"] says whether compilation has paid for itself so far."""
+    eager_step, seconds, first = compiling.seconds_of_an_eager_step(built), 0.0, info["step"]
+    for record in records:
+        if isinstance(record, Epoch):
+            seconds += record.seconds
+            info["compile"] = compiling.verdict(seconds=seconds, steps=record.step - first, eager_step=eager_step)
+        yield record
+
+
+def _waited_enough(config: TrainConfig, state: TrainingState) -> bool:
+    return bool(config.patience) and state.waited >= config.patience
+
+
+def _continued(
+    run: Run, fresh: dict[str, Any], state: TrainingState, saved: Checkpoint | None, command: str
+) -> tuple[dict[str, Any], float]:
     """run.json of a run that goes on, and the seconds that it has been trained for already."""
     before = run.info()
-    resumes = [*before.get("resumes", []), {"when": now(), "step": state.step, "command": command}]
-    kept = ("started", "command", "epochs_done", "metrics", "parameters")
-    info = fresh | {name: before.get(name) for name in kept}
+    status = "dead" if before["status"] == "running" else before["status"]  # the lock is held by ourselves
+    resume = {"when": now(), "after": status, "step": state.step, "command": command}
+    resumes = [*before.get("resumes", []), resume]
+    info = fresh | {name: before.get(name) for name in ("started", "command")}
+    if state.step:
+        info |= {name: before.get(name) for name in ("epochs_done", "metrics")}
+    if saved is not None and saved.state["metrics"]:  # run.json may be older than the checkpoint
+        info |= {"epochs_done": saved.state["epoch"], "metrics": saved.state["metrics"]}
     info |= {"step": state.step, "best": state.best, "resumes": resumes}
     return info, float(before.get("seconds") or 0.0)
 
@@ -331,18 +389,6 @@ def _lr(step: int, config: TrainConfig, steps: int, steps_per_epoch: int) -> flo
         steps_per_drop=(config.step_epochs or 1) * steps_per_epoch,
         gamma=config.step_gamma or 0.1,
     )
-
-
-def _mean_loss(state: TrainingState) -> float | None:
-    """Mean over the samples since the last row; DivergedError when it is not finite. Waits for the device."""
-    if not state.samples:
-        return None
-    mean = float(state.loss_sum) / state.samples
-    if not abs(mean) < float("inf"):
-        raise DivergedError(
-            f"the loss became {mean} by step {state.step} (epoch {state.epoch}, lr {state.lr:g}): lower lr or clip_norm"
-        )
-    return mean
 
 
 def _columns(built: Experiment) -> list[str]:

@@ -80,6 +80,15 @@ class Optimizer:
             for i, tensor in enumerate(tensors):
                 tensor.copy_(state[f"{slot}.{i}"])
 
+    @torch.no_grad()
+    def gradient_norm(self) -> Tensor | None:
+        """Euclidean norm of all gradients together, on the device; None before there are any."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            return None
+        norms = torch.stack([n.float() for n in torch._foreach_norm(gradients)])
+        return norms.square().sum().sqrt()
+
     def zero_grad(self) -> None:
         for p in self.parameters:
             p.grad = None

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -14,10 +15,19 @@ from dlcli.experiment import Experiment
 from dlcli.runs import now
 
 # What decides, beside the settings, how every sum is rounded: name in run.json -> how a person calls it.
-_MACHINERY = {"device": "device", "threads": "threads", "torch": "torch", "dlcli": "dlcli", "fingerprint": "data"}
+_MACHINERY = {
+    "device": "device", "cpu": "cpu", "cpu_capability": "cpu capability", "threads": "threads", "torch": "torch",
+    "dlcli": "dlcli", "environment": "environment", "fingerprint": "data",
+}  # fmt: skip
 
 # Settings that say how long to train and what to write, not what a step computes.
-_HARMLESS = ("epochs", "patience", "log_every", "data_dir", "device", "threads", "checkpoint_every")
+_HARMLESS = ("epochs", "patience", "log_every", "data_dir", "device", "threads", "checkpoint_every", "keep_last")
+
+# All of the environment that is ever recorded: what decides which kernels compute.
+_ENVIRONMENT = (
+    "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "DNNL_MAX_CPU_ISA", "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA",
+)  # fmt: skip
 
 
 def describe(built: Experiment, command: str) -> dict[str, Any]:
@@ -38,6 +48,8 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "ended": None,
         "seconds": None,
         "device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
+        "cpu": _cpu(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": built.threads,
         "parameters": sum(p.numel() for p in built.model.parameters()),
         "flops_per_step": built.flops_per_step,
@@ -53,6 +65,7 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "platform": sys.platform,
+        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         **_git(),
     }
 
@@ -66,7 +79,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     found = []
     for name, word in _MACHINERY.items():
         if before.get(name) != after[name]:
-            found.append("data changed" if word == "data" else f"{word} {before.get(name)} -> {after[name]}")
+            told = f"{word} {before.get(name, 'unknown')} -> {after[name]}"
+            found.append("data changed" if word == "data" else told)
     old, new = before["config"], after["config"]
     for name in sorted(old.keys() | new.keys()):
         harmless = name in _HARMLESS or (name == "warmup_epochs" and new.get("schedule") == "constant")
@@ -75,17 +89,54 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     stretched = new.get("schedule") in ("cosine", "one-cycle") and old.get("epochs") != new.get("epochs")
     if stretched:
         found.append(f"schedule {new['schedule']} stretched from {old.get('epochs')} to {new['epochs']} epochs")
+    if str(after.get("device")).startswith("cuda") and not new.get("deterministic"):
+        found.append("cuda without deterministic")
     return found
 
 
-def _git() -> dict[str, Any]:
-    """Commit of the folder in which the command was given, and whether it had changes."""
+def _cpu() -> str:
+    """The processor's name, as Linux has it; elsewhere the architecture."""
     try:
-        commit = _ask_git("rev-parse", "HEAD")
-        return {"git_commit": commit, "git_dirty": bool(_ask_git("status", "--porcelain", "--untracked-files=no"))}
+        with open("/proc/cpuinfo") as file:
+            found = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.M)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _git() -> dict[str, Any]:
+    """Commit of the folder in which the command was given, whether it had changes, and where it is from."""
+    commit = _ask_git("rev-parse", "HEAD")
+    status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+    changes = None if _runs_programs() else _ask_git(*status)
+    return {
+        "git_commit": commit,
+        "git_dirty": None if changes is None else bool(changes),
+        "git_remote": without_user(_ask_git("remote", "get-url", "origin") or "") or None,
+    }
+
+
+def without_user(url: str) -> str:
+    """`https://name:token@host/path?key` as `https://host/path`; a name before `@` may be a secret."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url.rpartition("@")[2]
+    host, slash, path = rest.partition("/")
+    return scheme + separator + host.rpartition("@")[2] + slash + re.split("[?#]", path)[0]
+
+
+def _runs_programs() -> bool:
+    """Whether the repository itself, which may be a stranger's, names programs that `git status` would start."""
+    listed = (_ask_git("config", "--list", "--name-only", "--show-scope") or "").splitlines()
+    settings = (line.split(None, 1) for line in listed if line.startswith(("local", "worktree")))
+    return any(name.startswith("filter.") for _, name in settings)
+
+
+def _ask_git(*words: str) -> str | None:
+    """No program of the repository's own is started but the filters, see `_runs_programs`."""
+    quiet = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+    try:
+        done = subprocess.run(["git", *quiet, *words], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
-        return {"git_commit": None, "git_dirty": None}
-
-
-def _ask_git(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        return None
+    return done.stdout.strip()

@@ -1,7 +1,11 @@
-"""When a training is saved: at the interval that was asked for, and no more often than the disk deserves."""
+"""When a training is saved: at the interval that was asked for, and no more often than the disk deserves.
 
+Training waits for the copy of its state only. A thread serialises, writes and flushes it; one save at a time.
+"""
+
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +23,17 @@ _LEAST_SECONDS = 1.0
 
 
 class Saver:
-    """Writes the last and the best checkpoint of a run."""
+    """Writes the last and the best checkpoint of a run, and keeps `keep_last` of the former."""
 
-    def __init__(self, run: Run, every: str) -> None:
+    def __init__(self, run: Run, *, every: str, keep_last: int) -> None:
         self.run = run
+        self.keep_last = keep_last
         self.count, self.unit = checkpoint_interval(every)
         self._best: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         self._written = time.monotonic()
         self._first = True
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
 
     def due(self, state: TrainingState, *, epoch_done: bool) -> bool:
         """Whether to save now: after a step, or at the end of an epoch."""
@@ -41,34 +48,90 @@ class Saver:
 
     def keep_best(self, state: TrainingState, metrics: Mapping[str, float | None]) -> None:
         """Copy the best weights, since training goes on; they are written with the next save."""
-        weights = {name: t.detach().clone() for name, t in state.evaluated.state_dict().items()}
+        weights = _copies(state.evaluated.state_dict())
         self._best = weights, {"epoch": state.epoch, "step": state.step, "metrics": dict(metrics)}
 
-    def write(self, state: TrainingState, *, epoch: int, metrics: Mapping[str, float | None]) -> None:
+    def write(
+        self,
+        state: TrainingState,
+        *,
+        epoch: int,
+        metrics: Mapping[str, float | None],
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
         """Save the training as it stands. epoch, metrics: of the weights, for a person and for `dlcli eval`.
+        info: for run.json, which must not speak of an epoch before its checkpoint is there.
 
-        Raises DivergedError when a weight is not finite, and writes none of it.
+        It is on the disk when `wait` returns. Raises DivergedError when a number of it is not finite, and
+        writes none of it; raises what the save before has met.
         """
-        weights = state.evaluated.state_dict()
-        if not all(bool(torch.isfinite(t).all()) for t in weights.values() if t.is_floating_point()):
-            raise DivergedError(f"weights are no longer finite at step {state.step}: lower lr")
+        tensors, weights = state.tensors(), state.evaluated.state_dict()
+        floating = [t for t in (*weights.values(), *tensors.values()) if t.is_floating_point()]
+        if not bool(torch.stack([torch.isfinite(t).all() for t in floating]).all()):
+            raise DivergedError(f"the weights are no longer finite at step {state.step}: lower lr or set clip_norm")
         told = {"epoch": epoch, "step": state.step, "metrics": dict(metrics)}
-        is_best = self._best is not None and self._best[1] == told
-        # The best goes first: should the process end between the two, the training that goes on from the
-        # older last one finds this best again.
-        best = self.write_best()
-        checkpoint.save(
-            self.run.checkpoints,
-            "last",
-            weights=best if is_best and best else weights,
+        best, self._best = self._best, None
+        same = best is not None and best[1] == told
+        self._in_background(
+            best=best,
+            weights=None if same else _copies(weights),
             state={**told, "training": state.values() | self.run.sizes()},
-            training=state.tensors(),
+            training=_copies(tensors),
+            info=dict(info) if info is not None else None,
         )
         self._written, self._first = time.monotonic(), False
 
-    def write_best(self) -> Path | None:
-        """Write the best weights that still wait."""
-        if self._best is None:
-            return None
-        (weights, state), self._best = self._best, None
-        return checkpoint.save(self.run.checkpoints, "best", weights=weights, state=state)
+    def wait(self) -> None:
+        """Until the last save is on the disk; raises what it has met."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def close(self) -> None:
+        """Wait, and write the best weights that still wait for a save."""
+        self.wait()
+        if self._best is not None:
+            (weights, state), self._best = self._best, None
+            checkpoint.save(self.run.checkpoints, "best", weights=weights, state=state)
+
+    def _in_background(self, **contents: Any) -> None:
+        self.wait()
+        # As a daemon it does not outlive the process that is told to stop at once; a half save has no name.
+        self._thread = threading.Thread(target=self._keep_failure, args=(self._save, contents), daemon=True)
+        self._thread.start()
+
+    def _keep_failure(self, save: Callable[..., None], contents: dict[str, Any]) -> None:
+        try:
+            save(**contents)
+        except BaseException as failure:
+            self._failure = failure
+
+    def _save(
+        self,
+        *,
+        best: tuple[dict[str, Tensor], dict[str, Any]] | None,
+        weights: dict[str, Tensor] | None,
+        state: dict[str, Any],
+        training: dict[str, Tensor],
+        info: dict[str, Any] | None,
+    ) -> None:
+        """weights: None when they are those of the best, whose bytes are then not written again."""
+        folder = self.run.checkpoints
+        source: Mapping[str, Tensor] | Path = weights or {}
+        # The best goes first: should the process end between the two, the training that goes on from the
+        # older last one finds this best again.
+        if best is not None:
+            path = checkpoint.save(folder, "best", weights=best[0], state=best[1])
+            source = path if weights is None else source
+        last = checkpoint.save(folder, "last", weights=source, state=state, training=training)
+        if info is not None:
+            self.run.write_info(info)
+        checkpoint.retain(folder, last, keep_last=self.keep_last)
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, in memory of their own, rows after rows."""
+    return {name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()}

@@ -67,7 +67,7 @@ class TrainingState:
         if value is None:
             return False
         higher = tasks.higher_is_better(monitor)
-        if self.best is not None:
+        if self.best is not None and self.best["value"] is not None:
             gain = value - self.best["value"] if higher else self.best["value"] - value
             smaller_loss = loss is not None and (self.best_loss is None or loss < self.best_loss)
             if gain < 0 or (gain == 0 and not smaller_loss):

@@ -1,0 +1,111 @@
+"""All that a training has come to, by hash, and what of it differs from another training's."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlcli import experiment
+from dlcli.runs import Run
+from dlcli.training import checkpoint
+
+# part -> name -> sha256 of a tensor, or a plain value as JSON
+Snapshot = dict[str, dict[str, str]]
+
+_TIMES = ("seconds", "samples_per_second")
+_SIZES = ("metrics_bytes", "log_bytes")  # of files that hold times
+_PARTS = {"optimizer": "optimizer", "random": "random states"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many tensors or values of a part were compared, and the first that differs: its name, and both hashes."""
+
+    part: str
+    compared: int
+    first: str | None = None
+    hashes: tuple[str, str] | None = None
+
+    @property
+    def equal(self) -> bool:
+        return self.first is None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "part": self.part,
+            "compared": self.compared,
+            "equal": self.equal,
+            "first_difference": self.first,
+            "hashes": None if self.hashes is None else list(self.hashes),
+        }
+
+
+def digest(tensor: Tensor) -> str:
+    """sha256 over type, shape and bytes: equal for bit-equal tensors alone, NaN or not."""
+    plain = tensor.detach().cpu().contiguous()
+    found = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
+    found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def snapshot(run: Run) -> Snapshot:
+    """Both checkpoints of a run, and its metrics without times."""
+    last = checkpoint.load(run.checkpoints, "last", with_training=True)
+    best = checkpoint.load(run.checkpoints, "best")
+    training = last.training or {}
+    model = {name.removeprefix("model."): t for name, t in training.items() if name.startswith("model.")}
+    weights = model or last.weights  # with an average, the average is what last.weights holds
+    parameters = dict(experiment.build_model(run.config(), experiment.preprocessing_of(run).spec).named_parameters())
+    found: Snapshot = {
+        "parameters": {name: digest(t) for name, t in weights.items() if name in parameters},
+        "buffers": {name: digest(t) for name, t in weights.items() if name not in parameters},
+        "average": {name: digest(t) for name, t in last.weights.items()} if model else {},
+        "optimizer": {},
+        "random states": {},
+        "sums": {},
+    }
+    for name, tensor in training.items():
+        kind = name.partition(".")[0]
+        if kind != "model":
+            found[_PARTS.get(kind, "sums")][name] = digest(tensor)
+    found["best weights"] = {name: digest(t) for name, t in best.weights.items()}
+    found["position and best"] = _values({"last": last.state, "best": best.state})
+    found["metrics.csv"] = {
+        f"row {number} {name}": json.dumps(value)
+        for number, row in enumerate(run.metrics(), 1)
+        for name, value in row.items()
+        if name not in _TIMES
+    }
+    return {part: values for part, values in found.items() if values}
+
+
+def compare(one: Mapping[str, Mapping[str, str]], other: Mapping[str, Mapping[str, str]]) -> list[Comparison]:
+    """Part by part, in the order of `one`."""
+    found = []
+    for part in [*one, *(part for part in other if part not in one)]:
+        here, there = one.get(part, {}), other.get(part, {})
+        names = [*here, *(name for name in there if name not in here)]
+        first = next((name for name in names if here.get(name) != there.get(name)), None)
+        hashes = None if first is None else (here.get(first, "missing"), there.get(first, "missing"))
+        found.append(Comparison(part, len(names), first, hashes))
+    return found
+
+
+def short(value: str) -> str:
+    """A hash by its first digits; a plain value as it is."""
+    return value[:12] if len(value) == 64 else value
+
+
+def _values(state: Mapping[str, Any], place: str = "") -> dict[str, str]:
+    """The plain values of a nested state, named by their place in it."""
+    found: dict[str, str] = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            found |= _values(value, f"{place}{name}.")
+        elif name not in _SIZES:
+            found[place + name] = json.dumps(value)
+    return found

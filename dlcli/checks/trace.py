@@ -1,0 +1,98 @@
+"""A training with a hash of everything a step touches: `python -m dlcli.checks.trace CONFIG RUNS TRACE`.
+
+The file TRACE gets a line of JSON for the start (step 0) and for each step: {"step": 3, "hashes": {name: hash}}, names
+in the order in which a step comes by them.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from dlcli import experiment
+from dlcli.checks.snapshot import digest
+from dlcli.config import TrainConfig, config_from, read_file
+from dlcli.errors import DlcliError
+from dlcli.runs import Run
+from dlcli.tasks import Measures, Task
+from dlcli.training.loop import fit
+
+
+class _Overheard:
+    """A task that remembers what went into its loss, and what came out, until it is asked.
+
+    A step with several batches, or with mixup, asks for several losses: it has parts.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.monitor, self.names = task.monitor, task.names
+        self.heard: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        loss = self.task.loss(output, target)
+        self.heard.append((target, output.detach(), loss.detach()))
+        return loss
+
+    def measure(self, output: Tensor, target: Tensor) -> Measures:
+        return self.task.measure(output, target)
+
+    def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
+        return self.task.metrics(measures)
+
+    def hashes(self) -> dict[str, str]:
+        heard, self.heard = self.heard, []
+        found: dict[str, str] = {}
+        for number, tensors in enumerate(heard, 1):
+            which = f"part {number}" if len(heard) > 1 else "the step"
+            names = (f"{what} of {which}" for what in ("targets", "output", "loss"))
+            found |= {name: digest(tensor) for name, tensor in zip(names, tensors, strict=True)}
+        return found
+
+
+def trace(config: TrainConfig, run: Run, file: Path) -> None:
+    """Train `config` in `run` as `dlcli train` does; hashing draws no number and changes no tensor."""
+    built = experiment.build(config)
+    task = _Overheard(built.task)
+    built = dataclasses.replace(built, task=task)
+    step = 0
+    with open(file, "w", encoding="utf-8") as lines:
+
+        def write(hashes: dict[str, str]) -> None:
+            lines.write(json.dumps({"step": step, "hashes": hashes}) + "\n")
+
+        def after_step() -> None:
+            nonlocal step
+            step += 1
+            write(task.hashes() | _gradients(built.model) | _weights(built.model))
+
+        write({"data": built.dataset.fingerprint} | _weights(built.model))
+        for _ in fit(built, run, stop=after_step):
+            pass
+
+
+def _gradients(model: nn.Module) -> dict[str, str]:
+    """Of the step that was just done, as the optimizer got them."""
+    return {f"gradient of {n}": digest(p.grad) for n, p in model.named_parameters() if p.grad is not None}
+
+
+def _weights(model: nn.Module) -> dict[str, str]:
+    return {name: digest(tensor) for name, tensor in model.state_dict().items()}
+
+
+def _main(config: str, runs_dir: str, file: str) -> Any:
+    sys.path.append(os.getcwd())
+    try:
+        trace(config_from(read_file(config)), Run.create(runs_dir), Path(file))
+    except DlcliError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

@@ -1,0 +1,115 @@
+"""dlcli runs rm | restore | purge"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from dlcli import runs, summary, trash
+from dlcli.cli.arguments import CSV, JSON, MD, RunNames, RunsDir
+from dlcli.cli.output import Column, Format, age, byte_size, choose_format, emit, say
+from dlcli.errors import ConfigError
+from dlcli.runs import Run
+from dlcli.trash import Change
+
+_RUN = Column("run", "run", right=True, fixed=True)
+_SIZE = Column("bytes", "size", lambda value: byte_size(value), right=True)
+_PATH = Column("path", "now in", fixed=True)
+
+TrashedNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN]", help="42, runs/42, latest, best:METRIC or 40:45, of what is in the trash."),
+]
+
+
+def rm(names: RunNames, runs_dir: RunsDir = "runs", json: JSON = False, csv: CSV = False, md: MD = False) -> None:
+    """Move runs to the trash, the folder .trash beside them.
+
+    A run that is being trained is refused, and so is a folder that does not prove to be a run of dlcli.
+    """
+    format = choose_format(json=json, csv=csv, md=md)
+    moved = trash.remove(_named(names, lambda name: runs.find(name, runs_dir)))
+    _print(moved, [_RUN, _SIZE, _PATH], format)
+    if format is Format.table:
+        numbers = " ".join(str(change.run) for change in moved)
+        say(f"`dlcli runs restore {numbers}` brings back; `dlcli runs purge` deletes for good")
+
+
+def restore(
+    names: TrashedNames = None, runs_dir: RunsDir = "runs", json: JSON = False, csv: CSV = False, md: MD = False
+) -> None:
+    """Move runs from the trash to where they were; without RUN, list what is in the trash."""
+    format = choose_format(json=json, csv=csv, md=md)
+    if names:
+        restored = trash.restore(_named(names, lambda name: trash.find(name, runs_dir)))
+        _print(restored, [_RUN, _SIZE, _PATH], format)
+        return
+    folder = trash.trash_of(runs_dir)
+    rows = [summary.row(run) | {"bytes": trash.size(run.path)} for run in runs.all_runs(folder)]
+    if not rows and format is Format.table:
+        say(f"the trash of {runs_dir} is empty")
+        return
+    columns = [
+        _RUN,
+        Column("status", "status"),
+        Column("model", "model"),
+        Column("data", "data"),
+        Column("epochs", "epochs", right=True),
+        Column("metric", "metric"),
+        Column("best", "best", right=True),
+        _SIZE,
+        Column("started", "age", age, right=True),
+    ]
+    emit(rows, columns, format=format)
+
+
+def purge(
+    names: TrashedNames = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    runs_dir: RunsDir = "runs",
+    json: JSON = False,
+    csv: CSV = False,
+    md: MD = False,
+) -> None:
+    """Delete runs that are in the trash for good; without RUN, all of them."""
+    format = choose_format(json=json, csv=csv, md=md)
+    if names:
+        chosen = _named(names, lambda name: trash.find(name, runs_dir))
+    else:
+        found = runs.all_runs(trash.trash_of(runs_dir))
+        chosen = [run for run in found if trash.is_ours(run.path)]
+        for run in found:
+            if run not in chosen:
+                say(f"{run} does not prove to be a run of dlcli, so it is left alone")
+    if chosen and not yes and not _agreed(chosen):
+        chosen = []
+    deleted = trash.purge(chosen, runs_dir)
+    if not deleted and format is Format.table:
+        say("nothing was deleted" if runs.all_runs(trash.trash_of(runs_dir)) else f"the trash of {runs_dir} is empty")
+        return
+    _print(deleted, [_RUN, _SIZE], format)
+    if format is Format.table:
+        say(f"{byte_size(sum(change.size for change in deleted))} freed")
+
+
+def _named(names: Sequence[str], find: Callable[[str], list[Run]]) -> list[Run]:
+    """All runs that the names name, each once; an error in a name comes before anything is done."""
+    return list({run.path.absolute(): run for name in names for run in find(name)}.values())
+
+
+def _agreed(chosen: Sequence[Run]) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("purge deletes for good and there is no terminal to ask on: say --yes")
+    numbers = ", ".join(str(run.number) for run in chosen)
+    taken = byte_size(sum(trash.size(run.path) for run in chosen))
+    what = f"run {numbers}" if len(chosen) == 1 else f"{len(chosen)} runs ({numbers})"
+    return typer.confirm(f"delete {what} for good, {taken}?", err=True)
+
+
+def _print(changes: Sequence[Change], columns: Sequence[Column], format: Format) -> None:
+    rows: list[dict[str, Any]] = [
+        {"run": change.run, "bytes": change.size, "path": change.path and str(change.path)} for change in changes
+    ]
+    keys = [column.key for column in columns]
+    emit([{key: row[key] for key in keys} for row in rows], columns, format=format)

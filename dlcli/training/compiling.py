@@ -1,0 +1,40 @@
+"""Whether torch.compile pays for itself: a run with it against an estimate of the run without."""
+
+import copy
+import statistics
+import time
+
+import torch
+
+from dlcli.data import batches
+from dlcli.experiment import Experiment
+from dlcli.training.devices import autocast
+
+_WARM_UP, _MEASURED = 2, 5
+
+
+def seconds_of_an_eager_step(built: Experiment) -> float:
+    """Median seconds of forward and backward of one step without compilation, on a copy of the model.
+
+    Leaves the weights, the buffers and the random states as they are.
+    """
+    config, task = built.config, built.task
+    model = copy.deepcopy(built.model).train()
+    batch = next(batches.shuffled(built.dataset.train, built.batch_size, seed=config.seed, epoch=1))
+    times = []
+    with torch.random.fork_rng(devices=[built.device] if built.device.type == "cuda" else []):
+        for _ in range(_WARM_UP + _MEASURED):
+            start = time.perf_counter()
+            for _ in range(config.accumulate):
+                with autocast(config.precision, built.device):
+                    loss = task.loss(model(batch.x), batch.y)
+                loss.backward()  # type: ignore[no-untyped-call]
+            float(loss.detach())  # waits for the device
+            times.append(time.perf_counter() - start)
+    return statistics.median(times[_WARM_UP:])
+
+
+def verdict(*, seconds: float, steps: int, eager_step: float) -> dict[str, float | bool]:
+    """seconds: of training with compilation, which is part of them. eager_seconds: what the steps would have taken."""
+    eager = eager_step * steps
+    return {"seconds": round(seconds, 3), "eager_seconds": round(eager, 3), "paid": seconds < eager}

@@ -1,0 +1,94 @@
+"""Looks after a training: the mean loss, and whether loss and gradient are still finite.
+
+The losses of the steps stay on the device. A look waits for them; the loop looks when it has something to
+tell or to save, and at each of the first steps, at which most of the trainings that diverge do so.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlcli.data import batches
+from dlcli.errors import DivergedError
+from dlcli.experiment import Experiment
+from dlcli.training.state import TrainingState
+
+_EARLY_STEPS = 50
+_TOLD_SAMPLES = 8
+
+
+class Watch:
+    """norm: of the gradient of the last step before it was clipped, where clipping has computed it."""
+
+    def __init__(self, built: Experiment) -> None:
+        self.built = built
+        self.norm: Tensor | None = None
+        self._unseen: list[tuple[int, int, int, Tensor]] = []
+        self._looks_until: int | None = None
+        self._last_norm: tuple[int, float] | None = None
+
+    def add(self, state: TrainingState, batch: int, loss: Tensor) -> None:
+        """The loss of a batch of the step that comes next; not read yet."""
+        self._unseen.append((state.epoch, batch, state.step + 1, loss))
+
+    def wants_a_look(self, state: TrainingState) -> bool:
+        """Whether the process that trains has only just begun."""
+        if self._looks_until is None:
+            self._looks_until = state.step + _EARLY_STEPS
+        return state.step < self._looks_until
+
+    def look(self, state: TrainingState) -> float | None:
+        """Mean loss over the samples since the last row of metrics. Waits for the device.
+
+        Raises DivergedError, with step, batch and samples, when a loss or a gradient since the last look is
+        not finite.
+        """
+        if state.samples and not abs(mean := float(state.loss_sum) / state.samples) < float("inf"):
+            raise self._diverged("loss", mean, *self._first_bad(state), state)
+        self._check_gradient(state)
+        self._unseen.clear()
+        return mean if state.samples else None
+
+    def _check_gradient(self, state: TrainingState) -> None:
+        if state.scaler is not None:
+            # Steps whose scaled gradient overflows are left out, and the scale is halved. That must end.
+            if state.scaler.get_scale() < 1e-4:
+                raise self._diverged("gradient", float("inf"), *self._last_place(state), state)
+            return
+        found = self.norm if self.norm is not None else state.optimizer.gradient_norm()
+        if found is None:
+            return
+        norm = float(found)
+        if not norm < float("inf"):
+            raise self._diverged("gradient", norm, *self._last_place(state), state)
+        self._last_norm = state.step, norm
+
+    def _first_bad(self, state: TrainingState) -> tuple[int, int, int]:
+        for epoch, batch, step, loss in self._unseen:
+            if not bool(torch.isfinite(loss)):
+                return epoch, batch, step
+        return self._last_place(state)
+
+    def _last_place(self, state: TrainingState) -> tuple[int, int, int]:
+        return self._unseen[-1][:3] if self._unseen else (state.epoch, max(0, state.batch - 1), state.step)
+
+    def _diverged(
+        self, what: str, value: float, epoch: int, batch: int, step: int, state: TrainingState
+    ) -> DivergedError:
+        size, train = self.built.batch_size, self.built.dataset.train
+        order = batches.epoch_order(train, seed=self.built.config.seed, epoch=epoch)
+        samples = order[batch * size : (batch + 1) * size].tolist()
+        more = len(samples) - _TOLD_SAMPLES
+        told = ", ".join(map(str, samples[:_TOLD_SAMPLES])) + (f" and {more} more" if more > 0 else "")
+        details: dict[str, Any] = {"what": what, "epoch": epoch, "batch": batch, "step": step, "lr": state.lr}
+        norm = "unknown"
+        if self._last_norm is not None:
+            details |= {"gradient_norm": self._last_norm[1], "gradient_norm_step": self._last_norm[0]}
+            norm = f"{self._last_norm[1]:.4g} at step {self._last_norm[0]}"
+        return DivergedError(
+            f"the {what} became {value} at step {step} (epoch {epoch}, lr {state.lr:g}, gradient norm {norm}; batch "
+            f"{batch} with samples {told}): lower lr or set clip_norm",
+            **details,
+            samples=samples if size < len(train) else "all",
+        )

@@ -1,0 +1,797 @@
+"""Runs, files and names as someone would make them who wants to harm: each kind damages a copy of a real run.
+
+A manifest that verifies is no proof of good will, so every kind that touches a checkpoint seals it anew.
+`MARKER` is a file that appears when anything of what came with a run is executed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+MARKER = "EXECUTED"
+
+# A name that a terminal, a table, a spreadsheet or a web page could take for something else.
+NAMES = (
+    "[/x][bold]markup", "\x1b]0;title\x07\x1b[2J", "over\rwritten", "\x9b31m", "turned\u202earound", "two\nlines",
+    "=1+1", "@SUM(A1)", "<script>alert(1)</script>", "a|b", "\N{FULLWIDTH EQUALS SIGN}1", "\x7f\x00",
+)  # fmt: skip
+
+Damage = Callable[[Path], None]
+COMMANDS = ("runs", "show", "eval", "predict", "resume", "train")
+
+# name -> what makes it, the commands that must refuse it, and those that are tried.
+KINDS: dict[str, tuple[Damage, frozenset[str], frozenset[str]]] = {}
+
+
+def kind(*refused_by: str, tried: Iterable[str] = COMMANDS) -> Callable[[Damage], Damage]:
+    """Enter a kind, with the commands that must refuse it; the others that are tried must do their work."""
+
+    def enter(damage: Damage) -> Damage:
+        KINDS[damage.__name__.replace("_", " ")] = damage, frozenset(refused_by), frozenset(tried)
+        return damage
+
+    return enter
+
+
+# ---------------------------------------- tools
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").iterdir())
+
+
+def seal(folder: Path) -> None:
+    """A manifest that is right about whatever lies in a checkpoint."""
+    for file in folder.iterdir():
+        if file.name != "MANIFEST.json" and file.is_file():
+            seal_file(file, hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+def seal_file(file: Path, sha256: str) -> None:
+    manifest = file.with_name("MANIFEST.json")
+    document = json.loads(manifest.read_text())
+    document["files"][file.name] = {"size": file.stat().st_size, "sha256": sha256}
+    manifest.write_text(json.dumps(document))
+
+
+def replace(run: Path, name: str, content: bytes) -> None:
+    """Another content of a file of every checkpoint, sealed."""
+    shared = run / f"new {name}"  # as best and last may share it
+    shared.write_bytes(content)
+    for folder in checkpoints(run):
+        if (folder / name).exists():
+            (folder / name).unlink()
+            os.link(shared, folder / name)
+            seal_file(folder / name, hashlib.sha256(content).hexdigest())
+    shared.unlink()
+
+
+def edit(file: Path, change: Callable[[Any], Any]) -> None:
+    """Change a JSON document in place; `change` may return another one."""
+    document = json.loads(file.read_text())
+    changed = change(document)
+    file.write_text(json.dumps(document if changed is None else changed))
+    if file.name == "state.json":
+        seal(file.parent)
+
+
+def set_in(file: Path, *path: str, to: Any) -> None:
+    def change(document: Any) -> None:
+        for key in path[:-1]:
+            document = document[key]
+        document[path[-1]] = to
+
+    edit(file, change)
+
+
+def header_of(content: bytes) -> tuple[dict[str, Any], bytes]:
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def safetensors(header: bytes | dict[str, Any], data: bytes = b"", *, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def weights(run: Path) -> bytes:
+    return (checkpoints(run)[0] / "model.safetensors").read_bytes()
+
+
+def reshape(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change the header of the weights, and keep their bytes."""
+    header, data = header_of(weights(run))
+    changed = change(header)
+    replace(run, "model.safetensors", safetensors(header if changed is None else changed, data))
+
+
+def fill(run: Path, values: Mapping[str, float], *, other: float) -> None:
+    """One value for all of a tensor of weights, which are float32."""
+    header, data = header_of(weights(run))
+    content = bytearray(data)
+    for name, entry in header.items():
+        if name != "__metadata__":
+            first, last = entry["data_offsets"]
+            content[first:last] = struct.pack("<f", values.get(name, other)) * ((last - first) // 4)
+    replace(run, "model.safetensors", safetensors(header, bytes(content)))
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.marker), "w")
+
+
+def marker(run: Path) -> Path:
+    return run.parent / MARKER
+
+
+def code(run: Path) -> str:
+    """A module that leaves the marker as soon as it is imported, and looks like a model."""
+    return (
+        f"open({str(marker(run))!r}, 'w').close()\n"
+        "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self, spec):\n        super().__init__(4, 3)\n"
+    )
+
+
+def set_model(run: Path, name: str, **options: Any) -> None:
+    set_in(run / "config.json", "model", to={"name": name, **options})
+
+
+# ---------------------------------------- what would be executed
+
+WEIGHTS = ("eval", "predict", "resume")
+
+
+@kind(*WEIGHTS)
+def pickle_for_weights(run: Path) -> None:
+    replace(run, "model.safetensors", pickle.dumps(Payload(marker(run))))
+
+
+@kind(*WEIGHTS)
+def torch_save_for_weights(run: Path) -> None:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.zeros(2), "payload": Payload(marker(run))}, buffer)
+    replace(run, "model.safetensors", buffer.getvalue())
+
+
+@kind(*WEIGHTS)
+def legacy_tar_for_weights(run: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            content = pickle.dumps(Payload(marker(run)))
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    replace(run, "model.safetensors", buffer.getvalue())
+
+
+@kind(*WEIGHTS)
+def torchscript_for_weights(run: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("model/constants.pkl", pickle.dumps(Payload(marker(run))))
+        archive.writestr("model/code/__torch__.py", code(run))
+        archive.writestr("model/data.pkl", pickle.dumps(Payload(marker(run))))
+        archive.writestr("model/version", "3")
+    replace(run, "model.safetensors", buffer.getvalue())
+
+
+@kind(*WEIGHTS)
+def zip_bomb_for_weights(run: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", b"\0" * 200_000_000)
+    replace(run, "model.safetensors", buffer.getvalue())
+
+
+@kind("resume")
+def pickle_for_the_training(run: Path) -> None:
+    replace(run, "training.safetensors", pickle.dumps(Payload(marker(run))))
+
+
+@kind()
+def pickles_beside_the_weights(run: Path) -> None:
+    for folder in checkpoints(run):
+        for name in ("model.pt", "training.pt", "data.pkl"):
+            (folder / name).write_bytes(pickle.dumps(Payload(marker(run))))
+        seal(folder)
+
+
+@kind("eval", "predict", "resume", "train")
+def model_module_in_the_run(run: Path) -> None:
+    (run / "evil_net.py").write_text(code(run))
+    set_model(run, "evil_net:Net")
+
+
+@kind("eval", "predict", "resume", "train")
+def model_module_beside_the_runs(run: Path) -> None:
+    (run.parent / "evil_side.py").write_text(code(run))
+    set_model(run, "evil_side:Net")
+
+
+@kind("eval", "predict", "resume", "train")
+def model_package_in_the_run(run: Path) -> None:
+    package = run / "evil_package" / "inner"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").write_text(code(run))
+    (package / "__init__.py").write_text("")
+    (package / "net.py").write_text(code(run))
+    set_model(run, "evil_package.inner.net:Net")
+
+
+@kind("eval", "predict", "resume", "train")
+def model_in_a_namespace_package_in_the_run(run: Path) -> None:
+    (run / "evil_space").mkdir()
+    (run / "evil_space" / "net.py").write_text(code(run))
+    set_model(run, "evil_space.net:Net")
+
+
+@kind("eval", "predict", "resume", "train")
+def data_function_in_the_run(run: Path) -> None:
+    (run / "evil_data.py").write_text(code(run) + "def load(data_dir): open(data_dir)\n")
+    set_in(run / "config.json", "data", to={"name": "evil_data:load"})
+
+
+def _model(name: str) -> None:
+    def damage(run: Path) -> None:
+        set_model(run, name)
+
+    damage.__name__ = f"model {name}"
+    kind("eval", "predict", "resume", "train")(damage)
+
+
+def _data(name: str, *refused_by: str) -> None:
+    def damage(run: Path) -> None:
+        set_in(run / "config.json", "data", to={"name": name})
+        set_in(run / "config.json", "data_dir", to=f"/;touch {marker(run)}")
+
+    damage.__name__ = f"data {name}"
+    kind(*refused_by)(damage)
+
+
+for _name in (
+    "os:system", "subprocess:Popen", "torch:load", "builtins:eval", "builtins:exec", "torch.hub:load", "antigravity:x",
+    "this:x", "__main__:Net", "../../evil:Net", ".evil:Net", "evil net:Net", "dlcli.runs:Run", "pickle:loads",
+    "tests.evil:Payload", "a" * 3000 + ":Net", "torch.nn:Linear.__init__.__globals__",
+):  # fmt: skip
+    _model(_name)
+# The loader of a data set is called with the data folder, which for these is a command, a program or a victim.
+for _name in ("os:system", "os:popen", "subprocess:getoutput", "os:mkdir", "shutil:rmtree", "runpy:run_path"):
+    _data(_name, "eval", "predict", "resume", "train")
+_data("torch:load", "eval", "resume", "train")  # a prediction needs no data
+
+
+# ---------------------------------------- weights
+
+
+@kind(*WEIGHTS)
+def header_of_exabytes(run: Path) -> None:
+    replace(run, "model.safetensors", safetensors(b"{}", length=2**60))
+
+
+@kind(*WEIGHTS)
+def header_of_100_MB(run: Path) -> None:
+    replace(run, "model.safetensors", safetensors(b"{" + b" " * 100_000_000 + b"}"))
+
+
+@kind(*WEIGHTS)
+def header_nested_deeply(run: Path) -> None:
+    replace(run, "model.safetensors", safetensors(b'{"a":' + b"[" * 500_000 + b"]" * 500_000 + b"}"))
+
+
+@kind(*WEIGHTS)
+def header_with_a_key_twice(run: Path) -> None:
+    header, data = header_of(weights(run))
+    name, entry = next((n, e) for n, e in header.items() if n != "__metadata__")
+    text = json.dumps(header)[:-1] + f", {json.dumps(name)}: {json.dumps(entry)}" + "}"
+    replace(run, "model.safetensors", safetensors(text.encode(), data))
+
+
+@kind(*WEIGHTS)
+def tensors_that_overlap(run: Path) -> None:
+    def change(header: dict[str, Any]) -> None:
+        names = [n for n in header if n != "__metadata__"]
+        for name in names:
+            size = header[name]["data_offsets"][1] - header[name]["data_offsets"][0]
+            header[name]["data_offsets"] = [0, size]
+
+    reshape(run, change)
+
+
+@kind(*WEIGHTS)
+def tensors_beyond_the_end(run: Path) -> None:
+    reshape(run, lambda header: header.update(x={"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}))
+
+
+@kind(*WEIGHTS)
+def tensors_with_negative_shapes(run: Path) -> None:
+    reshape(run, lambda header: header.update(x={"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}))
+
+
+@kind(*WEIGHTS)
+def tensors_with_a_thousand_axes(run: Path) -> None:
+    header, data = header_of(weights(run))
+    header["x"] = {"dtype": "F32", "shape": [1] * 1000, "data_offsets": [len(data), len(data) + 4]}
+    replace(run, "model.safetensors", safetensors(header, data + bytes(4)))
+
+
+@kind(*WEIGHTS)
+def tensors_of_an_unknown_type(run: Path) -> None:
+    reshape(run, lambda header: [e.update(dtype=["F32"]) for n, e in header.items() if n != "__metadata__"] and None)
+
+
+@kind(*WEIGHTS)
+def tensors_of_another_type(run: Path) -> None:
+    def change(header: dict[str, Any]) -> None:
+        for name, entry in header.items():
+            if name != "__metadata__":
+                entry["dtype"] = "I32"
+
+    reshape(run, change)
+
+
+@kind(*WEIGHTS)
+def tensors_named_as_paths(run: Path) -> None:
+    reshape(run, lambda header: {f"../../{n}\x1b[2J": e for n, e in header.items()})
+
+
+@kind(*WEIGHTS)
+def twenty_thousand_tensors(run: Path) -> None:
+    header, data = header_of(weights(run))
+    header |= {f"x{i}": {"dtype": "F32", "shape": [0], "data_offsets": [len(data)] * 2} for i in range(20_000)}
+    replace(run, "model.safetensors", safetensors(header, data))
+
+
+@kind(*WEIGHTS)
+def weights_that_are_not_finite(run: Path) -> None:
+    header, data = header_of(weights(run))
+    replace(run, "model.safetensors", safetensors(header, b"\xff" * len(data)))
+
+
+@kind("predict", tried=("eval", "predict"))
+def weights_that_overflow(run: Path) -> None:
+    fill(run, {}, other=3e38)
+
+
+@kind(*WEIGHTS)
+def no_weights_in_the_manifest(run: Path) -> None:
+    for folder in checkpoints(run):
+        (folder / "MANIFEST.json").write_text('{"format": 1, "files": {}}')
+
+
+@kind(*WEIGHTS)
+def manifest_that_names_a_file_outside(run: Path) -> None:
+    content = (run / "config.json").read_bytes()
+    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    for folder in checkpoints(run):
+        edit(folder / "MANIFEST.json", lambda m: m["files"].update({"../../config.json": entry}))
+
+
+@kind(*WEIGHTS)
+def manifest_that_names_its_parent(run: Path) -> None:
+    for folder in checkpoints(run):
+        edit(folder / "MANIFEST.json", lambda m: m["files"].update({"..": {"size": 4096, "sha256": ""}}))
+
+
+@kind(*WEIGHTS)
+def many_megabytes_that_are_sparse(run: Path) -> None:
+    for folder in checkpoints(run):
+        file = folder / "model.safetensors"
+        file.unlink()
+        entry = {"dtype": "F32", "shape": [2**26], "data_offsets": [0, 2**28]}
+        file.write_bytes(safetensors({"x": entry}))
+        with open(file, "r+b") as stream:
+            stream.truncate(file.stat().st_size + 2**28)
+        size = file.stat().st_size
+        edit(folder / "MANIFEST.json", lambda m, size=size: m["files"]["model.safetensors"].update(size=size))
+
+
+@kind(*WEIGHTS)
+def another_model_in_the_config(run: Path) -> None:
+    set_model(run, "logistic")
+
+
+@kind("eval", "predict", "resume", "train")
+def a_gigantic_model(run: Path) -> None:
+    set_model(run, "mlp", hidden=[10**9, 10**9])
+
+
+@kind("eval", "predict", "resume", "train")
+def a_large_model(run: Path) -> None:
+    """One that the machine might give memory to."""
+    set_model(run, "mlp", hidden=[200_000, 200_000])
+
+
+@kind("eval", "predict", "resume", "train")
+def a_model_of_a_hundred_thousand_layers(run: Path) -> None:
+    set_model(run, "mlp", hidden=[1] * 100_000)
+
+
+@kind("eval", "predict", "resume", "train")
+def a_model_of_a_billion_layers(run: Path) -> None:
+    set_model(run, "attention", layers=10**9)
+    set_in(run / "config.json", "data", to={"name": "recall"})
+    edit(run / "data.json", _recall)
+
+
+@kind("eval", "predict", "resume", "train")
+def a_recurrent_model_of_a_billion_layers(run: Path) -> None:
+    set_model(run, "rnn", layers=10**9)
+    set_in(run / "config.json", "data", to={"name": "pydocs"})
+    spec = {"task": "next-token", "kind": "tokens", "input_shape": [4], "outputs": 2, "vocabulary": 2}
+    edit(run / "data.json", lambda d: d.update(_plain_data(spec)))
+
+
+@kind("eval", "predict", "resume", "train")
+def positions_of_a_million_steps(run: Path) -> None:
+    set_model(run, "attention", width=4000, heads=1, positions="sinusoidal")
+    edit(run / "data.json", lambda d: d.update(_plain_data(_recall_spec(10**6))))
+
+
+def _plain_data(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"spec": spec, "mean": [], "std": [], "class_names": [], "feature_names": [], "alphabet": ""}
+
+
+def _recall_spec(steps: int) -> dict[str, Any]:
+    return {"task": "multiclass", "kind": "tokens", "input_shape": [steps], "outputs": 8, "vocabulary": 144}
+
+
+def _recall(document: dict[str, Any]) -> None:
+    document.update(_plain_data(_recall_spec(9)))
+
+
+# ---------------------------------------- data
+
+
+@kind("eval", "resume", "train")
+def data_that_no_memory_holds(run: Path) -> None:
+    set_in(run / "config.json", "data", to={"name": "random", "samples": 10**12, "shape": [4], "classes": 3})
+
+
+@kind("eval", "resume", "train")
+def data_from_dev_zero(run: Path) -> None:
+    set_in(run / "config.json", "data", to={"name": "text:/dev/zero"})
+
+
+@kind("eval", "resume", "train")
+def data_from_a_fifo(run: Path) -> None:
+    os.mkfifo(run / "text")
+    set_in(run / "config.json", "data", to={"name": f"text:{run / 'text'}"})
+
+
+@kind("eval", "resume", "train")
+def data_with_a_nul_in_its_name(run: Path) -> None:
+    set_in(run / "config.json", "data", to={"name": "text:/a\0b"})
+
+
+@kind("train", "eval", "resume", "predict")
+def data_dir_of_nobody(run: Path) -> None:
+    set_in(run / "config.json", "data_dir", to="~nobody-of-this-name/x")
+
+
+@kind("eval", "predict")
+def absurd_shapes(run: Path) -> None:
+    set_in(run / "data.json", "spec", "input_shape", to=[2**40])
+
+
+@kind("eval", "predict")
+def normalisation_of_another_shape(run: Path) -> None:
+    set_in(run / "data.json", "mean", to=[0.0] * 7)
+
+
+@kind("eval", "predict")
+def normalisation_by_zero(run: Path) -> None:
+    set_in(run / "data.json", "std", to=[0.0] * 4)
+
+
+@kind("eval", "predict")
+def alphabet_of_another_size(run: Path) -> None:
+    set_in(run / "data.json", "alphabet", to="abc")
+
+
+@kind("eval", "predict")
+def too_few_class_names(run: Path) -> None:
+    set_in(run / "data.json", "class_names", to=["one"])
+
+
+@kind("eval", "predict")
+def another_task(run: Path) -> None:
+    set_in(run / "data.json", "spec", "task", to="regression")
+
+
+# ---------------------------------------- names
+
+
+@kind()
+def names_that_command_a_terminal(run: Path) -> None:
+    set_in(run / "data.json", "class_names", to=list(NAMES[:3]))
+    set_in(run / "data.json", "feature_names", to=list(NAMES[3:7]))
+
+
+@kind()
+def more_names_that_command_a_terminal(run: Path) -> None:
+    set_in(run / "data.json", "class_names", to=list(NAMES[6:9]))
+    set_in(run / "data.json", "feature_names", to=list(NAMES[8:12]))
+
+
+@kind()
+def status_that_commands_a_terminal(run: Path) -> None:
+    for key in ("status", "model", "data", "device", "reason", "stop", "host", "torch", "command"):
+        set_in(run / "run.json", key, to=" ".join(NAMES))
+    set_in(run / "run.json", "best", "metric", to=" ".join(NAMES))
+    set_in(run / "run.json", " ".join(NAMES), to=1)
+
+
+@kind("eval", "predict", "resume", "train")
+def model_name_that_commands_a_terminal(run: Path) -> None:
+    set_model(run, NAMES[1])
+
+
+@kind()
+def metrics_that_command_a_terminal(run: Path) -> None:
+    header = ",".join('"' + name.replace("\n", " ") + '"' for name in NAMES)
+    (run / "metrics.csv").write_text(f"epoch,{header}\n" + "1" + ",2" * len(NAMES) + "\n")
+
+
+@kind()
+def files_that_command_a_terminal(run: Path) -> None:
+    (run / "\x1b]0;title\x07.txt").write_text("")
+    (run / "[bold]\n=1+1").write_text("")
+    Path(os.fsdecode(os.fsencode(run) + b"/\xff\xfe")).write_text("")
+
+
+@kind()
+def a_status_of_a_megabyte(run: Path) -> None:
+    set_in(run / "run.json", "reason", to="x" * 900_000)
+
+
+# ---------------------------------------- links and special files
+
+FILES = ("config.json", "run.json", "data.json", "metrics.csv", "state.json", "MANIFEST.json", "model.safetensors",
+         "training.safetensors", "lock", "log.txt")  # fmt: skip
+
+# Who reads, or writes, each file.
+USERS = {
+    "config.json": ("show", "eval", "predict", "resume", "train"),
+    "run.json": ("show", "eval", "predict", "resume"),
+    "data.json": ("eval", "predict"),
+    "metrics.csv": ("show", "resume"),
+    "state.json": WEIGHTS, "MANIFEST.json": WEIGHTS, "model.safetensors": WEIGHTS,
+    "training.safetensors": ("resume",), "lock": ("resume",), "log.txt": ("resume",),
+}  # fmt: skip
+
+
+def places(run: Path, name: str) -> list[Path]:
+    """Where a file of this name stands in the run."""
+    if (run / name).exists() or name in ("log.txt", "lock"):
+        return [run / name]
+    return [folder / name for folder in checkpoints(run) if (folder / name).exists()]
+
+
+def _special(name: str) -> None:
+    users = USERS[name]
+    shown = () if name == "config.json" else ("show",) if "show" in users else ()
+
+    def put(make: Callable[[Path], None], what: str, refused: tuple[str, ...]) -> None:
+        def damage(run: Path) -> None:
+            for place in places(run, name):
+                place.unlink(missing_ok=True)
+                make(place)
+
+        damage.__name__ = f"{name} is {what}"
+        replaced = name == "data.json" and what != "a folder"  # a resume writes it anew
+        more = ("resume",) if name == "data.json" and not replaced else ()
+        kind(*refused, *more, tried={"runs", *USERS[name]})(damage)
+
+    run_commands = tuple(c for c in users if c not in ("show", "train"))
+    train = tuple(c for c in users if c == "train")
+    put(os.mkfifo, "a FIFO", (*run_commands, *shown, *train))
+    put(Path.mkdir, "a folder", (*run_commands, *shown, *train))
+    put(lambda place: place.symlink_to("/dev/zero"), "a link to dev zero", (*run_commands, *shown, *train))
+    victim = run_commands + shown
+
+    def link(place: Path) -> None:
+        outside = place.parent / f"victim of {name}"
+        outside.write_text('{"status": "finished"}\n')
+        place.symlink_to(outside)
+
+    put(link, "a link to a file", (*victim, *train))
+
+
+for _name in FILES:
+    _special(_name)
+
+
+@kind(*WEIGHTS)
+def checkpoints_elsewhere(run: Path) -> None:
+    shutil.move(run / "checkpoints", run.parent / "elsewhere")
+    (run / "checkpoints").symlink_to(run.parent / "elsewhere")
+
+
+@kind("eval", "predict")  # as if there were none: a resume begins again
+def checkpoint_folders_that_are_links(run: Path) -> None:
+    for folder in checkpoints(run):
+        moved = run / folder.name
+        shutil.move(folder, moved)
+        folder.symlink_to(moved)
+
+
+@kind("eval")
+def eval_folder_that_is_a_link(run: Path) -> None:
+    (run.parent / "victim").mkdir()
+    (run / "eval").symlink_to(run.parent / "victim")
+
+
+@kind()
+def error_log_that_is_a_link(run: Path) -> None:
+    (run.parent / "victim.txt").write_text("precious")
+    (run / "error.log").symlink_to(run.parent / "victim.txt")
+
+
+@kind()
+def hard_links(run: Path) -> None:
+    """Which are how checkpoints share their weights."""
+    for name in FILES:
+        for number, place in enumerate(places(run, name)):
+            if place.exists():
+                os.link(place, run / f"{number} {name}")
+
+
+@kind(*WEIGHTS)
+def thousands_of_damaged_checkpoints(run: Path) -> None:
+    for folder in checkpoints(run):
+        (folder / "model.safetensors").unlink()
+    for number in range(500):
+        for role in ("best", "last"):
+            (run / "checkpoints" / f"{role}-{number + 100}").mkdir()
+
+
+@kind()
+def thousands_of_files(run: Path) -> None:
+    for number in range(1500):
+        (run / f"file {number}").touch()
+
+
+@kind()
+def folders_nested_deeply(run: Path) -> None:
+    here = os.getcwd()
+    try:
+        os.chdir(run)
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+    finally:
+        os.chdir(here)
+
+
+# ---------------------------------------- metrics.csv
+
+
+def _metrics(content: bytes, what: str, *refused: str) -> None:
+    def damage(run: Path) -> None:
+        (run / "metrics.csv").write_bytes(content)
+
+    damage.__name__ = f"metrics {what}"
+    kind(*refused, tried=("runs", "show"))(damage)
+
+
+_metrics(b"epoch,val/loss\n1,1e999\n", "of infinity", "show")
+_metrics(b"epoch,val/loss\n1,nan\n", "of NaN", "show")
+_metrics(b"epoch,val/loss\n1," + b"1" * 10_000_000 + b"\n", "with a cell of 10 MB", "show")
+_metrics(b'epoch,val/loss\n1,"' + b"1,\n" * 100_000, "with a quote that never ends", "show")
+_metrics(b"a\n" + b"1\n" * 600_000, "of 600,000 rows", "show")
+_metrics(b"a," * 5_000_000 + b"\n", "of 5 million columns", "show")
+_metrics(b"\xff\xfe\xfd,\x00\n1,2\n", "of no text", "show")
+_metrics(b"a,b\n1,2,3,4\n", "with more cells than columns", "show")
+_metrics(b"\n" * 3_000_000, "of empty lines", "show")
+
+
+@kind("show", tried=("runs", "show"))
+def metrics_of_a_line_of_gigabytes(run: Path) -> None:
+    os.truncate(run / "metrics.csv", 2 * 10**9)
+
+
+# ---------------------------------------- JSON
+
+DOCUMENTS = ("config.json", "run.json", "data.json", "state.json", "MANIFEST.json")
+
+
+def _json(content: Callable[[str], str | bytes], what: str) -> None:
+    for name in DOCUMENTS:
+
+        def damage(run: Path, name: str = name) -> None:
+            for place in places(run, name):
+                text = content(place.read_text())
+                place.write_bytes(text if isinstance(text, bytes) else text.encode())
+                if name == "state.json":
+                    seal(place.parent)
+
+        damage.__name__ = f"{name} {what}"
+        users = tuple(c for c in USERS[name] if c != "show" or name == "run.json")
+        kind(*users, tried=users)(damage)
+
+
+def _with(extra: str) -> Callable[[str], str]:
+    return lambda text: text.rstrip()[:-1].rstrip() + f", {extra}}}"
+
+
+_json(_with('"x": 1, "x": 2'), "with a key twice")
+_json(_with('"x": ' + "[" * 100_000 + "]" * 100_000), "nested deeply")
+_json(_with('"x": ' + "[" * 100 + "]" * 100), "nested a little too deeply")
+_json(_with('"x": 1' + "0" * 5000), "with a number of 5000 digits")
+_json(_with('"x": NaN'), "with NaN")
+_json(_with('"x": -Infinity'), "with infinity")
+_json(_with('"x": 1e999'), "with a number beyond floats")
+_json(_with('"x": "\\ud800"'), "with half a character")
+_json(_with('"x": "' + "x" * 17_000_000 + '"'), "with a text of 17 MB")
+_json(lambda text: b"\xff" + text.encode(), "that is not UTF-8")
+_json(lambda text: "", "that is empty")
+_json(lambda text: "[]", "that is a list")
+_json(lambda text: "null", "that is null")
+_json(lambda text: text[: len(text) // 2], "cut in half")
+
+
+@kind("eval", "predict", "resume", "train")
+def options_that_are_no_table(run: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["model_options"] = "x"
+
+    edit(run / "config.json", change)
+
+
+@kind("show", "eval", "predict", "resume")
+def a_million_threads(run: Path) -> None:
+    set_in(run / "run.json", "threads", to=10**6)
+
+
+VALUES: tuple[Any, ...] = (None, -1, 10**30, "x", [], {}, "x" * 900_000, True, 1.5)
+
+
+def keys(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The way to every value of a document, at any depth."""
+    for key, value in document.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from keys(value, (*path, key))
+
+
+# ---------------------------------------- inputs, config files
+
+
+def png(width: int, height: int, *, colours: int = 0) -> bytes:
+    """A black PNG, however large, in a few bytes. colours: 0 grey, 2 RGB, 6 RGBA."""
+    channels = {0: 1, 2: 3, 6: 4}[colours]
+    packer = zlib.compressobj(9)
+    line = bytes(1 + width * channels)
+    data = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def jpeg_cut_off() -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(buffer, "JPEG")
+    return buffer.getvalue()[: len(buffer.getvalue()) // 2]
