@@ -140,6 +140,10 @@ def test_a_run_that_was_made_to_harm(name: str, good: Good, root: Path) -> None:
         if command in tried:
             call(*words, refused=command in refused_by)
             assert not (root / evil.MARKER).exists(), f"{command} executed what came with the run"
+        if command == "eval" and "eval" in refused_by:  # export opens the same, before it starts a process of its own
+            other = name == "eval folder that is a link"
+            call("export", "1", "--format", "safetensors", "--runs-dir", str(root), refused=not other)
+            assert not (root / evil.MARKER).exists(), "export executed what came with the run"
 
 
 def test_there_are_many_kinds() -> None:
