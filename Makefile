@@ -7,9 +7,10 @@ TORCH_BACKEND ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-bench
 BACKEND := $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
-.PHONY: run test test-slow setup check fix recipes bench clean
+.PHONY: run test test-slow test-cuda setup check fix recipes bench bench-peers bench-setup bench-cuda clean
 
 run: setup
 	$(BIN)/dlcli train cnn
@@ -29,7 +30,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	UV=$$(command -v uv || echo $(BIN)/uv); $$UV pip install --quiet --python $(BIN)/python --compile-bytecode \
-		$(BACKEND) $(if $(TORCH_BACKEND),,-c constraints.txt) -e '.[dev]'
+		$(BACKEND) $(if $(TORCH_BACKEND),,-c constraints.txt) -e '.[dev,export]'
 	$(BIN)/python -m compileall -q dlcli tests
 	touch $@
 
@@ -46,10 +47,32 @@ fix: setup
 recipes: setup
 	$(BIN)/pytest -m "slow and not cuda" -s tests/test_recipes.py
 
-# Start-up, throughput and memory against plain loops, side by side.
+# Start-up, throughput and memory against plain loops, side by side; 12 minutes on a quiet machine. Writes docs/benchmarks.*
 bench: setup
-	$(BIN)/python -m tests.benchmarks.throughput
+	$(BIN)/python -m tests.benchmarks
+
+# The same against other trainers, which live in an environment of their own; 15 minutes.
+bench-peers: bench-setup
+	$(PEERS)/bin/python -m tests.benchmarks.trainers --save
+
+bench-setup: $(PEERS)/.done
+
+$(PEERS)/.done: pyproject.toml constraints.txt constraints-bench.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	command -v uv >/dev/null || test -x $(BIN)/uv || test -x $(PEERS)/bin/uv || \
+		$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	UV=$$(command -v uv || ls $(BIN)/uv $(PEERS)/bin/uv 2>/dev/null | head -1); \
+		$$UV pip install --quiet --python $(PEERS)/bin/python --compile-bytecode \
+		$(BACKEND) $(if $(TORCH_BACKEND),,-c constraints.txt -c constraints-bench.txt) -e '.[bench]'
+	touch $@
+
+# On a machine with a GPU: throughput there, 8 minutes; and what must hold there.
+bench-cuda: setup
+	$(BIN)/python -m tests.benchmarks.cuda --save
+
+test-cuda: setup
+	$(BIN)/pytest -m cuda
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(PEERS) build .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -49,8 +49,10 @@ from dlcli.files import (
 # What the lock of a run begins with, so that no other folder is ever taken for one of ours.
 MARK = b"a run of dlcli\n"
 TRASH = ".trash"
+# In the trash: a run that is being deleted for good.
+PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
 
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_NUMBER = re.compile(r"([1-9][0-9]{0,8})")
 _LONGEST_PATH = 4096
 
 # What is read of run.json.
@@ -100,14 +102,9 @@ class Run:
         root = Path(root)
         try:
             make_folder(root)
-            number = _highest(root) + 1
-            while True:
-                try:
-                    (root / str(number)).mkdir()
-                    break
-                except FileExistsError:
-                    number += 1
-            run = cls(root, number)
+            run = cls(root, _highest(root) + 1)
+            while not run._take_number():
+                run = cls(root, max(run.number, _highest(root)) + 1)
             try:
                 (run.path / "lock").write_bytes(MARK)
                 run.checkpoints.mkdir()
@@ -118,6 +115,17 @@ class Run:
         except OSError as error:
             raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
         return run
+
+    def _take_number(self) -> bool:
+        """Make the folder, unless the number is taken: by an entry here, or by a run that has just been removed."""
+        try:
+            self.path.mkdir()
+        except FileExistsError:
+            return False
+        if _highest_removed(self.root) < self.number:
+            return True
+        self.path.rmdir()
+        return False
 
     # config.json, data.json, run.json
 
@@ -357,17 +365,24 @@ def _best(metric: str, root: Path) -> Run:
 
 
 def _highest(root: Path) -> int:
-    """The highest number that a run has had, be it in the trash or purged: no number means two runs."""
-    numbers = [0, *_numbers(root), *_numbers(root / TRASH)]
-    with contextlib.suppress(RunError, ValueError, TypeError):
+    """The highest number that a run has had: no number ever means two runs."""
+    return max([0, *_numbers(root), _highest_removed(root)])
+
+
+def _highest_removed(root: Path) -> int:
+    """Of the runs in the trash, those that are being purged, and the purged ones."""
+    numbers = [0, *_numbers(root / TRASH), *_numbers(root / TRASH, PURGING)]
+    with contextlib.suppress(RunError, ValueError, TypeError, KeyError):
         numbers.append(int(read_json(root / TRASH / "purged.json")["highest"]))
     return max(numbers)
 
 
-def _numbers(root: Path) -> list[int]:
+def _numbers(root: Path, pattern: re.Pattern[str] = _NUMBER) -> list[int]:
+    """Of the folders in `root` whose names are such."""
     try:
         with os.scandir(root) as entries:
-            return [int(e.name) for e in entries if _NUMBER.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+            named = [(entry, pattern.fullmatch(entry.name)) for entry in entries]
+            return [int(match[1]) for entry, match in named if match and entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
     except OSError as error:

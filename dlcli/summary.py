@@ -17,7 +17,8 @@ COLUMNS = (
 
 def rows(root: str | Path, *, limit: int = 0) -> list[dict[str, Any]]:
     """A row a run, newest first, at most `limit` unless 0. A broken or half-made folder is a row with its reason."""
-    return [row(run) for run in all_runs(root)[: limit or None]]
+    found = [(run, row(run)) for run in all_runs(root)[: limit or None]]
+    return [values for run, values in found if values["model"] is not None or run.path.exists()]  # or just removed
 
 
 def row(run: Run) -> dict[str, Any]:

@@ -12,7 +12,6 @@ rename while its lock is held, so that it is here or there, and never one that i
 import contextlib
 import fcntl
 import os
-import re
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,7 @@ from dlcli import runs
 from dlcli.config import FORMAT
 from dlcli.errors import BusyError, ResourceError, RunError
 from dlcli.files import make_folder, move_folder, read_json, sweep, write_json
-from dlcli.runs import MARK, TRASH, Run
-
-_PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
+from dlcli.runs import MARK, PURGING, TRASH, Run
 
 
 @dataclass(frozen=True)
@@ -160,12 +157,11 @@ def _alone_in(trash: Path) -> Iterator[None]:
 
 
 def _finish(trash: Path) -> list[Change]:
-    found = [(path, _PURGING.fullmatch(path.name)) for path in sorted(trash.iterdir())]
+    found = [(path, PURGING.fullmatch(path.name)) for path in sorted(trash.iterdir())]
     return [_delete(path, int(match[1])) for path, match in found if match]
 
 
 def _purge(run: Run) -> Change:
-    _remember(run.root, run.number)
     doomed = run.root / f".purging-{run.number}"
     with run.locked():
         move_folder(run.path, doomed)
@@ -173,10 +169,11 @@ def _purge(run: Run) -> Change:
 
 
 def _remember(trash: Path, number: int) -> None:
-    """That this number was given once; see `Run.create`."""
+    """That this number was given once (see `Run.create`); its folder says so until it is gone."""
     file = trash / "purged.json"
     with contextlib.suppress(RunError, KeyError, TypeError, ValueError):
-        number = max(number, int(read_json(file)["highest"]))
+        if int(read_json(file)["highest"]) >= number:
+            return
     write_json(file, {"highest": number})
 
 
@@ -201,6 +198,7 @@ def _delete(path: Path, number: int) -> Change:
                     os.unlink(name, dir_fd=folder)
         finally:
             os.close(folder)
+        _remember(path.parent, number)
         os.rmdir(path)
     except OSError as error:
         raise ResourceError(

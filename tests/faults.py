@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -104,15 +105,16 @@ def watched(folder: Path, before: Hook) -> Iterator[None]:
     real_open = builtins.open
 
     def any_open(path: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        found = None if isinstance(path, int) else full(path, None)
+        found = full(path, None)
         if found is None or not found.is_relative_to(folder) or named.get("opener"):
             return real_open(path, mode, *rest, **named)
-        if not set(mode) & set("wxa+"):
-            see("read", path)
+        writes = set(mode) & set("wxa+")
+        if not isinstance(path, int):  # otherwise it was seen when it was opened
+            see("open" if writes else "read", path)
+        if not writes:
             file = real_open(path, mode, *rest, **named)
             names[file.fileno()] = found
             return file
-        see("open", path)
         file = real_open(path, mode, *rest, **named)
         names[file.fileno()] = found
         if "w" in mode:
@@ -147,6 +149,10 @@ class _File:
                 self._file.flush()
         return len(content)
 
+    def truncate(self, size: int) -> None:
+        self._see("truncate", self._path, size=size)
+        self._file.truncate(size)
+
     def close(self) -> None:
         if not self._file.closed:
             try:
@@ -166,9 +172,14 @@ class _File:
 
 
 def forked(action: Callable[[], object]) -> int:
-    """Run `action` in a process of its own: 0, the exit code of its error, or minus the signal that ended it.
+    """Run `action` in a process of its own: 0, the exit code of its error, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(forked_away(action), 0)[1])
 
-    An error that is neither ours nor of the operating system is 1, and its traceback is shown.
+
+def forked_away(action: Callable[[], object]) -> int:
+    """Start `action` in a process of its own, whose id is returned.
+
+    An error that is neither ours nor of the operating system is exit 1, and its traceback is shown.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -176,7 +187,7 @@ def forked(action: Callable[[], object]) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)  # that this process has threads; none of them holds a lock
         process = os.fork()
     if process:
-        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        return process
     code = 1
     try:
         action()
@@ -194,6 +205,37 @@ def forked(action: Callable[[], object]) -> int:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+class Dlcli:
+    """A `dlcli` process that is forked, so that it need not load torch; what it says is in `told`.
+
+    before: what it does first, such as breaking something.
+    """
+
+    def __init__(self, root: Path, *words: str, before: Callable[[], object] = lambda: None) -> None:
+        self.file = root.parent / f"told-{time.monotonic_ns()}"
+        self.file.touch()
+
+        def action() -> None:
+            with open(self.file, "w") as told, contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+                from dlcli.cli.main import app
+
+                before()
+                app([*words, "--runs-dir", str(root)])
+
+        self.pid = forked_away(action)
+
+    @property
+    def told(self) -> str:
+        return self.file.read_text()
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def ended(self) -> bool:
+        """Whether it has ended; it can still be waited for."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def die() -> None:

@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from dlcli import files
 from dlcli.errors import ResourceError, RunError
+from tests.faults import forked
 
 
 def test_replacing_keeps_the_old_content_until_the_new_one_is_flushed(
@@ -192,3 +194,18 @@ def test_damage_is_named(tmp_path: Path, damage: object, message: str) -> None:
     with pytest.raises(RunError) as caught:
         files.verify_folder(tmp_path / "a")
     assert str(caught.value) == f"{tmp_path / 'a'}/{message}"
+
+
+def test_a_line_that_does_not_fit_is_told_and_leaves_no_half_line(tmp_path: Path) -> None:
+    """The kernel writes what fits, and says so; a limit on the size of files stands for the disk."""
+    path = tmp_path / "log.txt"
+    files.append_line(path, "one")
+
+    def append() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, 8))
+        files.append_line(path, "two words")
+
+    assert forked(append) == 6
+    assert path.read_text() == "one\n"
+    files.append_line(path, "two words")
+    assert path.read_text() == "one\ntwo words\n"

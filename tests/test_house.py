@@ -19,6 +19,7 @@ FLOORS = {
     "training.state": 5, "training.provenance": 5,
     "training.saver": 6, "training.watch": 6, "training.compiling": 6,
     "training.loop": 7,
+    "export": 6,
     "checks": 8,
     "cli": 9,
 }  # fmt: skip
@@ -119,6 +120,7 @@ ALLOWED = {
     ("registry", "importlib.import_module"): "the user's own model, after its place was looked at; our own by name",
     ("cli.main", "importlib.import_module"): "a command of COMMANDS",
     ("__init__", "importlib.import_module"): "a public name of _PUBLIC",
+    ("export.runtime", "torch.export.load"): "opens the .pt2 that its parent has just written, and no other",
 }
 
 

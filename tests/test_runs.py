@@ -86,6 +86,31 @@ def test_running_counts_only_while_the_lock_is_held(tmp_path: Path) -> None:
     assert run.info()["status"] == "dead"
 
 
+def test_a_run_that_ends_while_it_is_looked_at_is_not_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path, status="running")
+
+    def ends(self: Run) -> bool:
+        run.write_info(run._read_info() | {"status": "finished"})
+        return False
+
+    monkeypatch.setattr(Run, "is_locked", ends)
+    assert run.info()["status"] == "finished"
+
+
+def test_who_takes_the_lock_clears_away_what_was_half_written(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    (run.checkpoints / ".tmp-last-1").mkdir()
+    (run.checkpoints / ".tmp-last-1" / "state.json").write_text("{")
+    (run.path / ".tmp-ab").write_text("{")
+    kept = tmp_path / "elsewhere"
+    kept.mkdir()
+    (kept / "file").write_text("")
+    (run.path / ".tmp-link").symlink_to(kept)
+    with run.locked():
+        assert sorted(path.name for path in run.path.rglob("*")) == ["checkpoints", "config.json", "lock", "run.json"]
+    assert (kept / "file").exists()
+
+
 def test_a_lister_that_probes_the_lock_does_not_make_the_run_busy(tmp_path: Path) -> None:
     run = make(tmp_path)
     with run.locked():

@@ -43,6 +43,7 @@ def call(*words: str) -> str:
                 "evaluate",
                 "predict",
                 "generate",
+                "export",
                 "gradcheck",
                 "check",
                 "runs",

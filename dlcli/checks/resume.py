@@ -134,12 +134,12 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
         resumed += [int(r["step"]) for r in run.info().get("resumes", [])]
         comparisons = compare(expected, snapshot(run))
         failure = _difference(comparisons)
-        if failure is not None or (len(landed) >= kills and any(resumed)):
+        if failure is not None or (len(landed) >= kills and _within(resumed, steps)):
             break
-    if failure is None and not any(resumed):
+    if failure is None and not _within(resumed, steps):
         failure = (
-            f"nothing is proved: no resume began after step 0 in {trainings} trainings of {straight.training:.2f}s; "
-            "give more --epochs or a shorter --checkpoint-every"
+            f"nothing is proved: no resume began between the first and the last step in {trainings} trainings of "
+            f"{straight.training:.2f}s; give more --epochs or a shorter --checkpoint-every"
         )
     elif failure is not None and failure == _difference(comparisons):
         tell("a difference: is a training that is not killed the same twice?")
@@ -158,6 +158,11 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
         comparisons=tuple(comparisons),
         failure=failure,
     )
+
+
+def _within(resumed: list[int], steps: int) -> bool:
+    """Whether some resume had a state to bring back, and steps to do with it."""
+    return any(0 < step < steps for step in resumed)
 
 
 def _difference(comparisons: list[Comparison]) -> str | None:

@@ -88,11 +88,12 @@ def write(content: str) -> None:
 
 
 def say(line: str) -> None:
-    """A line for the person, on stderr. A closed or full stderr never stops the work."""
+    """A line for the person, on stderr. A closed or full stderr never stops the work, nor does one in which a
+    signal has just interrupted a write."""
     try:
         sys.stderr.write(plain(cut(line)) + "\n")
         sys.stderr.flush()
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):
         pass
 
 

@@ -76,8 +76,8 @@ def train(
     from dlcli.runs import Run
 
     check_space(built, runs_dir)
-    run = Run.create(runs_dir)
     with Reporter(quiet=quiet) as reporter, stop_signals() as stop:
+        run = Run.create(runs_dir)  # from here on a signal leaves a run that can go on
         show(run, built, reporter, stop, lines=_opening(run, built))
     finish(run, built, stop, format=format, quiet=quiet, print_=print_)
 

@@ -78,7 +78,7 @@ def purge(
         chosen = _named(names, lambda name: trash.find(name, runs_dir))
     else:
         found = runs.all_runs(trash.trash_of(runs_dir))
-        chosen = [run for run in reversed(found) if trash.is_ours(run.path)]
+        chosen = [run for run in found if trash.is_ours(run.path)]
         for run in found:
             if run not in chosen:
                 say(f"{run} does not prove to be a run of dlcli, so it is left alone")

@@ -124,7 +124,8 @@ def load(
     fits: told the path and the outline of the weights before any of them is read; may raise to refuse them.
     Raises RunError (exit 4), naming the damage, when there is none.
     """
-    damage = []
+    damage: dict[Path, str] = {}
+    found = None
     for path in _existing(folder, role)[:_MOST_DAMAGED]:
         try:
             digests = read_manifest(path)
@@ -133,16 +134,21 @@ def load(
             if _bytes(outline) > devices.memory():
                 raise RunError(f"{path} holds weights of {_bytes(outline):,} bytes, more than this machine has memory")
         except RunError as error:
-            damage.append(str(error))
+            damage[path] = str(error)
             continue
         if fits is not None:
             fits(path, outline)
         try:
-            return _read(role, path, digests, outline, with_training=with_training, damage=tuple(damage))
+            found = _read(role, path, digests, outline, with_training=with_training, damage=tuple(damage.values()))
+            break
         except RunError as error:
-            damage.append(str(error))
+            damage[path] = str(error)
+    if not all(path.is_dir() for path in damage):  # a training that goes on has replaced it while we read
+        return load(folder, role, with_training=with_training, fits=fits)
+    if found is not None:
+        return found
     if damage:
-        raise RunError(f"no intact {role} checkpoint in {folder}: {'; '.join(damage)}")
+        raise RunError(f"no intact {role} checkpoint in {folder}: {'; '.join(damage.values())}")
     raise RunError(f"there is no {role} checkpoint in {folder}: the run stopped before one was saved")
 
 

@@ -92,11 +92,16 @@ def train(
 def resume(run: Run, *, stop: Callable[[], str | None] | None = None, **changes: Any) -> Iterator[Epoch]:
     """Go on with a run where its last checkpoint stands and yield a record an evaluation.
 
-    changes: settings to change, such as epochs=200. See `fit`.
+    changes: settings to change, such as epochs=200. With `data` or `data_options` among them the data may have
+        changed; else that is a DataError (exit 3). See `fit`.
     """
     config, saved = run.config().replace(**changes), standing(run)
     experiment.import_own(config, runs_dir=run.root)
-    built = experiment.build(config, weights=saved.weights if saved else None)
+    built = experiment.build(
+        config,
+        weights=saved.weights if saved else None,
+        fingerprint=None if {"data", "data_options"} & changes.keys() else run.info().get("fingerprint"),
+    )
     for record in fit(built, run, stop=stop, saved=saved):
         if isinstance(record, Epoch):
             yield record
@@ -203,6 +208,7 @@ def _loop(
 
     reason = None
     mark = last_progress = time.perf_counter()
+    before = state.earlier_samples + state.samples  # of this row, trained by another process: not in its seconds
     built.model.train()
 
     # One that stopped early and was killed before it could say so has nothing left to do; one that is extended has.
@@ -259,7 +265,7 @@ def _loop(
             if clock - last_progress >= _PROGRESS_SECONDS:
                 last_progress = clock
                 mean = watch.look(state)  # waits for the device
-                rate = (state.earlier_samples + state.samples) / (clock - mark)
+                rate = (state.earlier_samples + state.samples - before) / (clock - mark)
                 yield Progress(state.epoch, state.step, steps, mean, rate)
             if config.log_every and state.step % config.log_every == 0 and state.batch < batches_per_epoch:
                 mean = watch.look(state)  # waits for the device
@@ -271,7 +277,8 @@ def _loop(
                     "train/loss": mean,
                     "lr": state.lr,
                 }
-                row |= {"seconds": round(spent, 4), "samples_per_second": round(state.earlier_samples / spent, 1)}
+                rate = (state.earlier_samples - before) / spent
+                row |= {"seconds": round(spent, 4), "samples_per_second": round(rate, 1)}
                 run.append_metrics(row, columns)
                 state.loss_sum.zero_()
                 state.samples = 0
@@ -301,7 +308,7 @@ def _loop(
                 batch_size=config.eval_batch_size, precision=config.precision, device=device,
             )  # fmt: skip
             metrics |= {f"val/{name}": value for name, value in finite(task.metrics(measures)).items()}
-        rate = (state.earlier_samples + state.samples) / seconds
+        rate = (state.earlier_samples + state.samples - before) / seconds
         best = state.is_best(metrics, built.monitor)
         epoch = state.epoch
         record = Epoch(epoch, config.epochs, state.step, steps, metrics, state.lr, seconds, rate, best)
@@ -313,13 +320,12 @@ def _loop(
             saver.keep_best(state, metrics)
         state.waited = 0 if best else state.waited + 1
         state.loss_sum.zero_()
-        state.samples = state.earlier_samples = 0
+        state.samples = state.earlier_samples = before = 0
         enough = _waited_enough(config, state)
         save = saver.due(state, epoch_done=True) or enough or epoch == config.epochs
         state.epoch, state.batch = epoch + 1, 0
         if save:
-            saver.write(state, epoch=epoch, metrics=metrics)
-            run.write_info(info)
+            saver.write(state, epoch=epoch, metrics=metrics, info=info)
         yield record
         mark = time.perf_counter()
 

@@ -51,8 +51,16 @@ class Saver:
         weights = _copies(state.evaluated.state_dict())
         self._best = weights, {"epoch": state.epoch, "step": state.step, "metrics": dict(metrics)}
 
-    def write(self, state: TrainingState, *, epoch: int, metrics: Mapping[str, float | None]) -> None:
+    def write(
+        self,
+        state: TrainingState,
+        *,
+        epoch: int,
+        metrics: Mapping[str, float | None],
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
         """Save the training as it stands. epoch, metrics: of the weights, for a person and for `dlcli eval`.
+        info: for run.json, which must not speak of an epoch before its checkpoint is there.
 
         It is on the disk when `wait` returns. Raises DivergedError when a number of it is not finite, and
         writes none of it; raises what the save before has met.
@@ -69,6 +77,7 @@ class Saver:
             weights=None if same else _copies(weights),
             state={**told, "training": state.values() | self.run.sizes()},
             training=_copies(tensors),
+            info=dict(info) if info is not None else None,
         )
         self._written, self._first = time.monotonic(), False
 
@@ -107,6 +116,7 @@ class Saver:
         weights: dict[str, Tensor] | None,
         state: dict[str, Any],
         training: dict[str, Tensor],
+        info: dict[str, Any] | None,
     ) -> None:
         """weights: None when they are those of the best, whose bytes are then not written again."""
         folder = self.run.checkpoints
@@ -117,6 +127,8 @@ class Saver:
             path = checkpoint.save(folder, "best", weights=best[0], state=best[1])
             source = path if weights is None else source
         last = checkpoint.save(folder, "last", weights=source, state=state, training=training)
+        if info is not None:
+            self.run.write_info(info)
         checkpoint.retain(folder, last, keep_last=self.keep_last)
 
 

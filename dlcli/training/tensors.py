@@ -48,7 +48,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:  # torch's own, when it cannot map the file
         raise RunError(f"{path} is damaged: {error}") from None
 
 

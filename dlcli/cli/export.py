@@ -1,0 +1,144 @@
+"""dlcli export"""
+
+from typing import Annotated, Any
+
+import typer
+
+from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
+from dlcli.cli.output import Column, choose_format, emit, say
+from dlcli.errors import CheckError, ConfigError
+from dlcli.export.formats import FORMATS, check_formats
+
+
+def export(
+    run: RunName,
+    formats: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME,...", help="onnx, pt2, aoti, safetensors. (default: onnx)"),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every format.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Weights and arithmetic in float16.")] = False,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", metavar="int8", help="Weights in 8-bit integers; for onnx.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave the normalisation out: whoever runs the file does it.")
+    ] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance",
+            min=0.0,
+            help="Largest difference from the trained model, relative; with int8, largest loss of accuracy or r2. "
+            "(default: 0.0001; half and int8 0.01)",
+        ),
+    ] = None,
+    runs_dir: RunsDir = "runs",
+    json: JSON = False,
+    csv: CSV = False,
+    md: MD = False,
+) -> None:
+    """Write a trained run as a file for other programs, and compare that file with the trained model.
+
+    Each file is opened in a fresh process by its own runtime and fed the run's test split. Exit 7 when what it
+    answers is not what the trained model answers; the file is then not kept.
+    """
+    format = choose_format(json=json, csv=csv, md=md)
+    if everything and formats is not None:
+        raise ConfigError("--all and --format exclude each other: choose one")
+    names = list(FORMATS) if everything else [name.strip() for name in (formats or "onnx").split(",")]
+    check_formats(names, half=half, quantize=quantize)
+    from dlcli.runs import find_one
+
+    found = find_one(run, runs_dir)
+    from dlcli.export import exporter
+
+    outcomes = []
+    for outcome in exporter.export(found, names, half=half, quantize=quantize, raw=raw, tolerance=tolerance):
+        if outcome.error is None and outcome.record is not None:
+            say(f"{outcome.name}: wrote {found.path / 'export' / outcome.record['file']}")
+        outcomes.append(outcome)
+    rows = [_row(outcome) for outcome in outcomes]
+    compared = [o.record["parity"] for o in outcomes if o.record is not None and "metric" in o.record["parity"]]
+    emit(
+        rows,
+        _columns(compared[0]["metric"] if compared else "metric"),
+        format=format,
+        title=_title(found, compared),
+        document={"run": str(found), "exports": [_document(outcome) for outcome in outcomes]},
+    )
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if errors:
+        kind = CheckError if any(isinstance(error, CheckError) for error in errors) else type(errors[0])
+        raise kind("; ".join(dict.fromkeys(map(str, errors))))
+
+
+def _columns(metric: str) -> list[Column]:
+    return [
+        Column("name", "format", fixed=True),
+        Column("size", "size", _megabytes, right=True),
+        Column("max_relative_difference", "max difference", _power, right=True),
+        Column("agreement", "agreement", _percent, right=True),
+        Column("trained", metric, right=True),
+        Column("exported", "exported", right=True),
+        Column("batch_1", "batch 1", _milliseconds, right=True),
+        Column("speedup_1", "speed-up", _times, right=True),
+        Column("batch_64", "batch 64", _milliseconds, right=True),
+        Column("speedup_64", "speed-up", _times, right=True),
+        Column("memory", "memory", _megabytes, right=True),
+        Column("parity", "parity"),
+    ]
+
+
+def _row(outcome: Any) -> dict[str, Any]:
+    if outcome.record is None:
+        return {"name": outcome.name, "parity": f"none: {outcome.error}"}
+    record, parity = outcome.record, outcome.record["parity"]
+    verdict = "holds" if parity["holds"] else "DOES NOT HOLD"
+    row = {
+        "name": outcome.name,
+        "size": record["size"],
+        "memory": record["memory"],
+        "parity": f"{verdict}; {record['note']}" if record["note"] else verdict,
+    }
+    if "metric" in parity:  # it ran
+        row |= {
+            "max_relative_difference": parity["max_relative_difference"],
+            "agreement": parity["agreement"],
+            "trained": parity["trained"].get(parity["metric"]),
+            "exported": parity["exported"].get(parity["metric"]),
+        }
+    for size, times in record["latency"].items():
+        row |= {f"batch_{size}": times["exported"], f"speedup_{size}": times["speedup"]}
+    return row
+
+
+def _document(outcome: Any) -> dict[str, Any]:
+    error = {} if outcome.error is None else {"error": str(outcome.error), "exit_code": outcome.error.exit_code}
+    return {"name": outcome.name, **(outcome.record or {}), **error}
+
+
+def _title(run: Any, compared: list[dict[str, Any]]) -> str:
+    if not compared:
+        return str(run)
+    return f"{run}: against the trained model on {compared[0]['split']}, {compared[0]['samples']:,} samples"
+
+
+def _megabytes(value: int | None) -> str:
+    return "-" if value is None else f"{value / 1e6:.3f} MB" if value < 1e6 else f"{value / 1e6:.1f} MB"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{1000 * value:.3g} ms"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _power(value: float | None) -> str:
+    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"

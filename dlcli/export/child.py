@@ -1,0 +1,69 @@
+"""The asking side of `runtime`: a fresh process that opens one artifact."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import dlcli
+from dlcli.errors import CheckError, ResourceError
+
+# -P: a script of the user's called onnx.py is not what the runtimes are to import.
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from dlcli.export.runtime import main; main()"
+
+
+class Child:
+    """A context manager. folder: where the runtimes put what they unpack. Its sentences say `it` of the artifact."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> "Child":
+        self._errors = tempfile.TemporaryFile()
+        root = Path(dlcli.__file__).parent.parent
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _PROGRAM, str(root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONWARNINGS": "ignore", "TMPDIR": str(self.folder)},
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def ask(self, do: str, **arguments: Any) -> Any:
+        """What the process found. CheckError when the runtime refuses, ResourceError when the process is gone."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise self._gone()
+        answer = json.loads(line)
+        if "error" in answer:
+            raise CheckError(f"its runtime refuses it: {_short(answer['error'])}")
+        return answer["found"]
+
+    def _gone(self) -> ResourceError | CheckError:
+        code = self._process.wait()
+        if code == -9:
+            return ResourceError("the process that opened the artifact was killed: is there enough memory?")
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        how = f"signal {-code}" if code < 0 else f"exit {code}"
+        return CheckError(f"it crashes its runtime ({how}{': ' + _short(lines[-1]) if lines else ''})")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else text[:300] + "..."

@@ -1,0 +1,211 @@
+"""A run -> artifacts in its folder `export/`, each compared with the trained model before it gets its name.
+
+    export/model.onnx     the artifact; model-half.onnx, model-int8.onnx, model-raw.onnx beside it
+    export/onnx.json      its record: signature, preprocessing, sha256, the comparison, times; onnx-half.json, ...
+
+An artifact that is not the trained model is not kept, nor is an older one under its name: a file in `export/` is
+one that its record vouches for.
+"""
+
+import hashlib
+import importlib.util
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dlcli import files
+from dlcli.errors import CheckError, DlcliError, ResourceError, RunError
+from dlcli.export import aoti, latency, onnx, parity, pt2, quantize, safetensors
+from dlcli.export.child import Child
+from dlcli.export.formats import FORMATS, check_formats
+from dlcli.export.program import first_line
+from dlcli.export.signature import Signature
+from dlcli.export.subject import Subject
+from dlcli.runs import Run, now
+
+_LATENCY_BATCHES = (1, 64)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one format. name: `onnx`, `onnx-half`, ... record: what was written into the run, None when nothing could
+    be compared. error: why there is no artifact."""
+
+    name: str
+    record: dict[str, Any] | None
+    error: DlcliError | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact's bytes. about: more for its record."""
+
+    content: bytes
+    signature: Signature
+    metadata: dict[str, str]
+    about: dict[str, Any]
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def export(
+    run: Run,
+    formats: Sequence[str] = ("onnx",),
+    *,
+    half: bool = False,
+    quantize: str | None = None,
+    raw: bool = False,
+    tolerance: float | None = None,
+) -> Iterator[Outcome]:
+    """Write the run's best weights in each of `formats`, one after the other; one that fails does not stop the rest.
+
+    tolerance: instead of `parity.TOLERANCE`'s, that of the dtype.
+    """
+    check_formats(formats, half=half, quantize=quantize)
+    subject = Subject(run, raw=raw, dtype=quantize or ("float16" if half else "float32"))
+    suffix = ("-half" if half else f"-{quantize}" if quantize else "") + ("-raw" if raw else "")
+    for format in dict.fromkeys(formats):
+        name = format + suffix
+        try:
+            _need_runtime(format)
+            made = _written(subject, format)
+            record = _record(subject, made, name=name, format=format, tolerance=tolerance)
+        except DlcliError as error:
+            yield Outcome(name, None, error)
+            continue
+        yield _keep(run, made, record, name=name, file=f"model{suffix}{FORMATS[format]}")
+
+
+def _need_runtime(format: str) -> None:
+    if format == "onnx":
+        missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if not _is_installed(name)]
+        if missing:
+            raise ResourceError(
+                f"format onnx needs {', '.join(missing)}, not installed here: pip install 'dlcli[export]'"
+            )
+    if format == "aoti":
+        aoti.need_compiler()
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # something stands in its place
+        return False
+
+
+def _written(subject: Subject, format: str) -> Made:
+    """As `_make`; RunError (exit 4) when a writer fails, as it may for a model of the user's own."""
+    try:
+        return _make(subject, format)
+    except (DlcliError, OSError):
+        raise
+    except Exception as error:  # each writer has its own classes of errors
+        model = subject.restored.config.model
+        raise RunError(f"{subject.run}: model {model} cannot be written as {format}: {first_line(error)}") from error
+
+
+def _make(subject: Subject, format: str) -> Made:
+    if format == "safetensors":
+        signature, note = subject.signature, ""
+    else:
+        signature, note = subject.traced.signature, subject.traced.note
+    description = {**subject.describe(), **signature.as_dict()}
+    metadata = {key: value if isinstance(value, str) else _compact(value) for key, value in description.items()}
+    about: dict[str, Any] = {**description, "note": note}
+    if format == "onnx":
+        content = onnx.finish(onnx.write(subject.traced), subject.traced, metadata)
+        if subject.dtype == "int8":
+            about["float32_size"] = len(content)
+            content = onnx.finish(_quantized(subject, content), subject.traced, metadata)
+        about["opset"] = onnx.opset(content)
+        runtime = f"onnxruntime {version('onnxruntime')}"
+    elif format == "pt2":
+        content = pt2.write(subject.traced, metadata)
+        runtime = f"torch.export {torch.__version__}"
+    elif format == "aoti":
+        content = aoti.write(subject.traced, metadata)
+        runtime = f"AOTInductor {torch.__version__}"
+    else:
+        content = safetensors.write(subject.restored.model.state_dict(), metadata, dtype=subject.torch_dtype)
+        runtime = f"safetensors {version('safetensors')}"
+    return Made(content, signature, metadata, {**about, "runtime": runtime})
+
+
+def _quantized(subject: Subject, content: bytes) -> bytes:
+    if any(isinstance(module, nn.modules.conv._ConvNd) for module in subject.module.modules()):
+        return quantize.static(content, {subject.traced.signature.inputs[0].name: subject.calibration()})
+    return quantize.dynamic(content)
+
+
+def _record(subject: Subject, made: Made, *, name: str, format: str, tolerance: float | None) -> dict[str, Any]:
+    about = {"name": name, "format": format, "file": None, "size": len(made.content), "sha256": made.sha256}
+    try:
+        measured = _measured(subject, made, format=format, tolerance=tolerance)
+    except CheckError as error:
+        measured = {"parity": {"holds": False, "faults": [str(error)]}, "latency": {}, "memory": None}
+    return {**about, **made.about, **measured, "threads": torch.get_num_threads(), "when": now()}
+
+
+def _measured(subject: Subject, made: Made, *, format: str, tolerance: float | None) -> dict[str, Any]:
+    """What is found of the artifact in a fresh process. CheckError when it does not even run there."""
+    with tempfile.TemporaryDirectory(prefix="dlcli-export-") as temporary, Child(Path(temporary)) as child:
+        folder = Path(temporary)
+        artifact, x = folder / f"artifact{FORMATS[format]}", folder / "x.npy"
+        artifact.write_bytes(made.content)
+        np.save(x, subject.reference.x, allow_pickle=False)
+        metadata = child.ask(
+            "open",
+            format=format,
+            path=str(artifact),
+            sha256=made.sha256,
+            threads=torch.get_num_threads(),
+            signature=made.signature.as_dict(),
+        )
+        lost = [key for key, value in made.metadata.items() if metadata.get(key) != value]
+        if lost:
+            raise CheckError(f"its metadata has not what was written: {', '.join(lost)}")
+        child.ask("time", inputs=str(x), batch_size=_LATENCY_BATCHES[-1])
+        memory = child.ask("memory")
+        found = parity.compare(child, subject, made.signature, folder=folder, tolerance=tolerance)
+        times = {}
+        for size in _LATENCY_BATCHES if found.holds else ():
+            batch = torch.from_numpy(subject.reference.x[:size].copy())
+            times[str(size)] = latency.paired(
+                lambda size=size: child.ask("time", inputs=str(x), batch_size=size),  # type: ignore[misc]
+                lambda batch=batch: subject.output(batch),  # type: ignore[misc]
+            )
+    return {"parity": found.as_dict(), "latency": times, "memory": memory}
+
+
+def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str) -> Outcome:
+    """The artifact first, then its record: what the record's sha256 names is there. One that failed goes, and so
+    does an older one of its name."""
+    path, faults = run.path / "export" / file, record["parity"]["faults"]
+    try:
+        path.parent.mkdir(exist_ok=True)
+        if faults:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResourceError(f"cannot write {path}: {error.strerror}") from None
+    if not faults:
+        files.write_bytes(path, made.content)
+        record = {**record, "file": file}
+    run.write_record("export", name, record)
+    told = f"{run}: {name} is not the trained model, and was not kept: {'; '.join(faults)}"
+    return Outcome(name, record, CheckError(told) if faults else None)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,26 @@
+"""The formats that a run is exported to. Light: a wrong name is told before torch is loaded."""
+
+from collections.abc import Sequence
+
+from dlcli.errors import ConfigError, did_you_mean
+
+# Format -> ending of its file.
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".aoti.pt2", "safetensors": ".safetensors"}
+
+
+def check_formats(formats: Sequence[str], *, half: bool = False, quantize: str | None = None) -> None:
+    """ConfigError (exit 2) unless all these exist and go together."""
+    if not formats:
+        raise ConfigError(f"there is no format to export to: choose of {', '.join(FORMATS)}")
+    for name in formats:
+        if name not in FORMATS:
+            raise ConfigError(f"unknown format {name!r}: {did_you_mean(name, FORMATS)}")
+    if quantize is None:
+        return
+    if quantize != "int8":
+        raise ConfigError(f"quantize = {quantize} is not offered: use int8")
+    if half:
+        raise ConfigError("--half and --quantize exclude each other: choose one")
+    other = [name for name in formats if name != "onnx"]
+    if other:
+        raise ConfigError(f"quantize = int8 is for format onnx, not for {', '.join(other)}")

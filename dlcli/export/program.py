@@ -1,0 +1,127 @@
+"""The wrapped model as a program of torch.export, from which onnx, pt2 and aoti are made."""
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlcli.data.dataset import Preprocessing
+from dlcli.errors import RunError
+from dlcli.export.signature import BATCH, STEPS, Port, Signature
+from dlcli.export.wrapper import Exportable
+
+# The batch to trace with is one that no other size is equal to, or torch would take them for one; and not 0 or 1,
+# for which it makes exceptions.
+_BATCH_SIZES = (3, 5, 7, 11)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """note: what is fixed in this program that could have been free, or empty."""
+
+    program: torch.export.ExportedProgram
+    signature: Signature
+    note: str = ""
+
+
+def trace(module: Exportable, preprocessing: Preprocessing, *, name: str) -> Traced:
+    """`module` with a free batch, and a free number of steps where the model allows it.
+
+    name: of the model. RunError (exit 4) when torch.export cannot follow it.
+    """
+    spec = preprocessing.spec
+    program, note = None, ""
+    if spec.kind == "tokens" and spec.input_shape[0] > 2:
+        # Not the longest, or torch could take the limit for the only length that there is.
+        program = _export(module, (spec.input_shape[0] - 1,), free_steps=True, name=name)
+        if not isinstance(_input_shape(program)[1], torch.SymInt):
+            program = None
+    if program is None:
+        program = _export(module, spec.input_shape, free_steps=False, name=name)
+        if spec.kind == "tokens":
+            note = f"takes sequences of exactly {spec.input_shape[0]} steps: torch.export fixed that length"
+    _forget_sources(program)
+    steps, most = _input_shape(program)[1], None
+    free = isinstance(steps, torch.SymInt)
+    if free:
+        upper = program.range_constraints[steps.node.expr].upper
+        most = int(upper) if upper.is_Integer and upper < 2**31 else None
+    signature = signature_of(preprocessing, module.state_shape, free_steps=free, most_steps=most)
+    return Traced(program, signature, note)
+
+
+def _export(module: Exportable, shape: tuple[int, ...], *, free_steps: bool, name: str) -> torch.export.ExportedProgram:
+    batch = next(size for size in _BATCH_SIZES if size not in shape)
+    inputs: tuple[Tensor, ...] = (torch.zeros(batch, *shape, dtype=torch.int64 if module.tokens else torch.float32),)
+    free_batch = torch.export.Dim(BATCH, min=1)
+    free: tuple[dict[int, Any], ...] = ({0: free_batch, 1: torch.export.Dim.AUTO} if free_steps else {0: free_batch},)
+    if module.state_shape:
+        inputs += (torch.zeros([batch if size is None else size for size in module.state_shape]),)
+        free += ({module.state_shape.index(None): free_batch},)
+    try:
+        with quiet(), torch.no_grad():
+            return torch.export.export(module, inputs, dynamic_shapes=free, strict=False)
+    except Exception as error:  # torch's tracer fails in as many classes as it has parts
+        raise RunError(f"torch.export cannot follow model {name}: {first_line(error)}") from error
+
+
+def signature_of(
+    preprocessing: Preprocessing,
+    state: tuple[int | None, ...],
+    *,
+    free_steps: bool = False,
+    most_steps: int | None = None,
+) -> Signature:
+    """state: shape of a recurrent model's, None for the batch. free_steps: a sequence may have any length."""
+    spec = preprocessing.spec
+    shape: tuple[int | str, ...] = (STEPS,) if free_steps else spec.input_shape
+    answer = (*shape, spec.outputs) if spec.task == "next-token" else (spec.outputs,)
+    inputs = [Port(spec.kind, "int64" if spec.kind == "tokens" else "float32", (BATCH, *shape))]
+    outputs = [Port("value" if spec.task == "regression" else "logits", "float32", (BATCH, *answer))]
+    if state:
+        sizes = tuple(BATCH if size is None else size for size in state)
+        inputs.append(Port("state", "float32", sizes))
+        outputs.append(Port("next_state", "float32", sizes))
+    return Signature(tuple(inputs), tuple(outputs), most_steps)
+
+
+def _input_shape(program: torch.export.ExportedProgram) -> Any:
+    first = program.graph_signature.user_inputs[0]
+    return next(node.meta["val"].shape for node in program.graph.nodes if node.name == first)
+
+
+def _forget_sources(program: torch.export.ExportedProgram) -> None:
+    """torch notes for every operation in which file and line it was called: paths of this machine."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+                node.meta.pop("custom", None)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what torch and its neighbours print, warn and log on the way: what matters, they raise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    nowhere = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that says something, without the paths and the advice that follow it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    found = next((line for line in lines if line), type(error).__name__)
+    return re.sub(r"\s+", " ", found).rstrip(".")

@@ -1,0 +1,64 @@
+"""An ONNX model in 8-bit integers, by ONNX Runtime's quantizer.
+
+Convolutions are quantised statically: the ranges of their inputs are measured on samples of the training split.
+Everything else is quantised dynamically: each input's range is measured when it comes. Weights have a scale a channel.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from dlcli.export.program import quiet
+
+Samples = Mapping[str, np.ndarray]
+_BATCH = 32
+
+
+def dynamic(content: bytes) -> bytes:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        source, target = _written(folder, content)
+        # The body of a GRU's loop is a subgraph.
+        quantize_dynamic(
+            source, target, per_channel=True, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True}
+        )
+        return target.read_bytes()
+
+
+def static(content: bytes, samples: Samples) -> bytes:
+    """samples: name of an input -> (N, ...) values, from which the ranges are taken."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            rows = len(next(iter(samples.values())))
+            self.batches = iter(
+                {name: values[start : start + _BATCH] for name, values in samples.items()}
+                for start in range(0, rows, _BATCH)
+            )
+
+        def get_next(self) -> Samples | None:
+            return next(self.batches, None)
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        source, target = _written(folder, content)
+        quantize_static(
+            source,
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
+        )
+        return target.read_bytes()
+
+
+def _written(folder: str, content: bytes) -> tuple[Path, Path]:
+    source = Path(folder) / "float.onnx"
+    source.write_bytes(content)
+    return source, Path(folder) / "int8.onnx"

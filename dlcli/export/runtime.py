@@ -1,0 +1,213 @@
+"""The process that opens an artifact by its own runtime and answers with what it gives.
+
+It is asked by lines of JSON on its standard input and answers each with one on its standard output; arrays pass
+through .npy files. Opening an ONNX file imports no torch.
+
+Opening a .pt2 can execute code that it holds, which no option of torch prevents. This is the only file of dlcli
+that does it, and only with bytes whose sha256 is that of the artifact that the asking process has just made.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlcli.export.signature import BATCH, Signature
+
+Arrays = list[np.ndarray]
+Model = Callable[[Arrays], Arrays]
+
+
+class Artifact:
+    """An opened artifact. metadata: what it says of itself. base: this process's memory before it was opened."""
+
+    def __init__(self, format: str, path: str, *, sha256: str, threads: int, signature: Signature) -> None:
+        open_bytes = _OPENERS[format](threads, signature)
+        self.signature = signature
+        _forget_peak()
+        self.base = _memory("VmRSS")
+        content = Path(path).read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError("the file is not the one that was written")
+        self.model, self.metadata = open_bytes(content)
+
+    def run(
+        self, inputs: str, outputs: str, *, rows: int, batch_size: int, steps: int | None = None, pieces: int = 1
+    ) -> None:
+        """The answers for the first `rows` samples of a .npy file, into another.
+
+        steps: take the first so many of each sequence. pieces: give a sequence in so many parts, and carry the
+        state from each to the next.
+        """
+        x = np.load(inputs, mmap_mode="r", allow_pickle=False)
+        answers = []
+        for start in range(0, rows, batch_size):
+            batch = np.ascontiguousarray(x[start : min(start + batch_size, rows)])
+            batch = batch if steps is None else batch[:, :steps]
+            state = self._first_state(len(batch))
+            parts = []
+            for part in np.array_split(batch, pieces, axis=1) if pieces > 1 else [batch]:
+                answer, *state = self.model([np.ascontiguousarray(part), *state])
+                parts.append(answer)
+            answers.append(np.concatenate(parts, axis=1) if pieces > 1 else parts[0])
+        np.save(outputs, np.concatenate(answers), allow_pickle=False)
+
+    def time(self, inputs: str, *, batch_size: int) -> float:
+        """Seconds of one evaluation of the first `batch_size` samples."""
+        x = np.ascontiguousarray(np.load(inputs, mmap_mode="r", allow_pickle=False)[:batch_size])
+        feeds = [x, *self._first_state(len(x))]
+        start = time.perf_counter()
+        self.model(feeds)
+        return time.perf_counter() - start
+
+    def memory(self) -> int | None:
+        """Bytes by which this process's memory rose at most since just before the artifact was opened."""
+        peak = _memory("VmHWM")
+        return None if peak is None or self.base is None else max(0, peak - self.base)
+
+    def _first_state(self, batch_size: int) -> Arrays:
+        return [
+            np.zeros([batch_size if size == BATCH else int(size) for size in port.shape], dtype=port.dtype)
+            for port in self.signature.inputs[1:]
+        ]
+
+
+Opener = Callable[[int, Signature], Callable[[bytes], tuple[Model, dict[str, str]]]]
+
+
+def _onnx(threads: int, signature: Signature) -> Callable[[bytes], tuple[Model, dict[str, str]]]:
+    import onnxruntime
+
+    def open_bytes(content: bytes) -> tuple[Model, dict[str, str]]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        inputs, outputs = ([port.name for port in ports] for ports in (signature.inputs, signature.outputs))
+
+        def model(feeds: Arrays) -> Arrays:
+            return session.run(outputs, dict(zip(inputs, feeds, strict=True)))  # type: ignore[no-any-return]
+
+        return model, dict(session.get_modelmeta().custom_metadata_map)
+
+    return open_bytes
+
+
+def _pt2(threads: int, signature: Signature) -> Callable[[bytes], tuple[Model, dict[str, str]]]:
+    import torch
+    import torch.export
+
+    torch.set_num_threads(threads)
+
+    def open_bytes(content: bytes) -> tuple[Model, dict[str, str]]:
+        from dlcli.export.pt2 import METADATA
+
+        extra = {METADATA: ""}
+        program = torch.export.load(io.BytesIO(content), extra_files=extra)
+        return _from_torch(program.module()), json.loads(extra[METADATA])
+
+    return open_bytes
+
+
+def _aoti(threads: int, signature: Signature) -> Callable[[bytes], tuple[Model, dict[str, str]]]:
+    import torch
+    import torch._inductor
+    import torch._inductor.package
+
+    torch.set_num_threads(threads)
+
+    def open_bytes(content: bytes) -> tuple[Model, dict[str, str]]:
+        package = torch._inductor.aoti_load_package(io.BytesIO(content))
+        return _from_torch(package), package.get_metadata()
+
+    return open_bytes
+
+
+def _safetensors(threads: int, signature: Signature) -> Callable[[bytes], tuple[Model, dict[str, str]]]:
+    import torch
+    from safetensors.torch import load
+
+    from dlcli.config import TrainConfig
+    from dlcli.data.dataset import Preprocessing
+    from dlcli.experiment import build_model
+    from dlcli.export.wrapper import Exportable, StatefulExportable
+
+    torch.set_num_threads(threads)
+
+    def open_bytes(content: bytes) -> tuple[Model, dict[str, str]]:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata: dict[str, str] = header["__metadata__"]
+        preprocessing = Preprocessing.from_dict(json.loads(metadata["preprocessing"]))
+        config = TrainConfig(metadata["model"], model_options=json.loads(metadata["model_options"]))
+        model = build_model(config, preprocessing.spec)
+        model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in load(content).items()})
+        kind = StatefulExportable if signature.stateful else Exportable
+        return _from_torch(kind(model.eval(), preprocessing, raw=json.loads(metadata["raw"]))), metadata
+
+    return open_bytes
+
+
+_OPENERS: dict[str, Opener] = {"onnx": _onnx, "pt2": _pt2, "aoti": _aoti, "safetensors": _safetensors}
+
+
+def _from_torch(module: Callable[..., Any]) -> Model:
+    import torch
+
+    @torch.no_grad()
+    def model(feeds: Arrays) -> Arrays:
+        found = module(*(torch.from_numpy(feed) for feed in feeds))
+        return [t.numpy() for t in (found if isinstance(found, tuple | list) else (found,))]
+
+    return model
+
+
+def _memory(field: str) -> int | None:
+    """This process's memory in bytes, where the system tells it: VmRSS now, VmHWM at its peak."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _forget_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _answer(artifact: Artifact | None, do: str, arguments: dict[str, Any]) -> tuple[Artifact | None, Any]:
+    if do == "open":
+        artifact = Artifact(**arguments | {"signature": Signature.from_dict(arguments["signature"])})
+        return artifact, artifact.metadata
+    assert artifact is not None
+    return artifact, getattr(artifact, do)(**arguments)
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Answer until the asking process closes the pipe. Whatever a runtime prints goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a model of the user's own
+    artifact = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            artifact, found = _answer(artifact, request.pop("do"), request)
+            answer = {"found": found}
+        except Exception as error:  # whatever a runtime raises is what the comparison has found
+            answer = {"error": " ".join(str(error).split()) or type(error).__name__}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Weights under the model's own names, with what is needed to rebuild the model in the file's header."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def write(weights: Mapping[str, Tensor], metadata: Mapping[str, str], *, dtype: torch.dtype) -> bytes:
+    from safetensors.torch import save
+
+    stored = {
+        name: t.detach().cpu().to(dtype if t.is_floating_point() else t.dtype).contiguous()
+        for name, t in weights.items()
+    }
+    return save(stored, metadata=dict(metadata))

@@ -1,0 +1,151 @@
+"""What is exported: a run's best weights; and what an artifact is compared with: their answers on real samples."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import dlcli
+from dlcli import experiment
+from dlcli.data.batches import in_order
+from dlcli.data.dataset import Dataset, Preprocessing
+from dlcli.evaluation import finite
+from dlcli.experiment import Restored
+from dlcli.export.program import Traced, signature_of, trace
+from dlcli.export.signature import Signature
+from dlcli.export.wrapper import Exportable, state_shape, wrap
+from dlcli.runs import Run
+
+_CALIBRATION = 512  # samples
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The trained model's answers on a split, as `dlcli eval` and `dlcli predict` come to them.
+
+    x: the artifact's inputs, at least 64 rows: a shorter split is repeated. samples: length of the split.
+    answer: (samples, ...) in the artifact's units. target: of each sample. metrics: of the whole split.
+    """
+
+    split: str
+    samples: int
+    x: np.ndarray
+    answer: Tensor
+    target: Tensor
+    metrics: dict[str, float | None]
+
+
+class Subject:
+    """raw: without normalisation. dtype: float32, float16 or int8, that of the weights."""
+
+    def __init__(self, run: Run, *, raw: bool, dtype: str) -> None:
+        self.run, self.raw, self.dtype = run, raw, dtype
+        self.restored: Restored = experiment.restore(run, device="cpu")
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.restored.preprocessing
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return torch.float16 if self.dtype == "float16" else torch.float32
+
+    @cached_property
+    def module(self) -> Exportable:
+        return wrap(self.restored.model, self.preprocessing, raw=self.raw, dtype=self.torch_dtype)
+
+    @cached_property
+    def traced(self) -> Traced:
+        return trace(self.module, self.preprocessing, name=self.restored.config.model)
+
+    @cached_property
+    def signature(self) -> Signature:
+        """Of the model as it stands, not traced."""
+        return signature_of(self.preprocessing, state_shape(self.restored.model, self.preprocessing))
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The run's data with its own splits, not normalised."""
+        plain = dataclasses.replace(self.preprocessing, mean=(), std=(), target_mean=0.0, target_std=1.0)
+        return experiment.load_data(self.restored.config, device="cpu", preprocessing=plain)
+
+    @cached_property
+    def reference(self) -> Reference:
+        split = next(name for name in ("test", "val", "train") if getattr(self.data, name) is not None)
+        about, restored = self.preprocessing, self.restored
+        inputs, answers, targets, measures = [], [], [], []
+        for batch in in_order(self.data.split(split), restored.config.eval_batch_size):
+            target = batch.y
+            if about.spec.task == "regression":
+                target = (target - about.target_mean) / about.target_std
+            output = self.output(batch.x)
+            measures.append(restored.task.measure(output, target))
+            inputs.append(self.fed(batch.x))
+            answers.append(self._in_units(output))
+            targets.append(target)
+        x = torch.cat(inputs).numpy()
+        return Reference(
+            split=split,
+            samples=len(x),
+            x=np.resize(x, (max(len(x), 64), *x.shape[1:])) if len(x) < 64 else x,
+            answer=torch.cat(answers),
+            target=torch.cat(targets),
+            metrics=finite(restored.task.metrics(measures)),
+        )
+
+    def fed(self, x: Tensor) -> Tensor:
+        """Raw samples as the artifact takes them."""
+        return (self.preprocessing.apply(x) if self.raw else x).contiguous()
+
+    @torch.inference_mode()
+    def output(self, x: Tensor) -> Tensor:
+        """The trained model's output for raw samples."""
+        x = self.preprocessing.apply(x)
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        return self.restored.model(x).float()  # type: ignore[no-any-return]
+
+    def metrics(self, answer: Tensor, target: Tensor) -> dict[str, float | None]:
+        """The task's metrics of an artifact's answers, normalised back where it gives them in the target's units."""
+        about = self.preprocessing
+        if about.spec.task == "regression" and not self.raw:
+            answer = (answer - about.target_mean) / about.target_std
+        return finite(self.restored.task.metrics([self.restored.task.measure(answer, target)]))
+
+    def calibration(self) -> np.ndarray:
+        """Samples of the training split, evenly drawn from it, as the artifact takes them."""
+        train = self.data.train
+        rows = torch.linspace(0, len(train) - 1, min(_CALIBRATION, len(train))).long()
+        part = dataclasses.replace(train, index=rows if train.index is None else train.index[rows])
+        return torch.cat([self.fed(batch.x) for batch in in_order(part, _CALIBRATION)]).numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """What every artifact says of itself, but for its signature."""
+        config, about, state = self.restored.config, self.preprocessing, self.restored.checkpoint.state
+        kind, colon, path = config.data.partition(":")
+        return {
+            "dlcli": dlcli.__version__,
+            "run": self.run.number,
+            "checkpoint": "best",
+            "epoch": state["epoch"],
+            "step": state["step"],
+            "model": config.model,
+            "model_options": config.model_options,
+            "data": f"text:{Path(path).name}" if kind == "text" and colon else config.data,
+            "fingerprint": self.run.data().get("fingerprint"),
+            "task": about.spec.task,
+            "dtype": self.dtype,
+            "raw": self.raw,
+            "class_names": list(about.class_names),
+            "preprocessing": about.as_dict(),
+        }
+
+    def _in_units(self, output: Tensor) -> Tensor:
+        about = self.preprocessing
+        if about.spec.task == "regression" and not self.raw:
+            return output.double() * about.target_std + about.target_mean
+        return output

@@ -1,0 +1,93 @@
+"""The module that is exported: preprocessing, the trained model, and the answer in the data's own units.
+
+It takes raw values in plain (N, C, H, W), (N, F) or (N, T) memory, and gives logits, or a value in the target's
+units. What it computes is written out here once more, apart from `Preprocessing.apply`: the comparison with the
+trained model would not see a fault that both share.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlcli.data.dataset import Preprocessing
+from dlcli.export.recurrent import with_scans
+
+
+class Exportable(nn.Module):
+    """Raw input -> answer. raw: no normalisation, neither of the input nor back to the target's units.
+    dtype: of the model's weights and arithmetic; input and answer stay float32.
+    """
+
+    def __init__(
+        self, model: nn.Module, preprocessing: Preprocessing, *, raw: bool, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        about = preprocessing
+        self.model: Any = model.to(dtype)
+        self.state_shape: tuple[int | None, ...] = ()
+        self.dtype = dtype
+        self.tokens = about.spec.kind == "tokens"
+        self.normalises = bool(about.mean) and not raw
+        self.mean: Tensor
+        self.factor: Tensor
+        if self.normalises:
+            shape = (1, -1, 1, 1) if about.spec.kind == "image" else (1, -1)
+            self.register_buffer("mean", torch.tensor(about.mean, dtype=torch.float32).view(shape))
+            self.register_buffer("factor", 1 / torch.tensor(about.std, dtype=torch.float32).view(shape))
+        self.rescales = about.spec.task == "regression" and not raw
+        self.target_mean, self.target_std = about.target_mean, about.target_std
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.model(self.prepared(x)))
+
+    def prepared(self, x: Tensor) -> Tensor:
+        if self.tokens:
+            return x
+        if self.normalises:
+            x = (x - self.mean) * self.factor
+        return x.to(self.dtype)
+
+    def answer(self, output: Tensor) -> Tensor:
+        output = output.float()
+        return output * self.target_std + self.target_mean if self.rescales else output
+
+
+class StatefulExportable(Exportable):
+    """Tokens and the state before them -> logits and the state after them, by the model's `run`."""
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        output, after = self.model.run(self.prepared(x), state.to(self.dtype))
+        return self.answer(output), after.float()
+
+
+def wrap(model: nn.Module, preprocessing: Preprocessing, *, raw: bool, dtype: torch.dtype) -> Exportable:
+    """A copy of `model`, ready to be traced."""
+    state = state_shape(model, preprocessing)
+    kind = StatefulExportable if state else Exportable
+    wrapped = kind(with_scans(frozen(model)), preprocessing, raw=raw, dtype=dtype).eval()
+    wrapped.state_shape = state
+    return wrapped
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in evaluation mode, in plain memory, without gradients."""
+    return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
+
+
+@torch.inference_mode()
+def state_shape(model: nn.Module, preprocessing: Preprocessing) -> tuple[int | None, ...]:
+    """Shape of a recurrent model's state with None for the batch; empty for a model that has none.
+
+    A recurrent model is one of tokens with a `run(tokens, state=None)` that returns its output and the state
+    after it, as `dlcli generate` uses it.
+    """
+    run = getattr(model, "run", None)
+    if run is None or preprocessing.spec.task != "next-token":
+        return ()
+    device = next(model.parameters()).device
+    states = [run(torch.zeros(size, 1, dtype=torch.int64, device=device))[1] for size in (2, 3)]
+    if not all(isinstance(state, Tensor) for state in states):
+        return ()
+    return tuple(a if a == b else None for a, b in zip(*(state.shape for state in states), strict=True))
