@@ -108,10 +108,14 @@ def commands(good: Good, root: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
+class Hangs(Exception):
+    """No OSError, for which there is a sentence: that of a bug."""
+
+
 @pytest.fixture(autouse=True)
 def _an_alarm_is_an_error() -> Iterator[None]:
     def stop(*_: object) -> None:
-        raise TimeoutError("it hangs")
+        raise Hangs("it hangs")
 
     before = signal.signal(signal.SIGALRM, stop)
     yield
@@ -351,6 +355,13 @@ def test_names_become_text_in_every_format(good: Good, root: Path) -> None:
     answer = call("predict", "1", str(good.rows), "--csv", *where).stdout.splitlines()[1]
     assert answer.split(",")[1] in ("[/x][bold]markup", "\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}"
                                     "\N{REPLACEMENT CHARACTER}[2J", "over\N{REPLACEMENT CHARACTER}written")  # fmt: skip
+
+
+def test_classes_without_names_have_numbers(root: Path) -> None:
+    evil.set_in(root / "1" / "data.json", "class_names", to=[])
+    lines = call("eval", "1", "--runs-dir", str(root)).stdout.splitlines()
+    first = lines.index(next(line for line in lines if line.startswith("class ")))
+    assert [line.split()[0] for line in lines[first + 1 : first + 4]] == ["0", "1", "2"]
 
 
 def test_a_language_model_cannot_write_escape_codes(root: Path) -> None:
