@@ -91,11 +91,14 @@ def import_own(config: TrainConfig, *, runs_dir: str | Path) -> None:
         load(target, runs_dir=Path(runs_dir))
 
 
-def build(config: TrainConfig, *, weights: Mapping[str, Tensor] | None = None) -> Experiment:
+def build(
+    config: TrainConfig, *, weights: Mapping[str, Tensor] | None = None, fingerprint: str | None = None
+) -> Experiment:
     """Load the data, build the model, and check that all settings fit them. Writes nothing.
 
     Sets the number of threads and the arithmetic of this process. The weights follow from `config.seed`.
     weights: those of a run that goes on; RunError when the model is another.
+    fingerprint: of its data; DataError when they have changed.
     """
     device = devices.choose_device(config.device)
     devices.check_precision(config.precision, device)
@@ -103,7 +106,7 @@ def build(config: TrainConfig, *, weights: Mapping[str, Tensor] | None = None) -
     devices.set_deterministic(config.deterministic)
     torch.set_num_threads(1 if config.threads == "auto" else config.threads)
     config = resolve_options(config)
-    data = load_data(config, device=device)
+    data = load_data(config, device=device, fingerprint=fingerprint)
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))

@@ -177,14 +177,19 @@ class Run:
 
     def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
         """What a later command found, as FOLDER/NAME.json."""
-        path = self.path / folder / f"{name}.json"
+        path = self.place(folder, f"{name}.json")
+        write_json(path, record)
+        return path
+
+    def place(self, folder: str, name: str) -> Path:
+        """Where a file of a later command goes; its folder is made."""
+        path = self.path / folder / name
         try:
             make_folder(path.parent)
             if path.parent.is_symlink():
                 raise OSError(errno.EINVAL, f"{path.parent} is a symbolic link")
         except OSError as error:
             raise ResourceError(f"cannot write {path}: {error.strerror}") from None
-        write_json(path, record)
         return path
 
     # metrics.csv, log.txt

@@ -1,6 +1,7 @@
 """What all tests share: nothing of the machine's settings, and a way to run the real command."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,12 @@ from pathlib import Path
 import pytest
 
 Dlcli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# Under nohup, or in the background of a script, these are ignored, which the processes that tests start would inherit
+# (and honour: that is tested). Here they are to be received.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 DATA_DIR = os.environ.get("DLCLI_DATA_DIR", "")
 

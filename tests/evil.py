@@ -377,8 +377,10 @@ def no_weights_in_the_manifest(run: Path) -> None:
 
 @kind(*WEIGHTS)
 def manifest_that_names_a_file_outside(run: Path) -> None:
+    content = (run / "config.json").read_bytes()
+    entry = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     for folder in checkpoints(run):
-        edit(folder / "MANIFEST.json", lambda m: m["files"].update({"../../config.json": {"size": 1, "sha256": ""}}))
+        edit(folder / "MANIFEST.json", lambda m: m["files"].update({"../../config.json": entry}))
 
 
 @kind(*WEIGHTS)
@@ -698,6 +700,11 @@ _metrics(b"a," * 5_000_000 + b"\n", "of 5 million columns", "show")
 _metrics(b"\xff\xfe\xfd,\x00\n1,2\n", "of no text", "show")
 _metrics(b"a,b\n1,2,3,4\n", "with more cells than columns", "show")
 _metrics(b"\n" * 3_000_000, "of empty lines", "show")
+
+
+@kind("show", tried=("runs", "show"))
+def metrics_of_a_line_of_gigabytes(run: Path) -> None:
+    os.truncate(run / "metrics.csv", 2 * 10**9)
 
 
 # ---------------------------------------- JSON

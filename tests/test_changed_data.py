@@ -9,8 +9,10 @@ from typer.testing import CliRunner
 
 from dlcli import TrainConfig, train
 from dlcli.cli.main import app
+from dlcli.errors import DataError
 from dlcli.evaluation import evaluate
 from dlcli.runs import Run
+from dlcli.training.loop import resume
 from tests.test_vision import IDX, idx, some_images, some_labels
 
 STORY = "".join(f"The old fox saw {i} dogs and ran away.\n" for i in range(60))
@@ -56,11 +58,9 @@ def test_a_text_that_changed_is_told_by_eval_and_resume(call: Call, language_mod
     assert call("eval", "1")[0] == 0
     language_model.write_text(content)
     assert call("eval", "1") == (3, changed(f"text:{language_model}"))
-    assert call("resume", "1", "--epochs", "2") == (
-        3,
-        f"error: data text:{language_model} has changed since runs/1 was trained on it: put it back, or go on with "
-        f"what is there with --data text:{language_model}\n",
-    )
+    assert call("resume", "1", "--epochs", "2") == (3, changed(f"text:{language_model}"))
+    with pytest.raises(DataError):
+        list(resume(Run(Path("runs"), 1), epochs=2))
     assert call("resume", "1", "--epochs", "2", "--exact")[0] == 3
     language_model.write_text(STORY)
     assert call("eval", "1")[0] == 0

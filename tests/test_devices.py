@@ -27,6 +27,7 @@ def test_auto_takes_what_is_there() -> None:
     [
         ("gpu", ConfigError, "unknown device 'gpu': use auto, cpu, cuda, cuda:N or mps"),
         ("cuda:x", ConfigError, "unknown device 'cuda:x': use auto, cpu, cuda, cuda:N or mps"),
+        ("cuda:\u00b2", ConfigError, "unknown device 'cuda:\u00b2': use auto, cpu, cuda, cuda:N or mps"),
         ("cpu:1", ConfigError, "unknown device 'cpu:1': use auto, cpu, cuda, cuda:N or mps"),
         (
             "cuda",

@@ -3,6 +3,7 @@
 import getpass
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -659,6 +660,29 @@ print("size", outcome.record["size"])
     artifact = f"model.safetensors:{size[1]}"
     assert all(point[2:] in ([], [artifact]) or point[2] == artifact for point in points)
     assert points[0][2:] == [] and len(points[-1][2:]) == 2
+
+
+def test_a_folder_that_is_a_link_is_refused(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, 1)
+    shutil.copytree(trained("linear").path, run.path, ignore=shutil.ignore_patterns("export"))
+    (tmp_path / "elsewhere").mkdir()
+    (run.path / "export").symlink_to(tmp_path / "elsewhere")
+    assert refused(run, capsys, "--format", "safetensors") == (
+        6,
+        "error: cannot write RUN/export/model.safetensors: RUN/export is a symbolic link",
+    )
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_data_that_have_changed_are_told(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path, 1)
+    shutil.copytree(trained("linear").path, run.path, ignore=shutil.ignore_patterns("export"))
+    data = json.loads((run.path / "data.json").read_text())
+    (run.path / "data.json").write_text(json.dumps(data | {"fingerprint": "0" * 64}))
+    code, said = refused(run, capsys, "--format", "safetensors")
+    assert code == 3 and said.startswith("error: data line has changed since the model was trained on it: ")
 
 
 def test_only_what_was_just_written_is_opened(tmp_path: Path) -> None:

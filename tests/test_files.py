@@ -92,6 +92,92 @@ def test_a_linked_file_is_the_same_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' stands in it twice"),
+        ("[" * 33 + "]" * 33, "it is nested too deeply"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "it is nested too deeply"),
+        ("9223372036854775808", "9223372036854775808 is too large a number"),
+        ("-" + "1" * 5000, "-" + "1" * 39 + "... is too large a number"),
+        ("[NaN]", "NaN is no finite number"),
+        ("[-Infinity]", "-Infinity is no finite number"),
+        ("[1e999]", "1e999 is no finite number"),
+        ('["\\ud83d"]', "'utf-8' codec can't encode character '\\ud83d' in position 2: surrogates not allowed"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_json_that_is_not_plain_is_refused(text: str, reason: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        files.parse_json(text.encode())
+    assert str(caught.value) == reason
+
+
+def test_plain_json_is_read_as_python_reads_it() -> None:
+    document = {"a": [1, -(2**63), 2**63 - 1, 1.5e-300, None, True, {"b": "\N{GRINNING FACE}"}], "c": [[[[]]]]}
+    assert files.parse_json(json.dumps(document).encode()) == document
+    assert files.parse_json(b"[" * 32 + b"]" * 32) == json.loads("[" * 32 + "]" * 32)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: os.mkfifo(path), "it is a FIFO"),
+        (lambda path: path.mkdir(), "it is a folder"),
+        (lambda path: path.symlink_to("/etc/hostname"), "it is a symbolic link"),
+        (lambda path: path.write_bytes(b"12345"), "it has more than 4 bytes"),
+        (lambda path: (path.touch(), os.truncate(path, 2**40)), "it has more than 4 bytes"),
+    ],
+)
+def test_only_a_regular_file_of_a_bounded_size_is_read(tmp_path: Path, make: object, reason: str) -> None:
+    path = tmp_path / "a"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(OSError) as caught:
+        files.read_bytes(path, most=4)
+    assert caught.value.strerror == reason
+
+
+def test_a_file_is_read_whole_up_to_the_bound(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1234")
+    (tmp_path / "b").symlink_to("a")
+    assert files.read_bytes(tmp_path / "a", most=4) == b"1234"
+    assert files.read_bytes(tmp_path / "b", most=4, follow=True) == b"1234"
+    with pytest.raises(OSError, match="its name holds a NUL character"):
+        files.read_bytes(Path("a\0b"), most=4)
+    with pytest.raises(OSError, match="it is no regular file"):
+        files.read_bytes(Path("/dev/zero"), most=4, follow=True)
+
+
+def test_files_below_a_folder_without_links_and_bounded(tmp_path: Path) -> None:
+    for name in ("b/c.txt", "a.txt", "b/d/e.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "fifo.txt")
+    found = [str(path.relative_to(tmp_path)) for path in files.files_below(tmp_path, most=100)]
+    assert found == ["a.txt", "b/c.txt", "b/d/e.txt"]
+    for number in range(50):
+        (tmp_path / f"{number}").touch()
+    assert 20 <= len(files.files_below(tmp_path, most=30)) <= 30
+
+
+def test_a_file_is_cut_down_and_never_stretched(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    files.truncate(path, 3)
+    assert not path.exists()
+    path.write_bytes(b"12345")
+    files.truncate(path, 7)
+    files.truncate(path, 3)
+    assert path.read_bytes() == b"123"
+    (tmp_path / "b").symlink_to(path)
+    for write in (lambda: files.truncate(tmp_path / "b", 1), lambda: files.append_line(tmp_path / "b", "x")):
+        with pytest.raises(ResourceError) as caught:
+            write()
+        assert str(caught.value) == f"cannot write {tmp_path / 'b'}: it is a symbolic link"
+    assert path.read_bytes() == b"123"
+
+
+@pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda x: x.write_bytes(b"hellO"), "x is damaged: its sha256 is not the recorded one"),

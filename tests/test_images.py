@@ -188,6 +188,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch) -> None
     def refuses(path: Path, **settings: Any) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
+    (tmp_path / "a.png").write_bytes(b"")
     monkeypatch.setattr(Image, "open", refuses)
     assert said(tmp_path / "a.png") == f"{tmp_path / 'a.png'} cannot be read: Permission denied"
 

@@ -116,11 +116,11 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch) -> None:
-    def refuses(path: Path) -> bytes:
+    def refuses(path: Path, *flags: int) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
     (tmp_path / "a.txt").write_text(PANGRAM)
-    monkeypatch.setattr(Path, "read_bytes", refuses)
+    monkeypatch.setattr(os, "open", refuses)
     with pytest.raises(DataError) as caught:
         text.text_file(tmp_path, path=str(tmp_path / "a.txt"))
     assert str(caught.value) == f"{tmp_path / 'a.txt'} cannot be read: Permission denied"

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
-from dlcli.cli.output import Column, choose_format, emit, say
+from dlcli.cli.output import Column, choose_format, emit, say, tell_damage
 from dlcli.errors import CheckError, ConfigError
 from dlcli.export.formats import FORMATS, check_formats
 
@@ -53,8 +53,10 @@ def export(
     found = find_one(run, runs_dir)
     from dlcli.export import exporter
 
-    outcomes = []
+    outcomes: list[Any] = []
     for outcome in exporter.export(found, names, half=half, quantize=quantize, raw=raw, tolerance=tolerance):
+        if not outcomes and outcome.record is not None:
+            tell_damage(outcome.record["damage"])
         if outcome.error is None and outcome.record is not None:
             say(f"{outcome.name}: wrote {found.path / 'export' / outcome.record['file']}")
         outcomes.append(outcome)

@@ -19,7 +19,10 @@ COMMANDS = {
     "resume": ("dlcli.cli.resume:resume", "Go on with a stopped run, or extend a finished one."),
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
-    "export": ("dlcli.cli.export:export", "Write a trained run for other programs, and compare what was written."),
+    "export": (
+        "dlcli.cli.export:export",
+        "Write a trained run as a file for other programs, compared with the trained model.",
+    ),
     "generate": ("dlcli.cli.generate:generate", "Let a trained language model write."),
     "gradcheck": (
         "dlcli.cli.gradcheck:gradcheck",

@@ -9,7 +9,7 @@ from dlcli.cli.output import Reporter, choose_format, tell_damage
 from dlcli.cli.settings import with_settings
 from dlcli.cli.train import command_line, finish, show, stop_signals
 from dlcli.config import config_from, flatten, parse_assignment
-from dlcli.errors import ConfigError, DataError, RunError
+from dlcli.errors import ConfigError, RunError
 
 
 @with_settings
@@ -55,12 +55,12 @@ def resume(
 
     saved = standing(found)
     tell_damage(saved.damage if saved else ())
-    built = experiment.build(config, weights=saved.weights if saved else None)
-    if info.get("fingerprint") != built.dataset.fingerprint and not any(n.split(".")[0] == "data" for n in changes):
-        raise DataError(
-            f"data {config.data} has changed since {found} was trained on it: put it back, or go on with what is there "
-            f"with --data {config.data}"
-        )
+    other_data = any(name.split(".")[0] == "data" for name in changes)
+    built = experiment.build(
+        config,
+        weights=saved.weights if saved else None,
+        fingerprint=None if other_data else info.get("fingerprint"),
+    )
     step = saved.state["step"] if saved else 0
     done = (saved.state.get("training") or {}).get("epoch", 1) if saved else 1
     if done > config.epochs and info["status"] == "finished":

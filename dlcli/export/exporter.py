@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +80,10 @@ def export(
             _need_runtime(format)
             made = _written(subject, format)
             record = _record(subject, made, name=name, format=format, tolerance=tolerance)
+            outcome = _keep(run, made, record, name=name, file=f"model{suffix}{FORMATS[format]}")
         except DlcliError as error:
-            yield Outcome(name, None, error)
-            continue
-        yield _keep(run, made, record, name=name, file=f"model{suffix}{FORMATS[format]}")
+            outcome = Outcome(name, None, error)
+        yield outcome
 
 
 def _need_runtime(format: str) -> None:
@@ -123,14 +122,14 @@ def _make(subject: Subject, format: str) -> Made:
         signature, note = subject.traced.signature, subject.traced.note
     description = {**subject.describe(), **signature.as_dict()}
     metadata = {key: value if isinstance(value, str) else _compact(value) for key, value in description.items()}
-    about: dict[str, Any] = {**description, "note": note}
+    about: dict[str, Any] = {**description, "note": note, "damage": list(subject.restored.checkpoint.damage)}
     if format == "onnx":
         content = onnx.finish(onnx.write(subject.traced), subject.traced, metadata)
         if subject.dtype == "int8":
             about["float32_size"] = len(content)
             content = onnx.finish(_quantized(subject, content), subject.traced, metadata)
         about["opset"] = onnx.opset(content)
-        runtime = f"onnxruntime {version('onnxruntime')}"
+        runtime = f"onnxruntime {onnx.runtime_version()}"
     elif format == "pt2":
         content = pt2.write(subject.traced, metadata)
         runtime = f"torch.export {torch.__version__}"
@@ -139,7 +138,7 @@ def _make(subject: Subject, format: str) -> Made:
         runtime = f"AOTInductor {torch.__version__}"
     else:
         content = safetensors.write(subject.restored.model.state_dict(), metadata, dtype=subject.torch_dtype)
-        runtime = f"safetensors {version('safetensors')}"
+        runtime = f"safetensors {safetensors.runtime_version()}"
     return Made(content, signature, metadata, {**about, "runtime": runtime})
 
 
@@ -192,14 +191,13 @@ def _measured(subject: Subject, made: Made, *, format: str, tolerance: float | N
 def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str) -> Outcome:
     """The artifact first, then its record: what the record's sha256 names is there. One that failed goes, and so
     does an older one of its name."""
-    path, faults = run.path / "export" / file, record["parity"]["faults"]
-    try:
-        path.parent.mkdir(exist_ok=True)
-        if faults:
+    path, faults = run.place("export", file), record["parity"]["faults"]
+    if faults:
+        try:
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}") from None
-    if not faults:
+        except OSError as error:
+            raise ResourceError(f"cannot remove {path}: {error.strerror}") from None
+    else:
         files.write_bytes(path, made.content)
         record = {**record, "file": file}
     run.write_record("export", name, record)

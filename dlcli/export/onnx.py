@@ -63,6 +63,12 @@ def opset(content: bytes) -> int:
     return found[""]
 
 
+def runtime_version() -> str:
+    import onnxruntime  # also where it is installed as onnxruntime-gpu
+
+    return str(onnxruntime.__version__)
+
+
 def _graphs(graph: Any) -> Iterator[Any]:
     """`graph` and those inside its nodes: bodies of loops."""
     yield graph

@@ -14,3 +14,9 @@ def write(weights: Mapping[str, Tensor], metadata: Mapping[str, str], *, dtype: 
         for name, t in weights.items()
     }
     return save(stored, metadata=dict(metadata))
+
+
+def runtime_version() -> str:
+    import safetensors
+
+    return safetensors.__version__

@@ -41,11 +41,13 @@ class Reference:
 
 
 class Subject:
-    """raw: without normalisation. dtype: float32, float16 or int8, that of the weights."""
+    """raw: without normalisation. dtype: float32, float16 or int8, that of the weights. data: not normalised."""
 
     def __init__(self, run: Run, *, raw: bool, dtype: str) -> None:
         self.run, self.raw, self.dtype = run, raw, dtype
         self.restored: Restored = experiment.restore(run, device="cpu")
+        self.data: Dataset = self._raw_data()
+        self.reference: Reference = self._answers()
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -68,14 +70,14 @@ class Subject:
         """Of the model as it stands, not traced."""
         return signature_of(self.preprocessing, state_shape(self.restored.model, self.preprocessing))
 
-    @cached_property
-    def data(self) -> Dataset:
-        """The run's data with its own splits, not normalised."""
+    def _raw_data(self) -> Dataset:
+        """The run's data with its own splits, not normalised; DataError when they are not what they were."""
         plain = dataclasses.replace(self.preprocessing, mean=(), std=(), target_mean=0.0, target_std=1.0)
-        return experiment.load_data(self.restored.config, device="cpu", preprocessing=plain)
+        return experiment.load_data(
+            self.restored.config, device="cpu", preprocessing=plain, fingerprint=self.run.data().get("fingerprint")
+        )
 
-    @cached_property
-    def reference(self) -> Reference:
+    def _answers(self) -> Reference:
         split = next(name for name in ("test", "val", "train") if getattr(self.data, name) is not None)
         about, restored = self.preprocessing, self.restored
         inputs, answers, targets, measures = [], [], [], []

@@ -92,11 +92,16 @@ def train(
 def resume(run: Run, *, stop: Callable[[], str | None] | None = None, **changes: Any) -> Iterator[Epoch]:
     """Go on with a run where its last checkpoint stands and yield a record an evaluation.
 
-    changes: settings to change, such as epochs=200. See `fit`.
+    changes: settings to change, such as epochs=200. With `data` or `data_options` among them the data may have
+        changed; else that is a DataError (exit 3). See `fit`.
     """
     config, saved = run.config().replace(**changes), standing(run)
     experiment.import_own(config, runs_dir=run.root)
-    built = experiment.build(config, weights=saved.weights if saved else None)
+    built = experiment.build(
+        config,
+        weights=saved.weights if saved else None,
+        fingerprint=None if {"data", "data_options"} & changes.keys() else run.info().get("fingerprint"),
+    )
     for record in fit(built, run, stop=stop, saved=saved):
         if isinstance(record, Epoch):
             yield record

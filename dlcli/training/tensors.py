@@ -15,6 +15,8 @@ from dlcli.files import open_regular, parse_json, told_as_damage
 
 # Bytes of a header, which has about a hundred a tensor.
 _MOST_HEADER = 4_000_000
+# Axes of a tensor, and the values that it would have were no axis empty: torch multiplies them all.
+_MOST_AXES, _MOST_VALUES = 16, 2**40
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -59,7 +61,8 @@ def _tensors(header: Any, size: int) -> dict[str, Tensor]:
             continue
         check(entry, _ENTRY, needed=True)
         dtype, shape, offsets = _DTYPES.get(str(entry.get("dtype"))), entry["shape"], entry["data_offsets"]
-        if dtype is None or len(shape) > 16 or len(offsets) != 2:
+        extent = math.prod(max(size, 1) for size in shape[:_MOST_AXES])
+        if dtype is None or len(shape) > _MOST_AXES or extent > _MOST_VALUES or len(offsets) != 2:
             raise ValueError(f"its header does not describe {name[:80]!r}")
         if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{name[:80]!r} has not as many bytes as its shape {shape} needs")
