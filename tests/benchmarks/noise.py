@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from dlcli.training.devices import usable_cores
 
-# Above this a round does not count. On quiet machines the noise is 1.02 to 1.15.
+# Above this a round does not count.
 BOUND = 1.25
 _SIZE = 1200
 _SECONDS = 0.02
