@@ -192,9 +192,8 @@ def _measured(subject: Subject, made: Made, *, format: str, tolerance: float | N
 def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str) -> Outcome:
     """The artifact first, then its record: what the record's sha256 names is there. One that failed goes, and so
     does an older one of its name."""
-    path, faults = run.path / "export" / file, record["parity"]["faults"]
+    path, faults = run.folder("export") / file, record["parity"]["faults"]
     try:
-        path.parent.mkdir(exist_ok=True)
         if faults:
             path.unlink(missing_ok=True)
     except OSError as error:
