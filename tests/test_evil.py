@@ -188,6 +188,26 @@ def test_a_run_that_was_made_to_harm_is_removed_or_left(name: str, purged: bool 
     assert {path for path in others if not os.path.lexists(path)} <= {root / "1"}
 
 
+def test_own_code_beside_the_runs_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_code.py").write_text(
+        "import torch\nfrom torch import nn\nfrom pathlib import Path\n"
+        "from dlcli.data.dataset import Source\nfrom dlcli.spec import DataSpec\n\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, spec, *, bias: bool = True):\n"
+        "        super().__init__(spec.input_shape[0], spec.outputs, bias)\n\n"
+        "def points(data_dir: Path, *, samples: int = 60) -> Source:\n"
+        "    x = torch.arange(samples * 2.0).view(-1, 2) / samples\n"
+        "    return Source(DataSpec('multiclass', 'features', (2,), 2), x, torch.arange(samples) % 2)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    words = ("own_code:Net", "--data", "own_code:points", "--set", "model.bias=no", "--set", "data.samples=40")
+    call("train", *words, "--epochs", "1", "--device", "cpu", "--quiet")
+    assert json.loads(call("eval", "1", "--json").stdout)["samples"] == 8
+    call("resume", "1", "--epochs", "2", "--quiet")
+    sys.modules.pop("own_code")
+
+
 def test_there_are_many_kinds() -> None:
     assert len(evil.KINDS) >= 150
 
