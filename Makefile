@@ -47,11 +47,11 @@ fix: setup
 recipes: setup
 	$(BIN)/pytest -m "slow and not cuda" -s tests/test_recipes.py
 
-# Start-up, throughput and memory against plain loops, side by side; 12 minutes on a quiet machine. Writes docs/benchmarks.*
+# Start-up, throughput and memory against plain loops, side by side; writes docs/benchmarks.*
 bench: setup
 	$(BIN)/python -m tests.benchmarks
 
-# The same against other trainers, which live in an environment of their own; 15 minutes.
+# The same against other trainers, which live in an environment of their own.
 bench-peers: bench-setup
 	$(PEERS)/bin/python -m tests.benchmarks.trainers --save
 
@@ -66,7 +66,7 @@ $(PEERS)/.done: pyproject.toml constraints.txt constraints-bench.txt
 		$(BACKEND) $(if $(TORCH_BACKEND),,-c constraints.txt -c constraints-bench.txt) -e '.[bench]'
 	touch $@
 
-# On a machine with a GPU: throughput there, 8 minutes; and what must hold there.
+# On a machine with a GPU: throughput there, and what must hold there.
 bench-cuda: setup
 	$(BIN)/python -m tests.benchmarks.cuda --save
 

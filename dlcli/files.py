@@ -264,7 +264,7 @@ def move_folder(source: Path, target: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Clear away what writers that were killed left half written in `folder`. Only for who alone may write there."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+    with contextlib.suppress(OSError, RecursionError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(_TEMPORARY):
                 if entry.is_dir(follow_symlinks=False):

@@ -118,6 +118,8 @@ class Run:
 
     def _take_number(self) -> bool:
         """Make the folder, unless the number is taken: by an entry here, or by a run that has just been removed."""
+        if not _NUMBER.fullmatch(str(self.number)):
+            raise RunError(f"{self.root} holds, or held, a run of the highest number that there is: choose --runs-dir")
         try:
             self.path.mkdir()
         except FileExistsError:
@@ -175,21 +177,21 @@ class Run:
             check(info.get("best") or {}, BEST)
         return info
 
-    def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
-        """What a later command found, as FOLDER/NAME.json."""
-        path = self.place(folder, f"{name}.json")
-        write_json(path, record)
+    def folder(self, name: str) -> Path:
+        """A folder in the run, made if it is not there. A link in its place would lead out of the run."""
+        path = self.path / name
+        try:
+            make_folder(path)
+            if path.is_symlink():
+                raise OSError(errno.EINVAL, "it is a symbolic link")
+        except OSError as error:
+            raise ResourceError(f"cannot write into {path}: {error.strerror}") from None
         return path
 
-    def place(self, folder: str, name: str) -> Path:
-        """Where a file of a later command goes; its folder is made."""
-        path = self.path / folder / name
-        try:
-            make_folder(path.parent)
-            if path.parent.is_symlink():
-                raise OSError(errno.EINVAL, f"{path.parent} is a symbolic link")
-        except OSError as error:
-            raise ResourceError(f"cannot write {path}: {error.strerror}") from None
+    def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
+        """What a later command found, as FOLDER/NAME.json."""
+        path = self.folder(folder) / f"{name}.json"
+        write_json(path, record)
         return path
 
     # metrics.csv, log.txt

@@ -21,8 +21,10 @@ from pathlib import Path
 from dlcli import runs
 from dlcli.config import FORMAT
 from dlcli.errors import BusyError, ResourceError, RunError
-from dlcli.files import make_folder, move_folder, read_json, sweep, write_json
+from dlcli.files import files_below, make_folder, move_folder, open_regular, read_json, sweep, write_json
 from dlcli.runs import MARK, PURGING, TRASH, Run
+
+_MOST_FILES = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -91,14 +93,13 @@ def size(path: Path) -> int:
     """Bytes that deleting a folder gives back: a file of two names counts once, one with a name elsewhere does not."""
     names: dict[tuple[int, int], int] = {}
     total = 0
-    for folder, _, files in os.walk(path):
-        for file in files:
-            with contextlib.suppress(FileNotFoundError):
-                status = os.lstat(os.path.join(folder, file))
-                inode = status.st_dev, status.st_ino
-                names[inode] = names.get(inode, 0) + 1
-                if names[inode] == status.st_nlink:
-                    total += status.st_size
+    for file in files_below(path, most=_MOST_FILES):
+        with contextlib.suppress(OSError):
+            status = file.lstat()
+            inode = status.st_dev, status.st_ino
+            names[inode] = names.get(inode, 0) + 1
+            if names[inode] == status.st_nlink:
+                total += status.st_size
     return total
 
 
@@ -106,7 +107,7 @@ def _proof(path: Path) -> str | None:
     """The file that proves a folder to be ours: its marked lock, else settings or a record in our format."""
     if path.is_symlink() or not path.is_dir():
         return None
-    with contextlib.suppress(OSError), open(path / "lock", "rb", opener=_no_link) as file:
+    with contextlib.suppress(OSError), open(open_regular(path / "lock"), "rb") as file:
         if file.read(len(MARK)) == MARK:
             return "lock"
     for name in ("config.json", "run.json"):
@@ -115,10 +116,6 @@ def _proof(path: Path) -> str | None:
             if isinstance(document, dict) and document.get("format") == FORMAT and "model" in document:
                 return name
     return None
-
-
-def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def _check_is_ours(path: Path) -> None:
@@ -204,4 +201,6 @@ def _delete(path: Path, number: int) -> Change:
         raise ResourceError(
             f"cannot delete {error.filename or path}: {error.strerror}; purge again finishes it"
         ) from None
+    except RecursionError:
+        raise ResourceError(f"cannot delete {path}: its folders are nested too deeply; delete it by hand") from None
     return Change(number, None, given_back)

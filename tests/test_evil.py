@@ -150,6 +150,68 @@ def test_a_run_that_was_made_to_harm(name: str, good: Good, root: Path) -> None:
             assert not (root / evil.MARKER).exists(), "export executed what came with the run"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["pickle for weights", "model module in the run", "data os:system", "a gigantic model", "config.json is a FIFO",
+     "weights that are not finite", "checkpoints elsewhere", "data.json with a key twice"],
+)  # fmt: skip
+def test_what_is_refused_is_not_exported(name: str, root: Path) -> None:
+    evil.KINDS[name][0](root / "1")
+    call("export", "1", "--format", "safetensors", "--runs-dir", str(root), refused=True)
+    assert not (root / evil.MARKER).exists() and not (root / "1" / "export").exists()
+
+
+def test_an_export_through_a_link_is_not_written(root: Path) -> None:
+    (root / "victim").mkdir()
+    (root / "victim" / "model.safetensors").write_text("precious")
+    (root / "1" / "export").symlink_to(root / "victim")
+    assert call("export", "1", "--format", "safetensors", "--runs-dir", str(root), refused=True).stderr == (
+        f"error: cannot write into {root}/1/export: it is a symbolic link\n"
+    )
+    assert [file.read_text() for file in (root / "victim").iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize(
+    ("name", "purged"),
+    [
+        ("lock is a FIFO", None), ("config.json is a FIFO", True), ("run.json is a link to dev zero", True),
+        ("folders nested deeply", False), ("checkpoint folders that are links", True), ("checkpoints elsewhere", True),
+        ("files that command a terminal", True),
+    ],
+)  # fmt: skip
+def test_a_run_that_was_made_to_harm_is_removed_or_left(name: str, purged: bool | None, root: Path) -> None:
+    """None: it cannot be moved."""
+    where = ("--runs-dir", str(root))
+    others = {path for path in root.rglob("*") if root / "1" not in path.parents}
+    evil.KINDS[name][0](root / "1")
+    call("runs", "rm", "1", *where, refused=purged is None)
+    if purged is not None:
+        call("runs", "restore", "1", *where)
+        call("runs", "rm", "1", *where)
+        call("runs", "purge", "1", "--yes", *where, refused=not purged)
+    assert {path for path in others if not os.path.lexists(path)} <= {root / "1"}
+
+
+def test_own_code_beside_the_runs_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_code.py").write_text(
+        "import torch\nfrom torch import nn\nfrom pathlib import Path\n"
+        "from dlcli.data.dataset import Source\nfrom dlcli.spec import DataSpec\n\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self, spec, *, bias: bool = True):\n"
+        "        super().__init__(spec.input_shape[0], spec.outputs, bias)\n\n"
+        "def points(data_dir: Path, *, samples: int = 60) -> Source:\n"
+        "    x = torch.arange(samples * 2.0).view(-1, 2) / samples\n"
+        "    return Source(DataSpec('multiclass', 'features', (2,), 2), x, torch.arange(samples) % 2)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    words = ("own_code:Net", "--data", "own_code:points", "--set", "model.bias=no", "--set", "data.samples=40")
+    call("train", *words, "--epochs", "1", "--device", "cpu", "--quiet")
+    assert json.loads(call("eval", "1", "--json").stdout)["samples"] == 8
+    call("resume", "1", "--epochs", "2", "--quiet")
+    sys.modules.pop("own_code")
+
+
 def test_there_are_many_kinds() -> None:
     assert len(evil.KINDS) >= 150
 
@@ -263,7 +325,7 @@ def _sentence(good: Good, root: Path, name: str, command: str) -> str:
         ("checkpoints elsewhere", "eval", "error: RUNS/1/checkpoints is a symbolic link, and no folder of the run\n"),
         (
             "eval folder that is a link", "eval",
-            "error: cannot write RUNS/1/eval/test.json: RUNS/1/eval is a symbolic link\n",
+            "error: cannot write into RUNS/1/eval: it is a symbolic link\n",
         ),
         ("config.json nested deeply", "eval", "error: RUNS/1/config.json is damaged: it is nested too deeply\n"),
         (

@@ -10,7 +10,7 @@ from torch import nn
 
 from dlcli import options, registry
 from dlcli.config import TrainConfig
-from dlcli.errors import ConfigError
+from dlcli.errors import ConfigError, RunError
 from dlcli.registry import DATASETS, MODELS
 
 
@@ -128,3 +128,80 @@ def test_a_module_that_is_broken_inside_raises_its_own_error(own_package: Path) 
     assert missing.value.name == "does_not_exist_anywhere"
     with pytest.raises(ValueError, match="^at import$"):
         registry.load("failing:Tiny")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with an own module and a folder of runs that has modules too, which leave a file."""
+    runs = tmp_path / "runs"
+    for module in ("own_net.py", "runs/came_net.py", "runs/1/came_package/__init__.py", "runs/1/came_package/net.py",
+                   "runs/1/came_space/net.py"):  # fmt: skip
+        file = tmp_path / module
+        file.parent.mkdir(parents=True, exist_ok=True)
+        note = f"import pathlib\npathlib.Path({str(tmp_path / 'imported')!r}).touch()\n" if "came" in module else ""
+        file.write_text(f"{note}import sys\npath = list(sys.path)\nclass Net:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry] + [str(runs), str(runs / "1")])
+    yield tmp_path
+    for name in ("own_net", "came_net", "came_package", "came_package.net", "came_space", "came_space.net"):
+        sys.modules.pop(name, None)
+
+
+def test_the_current_folder_is_on_the_path_for_own_code_only(project: Path) -> None:
+    registry.load("dlcli.models.mlp:MLP")
+    assert str(project) not in sys.path
+    assert registry.load("own_net:Net").__name__ == "Net"
+    assert sys.path[-1] == str(project)
+    assert registry.load("own_net:Net", runs_dir=Path("runs")).__name__ == "Net"
+
+
+def test_own_code_finds_nothing_in_the_runs_while_it_is_imported(project: Path) -> None:
+    before = list(sys.path)
+    registry.load("own_net:Net", runs_dir=Path("runs"))
+    seen = sys.modules["own_net"].path
+    assert not [entry for entry in seen if entry.startswith(str(project / "runs"))] and seen[-1] == str(project)
+    assert sys.path == [*before, str(project)]
+
+
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        ("came_net:Net", "came_net.py"),
+        ("came_package:Net", "1/came_package"),
+        ("came_package.net:Net", "1/came_package"),
+        ("came_space.net:Net", "1/came_space"),
+    ],
+)
+def test_what_came_with_a_run_is_not_imported(project: Path, target: str, place: str) -> None:
+    before = list(sys.path)
+    with pytest.raises(RunError) as caught:
+        registry.load(target, runs_dir=Path("runs"))
+    assert str(caught.value) == (
+        f"{target!r} is refused: {project}/runs/{place} lies in the folder of runs runs, and no code that came with a "
+        "run is executed; keep your own in another folder"
+    )
+    assert not (project / "imported").exists()
+    assert sys.path[: len(before)] == before
+
+
+def test_a_link_to_what_came_with_a_run_is_refused(project: Path) -> None:
+    (project / "own_link.py").symlink_to(project / "runs" / "came_net.py")
+    with pytest.raises(RunError, match="is refused"):
+        registry.load("own_link:Net", runs_dir=Path("runs"))
+
+
+def test_who_stands_in_the_runs_gets_nothing_from_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project / "runs" / "1")
+    with pytest.raises(RunError, match="is refused"):
+        registry.load("came_space.net:Net", runs_dir=Path(".."))
+    assert sys.path.count(str(project / "runs" / "1")) == 1  # where the test itself put it
+    assert not (project / "imported").exists()
+
+
+@pytest.mark.parametrize("target", ["os:system", "antigravity:fly", "builtins:eval", "__main__:x", "xml.sax:parse"])
+def test_pythons_own_library_is_not_even_imported_for_a_run(target: str) -> None:
+    loaded = set(sys.modules)
+    with pytest.raises(ConfigError) as caught:
+        registry.load(target, runs_dir=Path("runs"))
+    assert str(caught.value) == f"{target!r} is part of Python, and no model or data set: name one of your own"
+    assert "antigravity" not in set(sys.modules) - loaded

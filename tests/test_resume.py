@@ -36,11 +36,11 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "attention": {
         "model": "attention", "data": "recall", "data_options": {"samples": 600}, "model_options": {"dropout": 0.2},
-        "optimizer": "rmsprop", "momentum": 0.5, "schedule": "step", "step_epochs": 1, "batch_size": 64,
+        "ema": 0.9, "optimizer": "rmsprop", "momentum": 0.5, "schedule": "step", "step_epochs": 1, "batch_size": 64,
     },
     "linear": {
         "model": "linear", "data": "diabetes", "optimizer": "sgd", "nesterov": True, "augment": ("noise=0.1",),
-        "warmup_epochs": 1.5, "l1": 0.01, "batch_size": 32, "lr": 0.01, "eval_every": 1, "log_every": 3,
+        "warmup_epochs": 1.5, "ema": 0.8, "l1": 0.01, "batch_size": 32, "lr": 0.01, "eval_every": 1, "log_every": 3,
     },
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 
 from dlcli import summary
 from dlcli.config import TrainConfig
-from dlcli.errors import BusyError, RunError
+from dlcli.errors import BusyError, ResourceError, RunError
 from dlcli.runs import Run, all_runs, find, find_one
 
 
@@ -226,3 +226,23 @@ def test_10_000_runs_are_all_listed(tmp_path: Path) -> None:
     rows = summary.rows(tmp_path)
     assert [row["run"] for row in rows] == list(range(10_000, 0, -1))
     assert {row["status"] for row in rows} == {"finished"}
+
+
+def test_there_is_a_highest_number(tmp_path: Path) -> None:
+    (tmp_path / "999999999").mkdir()
+    with pytest.raises(RunError) as caught:
+        Run.create(tmp_path)
+    told = f"{tmp_path} holds, or held, a run of the highest number that there is: choose --runs-dir"
+    assert str(caught.value) == told
+    assert [path.name for path in tmp_path.iterdir()] == ["999999999"]
+
+
+def test_a_folder_of_a_run_is_no_link(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    assert run.folder("eval") == run.path / "eval" == run.folder("eval")
+    (tmp_path / "elsewhere").mkdir()
+    (run.path / "plots").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ResourceError) as caught:
+        run.write_record("plots", "a", {})
+    assert str(caught.value) == f"cannot write into {run.path / 'plots'}: it is a symbolic link"
+    assert not list((tmp_path / "elsewhere").iterdir())

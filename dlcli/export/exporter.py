@@ -191,7 +191,7 @@ def _measured(subject: Subject, made: Made, *, format: str, tolerance: float | N
 def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str) -> Outcome:
     """The artifact first, then its record: what the record's sha256 names is there. One that failed goes, and so
     does an older one of its name."""
-    path, faults = run.place("export", file), record["parity"]["faults"]
+    path, faults = run.folder("export") / file, record["parity"]["faults"]
     if faults:
         try:
             path.unlink(missing_ok=True)

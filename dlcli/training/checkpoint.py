@@ -225,6 +225,6 @@ def _best_step(path: Path) -> int | None:
 
 def _remove(path: Path) -> None:
     trash = path.with_name(f".tmp-{path.name}")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RecursionError):
         os.rename(path, trash)
         shutil.rmtree(trash)

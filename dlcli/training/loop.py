@@ -97,11 +97,9 @@ def resume(run: Run, *, stop: Callable[[], str | None] | None = None, **changes:
     """
     config, saved = run.config().replace(**changes), standing(run)
     experiment.import_own(config, runs_dir=run.root)
-    built = experiment.build(
-        config,
-        weights=saved.weights if saved else None,
-        fingerprint=None if {"data", "data_options"} & changes.keys() else run.info().get("fingerprint"),
-    )
+    anew = bool({"data", "data_options"} & changes.keys()) or not (run.path / "data.json").exists()
+    fingerprint = None if anew else run.data().get("fingerprint")
+    built = experiment.build(config, weights=saved.weights if saved else None, fingerprint=fingerprint)
     for record in fit(built, run, stop=stop, saved=saved):
         if isinstance(record, Epoch):
             yield record

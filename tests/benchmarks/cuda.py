@@ -1,4 +1,4 @@
-"""`make bench-cuda`: dlcli against the tight loop and against pure compute on a GPU. Under 8 minutes."""
+"""`make bench-cuda`: dlcli against the tight loop and against pure compute on a GPU."""
 
 import contextlib
 import sys

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from dlcli.training.devices import usable_cores
 
-# Above this a round does not count. On quiet machines the noise is 1.02 to 1.15.
+# Above this a round does not count.
 BOUND = 1.25
 _SIZE = 1200
 _SECONDS = 0.02
@@ -19,10 +19,12 @@ _REPEATS = 5
 class Guard:
     """noise: how much longer the slow tenth of the fixed work took than the fast tenth of all of it so far.
 
-    patience: seconds that `wait` waits.
+    patience: seconds that `wait` may wait, all in all.
     """
 
-    def __init__(self, *, bound: float = BOUND, patience: float = 30.0, work: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, *, bound: float = BOUND, patience: float = 120.0, work: Callable[[], None] | None = None
+    ) -> None:
         self.bound, self.patience = bound, patience
         self._work = work or matrix_product()
         self._all: list[float] = []
@@ -30,11 +32,12 @@ class Guard:
 
     def wait(self) -> None:
         """Until the machine is quiet, if it soon is."""
-        end = time.perf_counter() + self.patience
+        start = time.perf_counter()
         self.probe()
-        while self.take() > self.bound and time.perf_counter() < end:
+        while self.take() > self.bound and time.perf_counter() - start < self.patience:
             time.sleep(1)
             self.probe()
+        self.patience -= time.perf_counter() - start
 
     def probe(self) -> None:
         for _ in range(_REPEATS):

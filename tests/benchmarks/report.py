@@ -26,7 +26,7 @@ _INTRO = f"""# Benchmarks
 Written by `make bench`, `make bench-peers` and `make bench-cuda`; do not edit. The figures behind it, round by round,
 are in [benchmarks.json](benchmarks.json); what was tried to get there is in [performance-log.md](performance-log.md).
 
-    make bench                                                    # everything but the two below; 12 minutes
+    make bench                                                    # everything but the two below
     make bench-setup bench-peers                                  # other trainers, in an environment of their own
     make bench-cuda                                               # on a machine with a GPU
     python -m tests.benchmarks.throughput --only cnn --rounds 5   # one part, one kind of row
