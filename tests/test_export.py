@@ -671,7 +671,7 @@ def test_a_folder_that_is_a_link_is_refused(
     (run.path / "export").symlink_to(tmp_path / "elsewhere")
     assert refused(run, capsys, "--format", "safetensors") == (
         6,
-        "error: cannot write RUN/export/model.safetensors: RUN/export is a symbolic link",
+        "error: cannot write into RUN/export: it is a symbolic link",
     )
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
