@@ -127,7 +127,9 @@ class TrainConfig:
     )  # fmt: skip
     threads: int | Literal["auto"] = _setting("auto", "CPU threads.", group="Machine", range=f"[1, {MOST_THREADS + 1})")
     seed: int = _setting(0, "Seed of everything random.", group="Machine", range="[0, 4294967296)")
-    eval_batch_size: int = _setting(500, "Samples a batch in evaluation.", group="Machine", range=">= 1")
+    eval_batch_size: int | Literal["auto"] = _setting(
+        "auto", "Samples a batch in evaluation.", group="Machine", range=">= 1"
+    )
     log_every: int = _setting(
         0, "Steps between extra rows in metrics.csv; 0 writes one row an evaluation.", group="Machine", range=">= 0"
     )

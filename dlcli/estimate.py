@@ -4,10 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from dlcli.errors import ResourceError
-from dlcli.experiment import Experiment, sample_input
+from dlcli.experiment import Experiment
 
 # Values that an optimizer and an average keep beside each parameter.
 _STATE = {"gd": 0, "sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 1}
@@ -23,7 +21,7 @@ def estimate(built: Experiment) -> dict[str, Any]:
     config = built.config
     parameters = sum(p.numel() for p in built.model.parameters())
     weights = 4 * parameters * (2 + _copies(built))
-    activations = _activation_bytes(built) * built.batch_size
+    activations = built.cost.bytes * built.batch_size
     data = _data_bytes(built)
     return {
         "parameters": parameters,
@@ -68,29 +66,6 @@ def _checkpoint_bytes(built: Experiment) -> int:
     """At most: the last ones and the one that is being written, and two best ones."""
     weights: int = sum(t.numel() * t.element_size() for t in built.model.state_dict().values())
     return weights * ((1 + _copies(built)) * (built.config.keep_last + 1) + 2)
-
-
-def _activation_bytes(built: Experiment) -> int:
-    """Bytes of the outputs of all layers for one sample."""
-    import torch
-
-    total = 0
-
-    def add(module: object, inputs: object, output: object) -> None:
-        nonlocal total
-        first = output[0] if isinstance(output, tuple) else output
-        if isinstance(first, Tensor):
-            total += first.numel() * first.element_size()
-
-    leaves = [m for m in built.model.modules() if not list(m.children())]
-    hooks = [m.register_forward_hook(add) for m in leaves]
-    try:
-        with torch.no_grad():
-            built.model(sample_input(built.dataset.spec, 1).to(built.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total
 
 
 def _data_bytes(built: Experiment) -> int:

@@ -15,6 +15,7 @@ from dlcli.data.dataset import Split
 from dlcli.errors import CheckError, ConfigError, did_you_mean
 from dlcli.runs import Run, now
 from dlcli.training.devices import autocast
+from dlcli.training.threads import bound
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -101,14 +102,15 @@ def evaluate(
         fingerprint=run.data().get("fingerprint") if data is None else None,
     )
     part = dataset.split(split)
-    measures = measure(
-        restored.model,
-        part,
-        restored.task,
-        batch_size=config.eval_batch_size,
-        precision=config.precision,
-        device=restored.device,
-    )
+    with bound(torch.get_num_threads()):
+        measures = measure(
+            restored.model,
+            part,
+            restored.task,
+            batch_size=restored.eval_batch_size,
+            precision=config.precision,
+            device=restored.device,
+        )
     metrics = finite(restored.task.metrics(measures))
     per_class, confusion = _of_classes(measures, restored.task)
     if per_class is not None:

@@ -32,6 +32,8 @@ from dlcli.runs import Run
 from dlcli.seeds import derive
 from dlcli.spec import DataSpec
 from dlcli.training import checkpoint, devices
+from dlcli.training.cost import Cost, choose_eval_batch_size, measure_cost
+from dlcli.training.threads import choose_threads
 
 # Of a parameter: itself, its gradient, and one value at least that the optimizer or the average keeps.
 _BYTES_TO_TRAIN = 12
@@ -43,9 +45,9 @@ _SPARE_TENSORS, _SPARE_VALUES = 100, 2**24
 @dataclass(frozen=True)
 class Experiment:
     """Everything that a config describes, built and checked. `config` has every `auto` settled but `device`'s,
-    `threads`' and `monitor`'s, which stand here.
+    `threads`', `eval_batch_size`'s and `monitor`'s, which stand here.
 
-    flops_per_step: matrix-product work of one optimizer step, forward and backward.
+    cost: of one sample's evaluation.
     """
 
     config: TrainConfig
@@ -56,7 +58,16 @@ class Experiment:
     task: tasks.Task
     augmentations: tuple[Augmentation, ...]
     monitor: str
-    flops_per_step: float
+    cost: Cost
+
+    @property
+    def flops_per_step(self) -> float:
+        """Matrix-product work of one optimizer step, forward and backward."""
+        return _flops_of_a_step(self.cost, self.batch_size * self.config.accumulate)
+
+    @property
+    def eval_batch_size(self) -> int:
+        return choose_eval_batch_size(self.config.eval_batch_size, device=self.device, largest=self.cost.largest)
 
     @property
     def batch_size(self) -> int:
@@ -80,6 +91,14 @@ class Restored:
     model: nn.Module
     task: tasks.Task
     checkpoint: checkpoint.Checkpoint
+
+    @property
+    def eval_batch_size(self) -> int:
+        """That of the training."""
+        setting, largest = self.config.eval_batch_size, 0
+        if setting == "auto":
+            largest = measure_cost(self.model, sample_input(self.preprocessing.spec, 1).to(self.device)).largest
+        return choose_eval_batch_size(setting, device=self.device, largest=largest)
 
 
 def import_own(config: TrainConfig, *, runs_dir: str | Path) -> None:
@@ -110,8 +129,9 @@ def build(
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
-    flops = 3.0 * batch_size * config.accumulate * flops_of_a_sample(model, data.spec)
-    threads = devices.choose_threads(config.threads, device=device, flops_per_step=flops, model=model)
+    cost = measure_cost(model, sample_input(data.spec, 1))
+    flops = _flops_of_a_step(cost, batch_size * config.accumulate)
+    threads = choose_threads(config.threads, device=device, flops_per_step=flops, model=model)
     torch.set_num_threads(threads)
     task = make_task(config, data.preprocessing)
     return Experiment(
@@ -123,7 +143,7 @@ def build(
         task=task,
         augmentations=augment.parse(config.augment, data.spec),
         monitor=_monitor(config, data, task),
-        flops_per_step=flops,
+        cost=cost,
     )
 
 
@@ -229,11 +249,6 @@ def make_task(config: TrainConfig, preprocessing: Preprocessing) -> tasks.Task:
     )
 
 
-def flops_of_a_sample(model: nn.Module, spec: DataSpec) -> float:
-    """Matrix-product work of one sample's evaluation."""
-    return devices.forward_flops(model, sample_input(spec, 1))
-
-
 def sample_input(spec: DataSpec, batch_size: int) -> Tensor:
     """An input of the right shape and type: zeros."""
     kind = torch.int64 if spec.kind == "tokens" else torch.float32
@@ -286,6 +301,10 @@ def data_folder(config: TrainConfig) -> Path:
         return Path(config.data_dir)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "dlcli" / "data"
+
+
+def _flops_of_a_step(cost: Cost, samples: int) -> float:
+    return 3.0 * samples * cost.flops
 
 
 def _read(config: TrainConfig) -> Source:

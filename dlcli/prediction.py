@@ -87,7 +87,7 @@ def _answers(restored: Restored, names: list[str], raw: Tensor) -> Iterator[Pred
     spec, about = restored.preprocessing.spec, restored.preprocessing
     x = about.apply(raw.to(restored.device))
     x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-    size = restored.config.eval_batch_size
+    size = restored.eval_batch_size
     with autocast(restored.config.precision, restored.device):
         output = torch.cat([restored.model(x[i : i + size]).float() for i in range(0, len(x), size)]).cpu()
     _checked(output, restored)

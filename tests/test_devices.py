@@ -1,16 +1,10 @@
-"""Device, threads, precision, and the work of a model."""
-
-import os
+"""Device and precision."""
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from dlcli import TrainConfig, experiment
 from dlcli.errors import ConfigError, ResourceError
-from dlcli.experiment import sample_input
-from dlcli.registry import MODELS
 from dlcli.training import devices
 
 CPU = torch.device("cpu")
@@ -76,47 +70,3 @@ def test_bf16_computes_in_bf16() -> None:
         assert layer(x).dtype == torch.bfloat16
     with devices.autocast("fp32", CPU):
         assert layer(x).dtype == torch.float32
-
-
-def threads(setting: int | str, flops: float, model: nn.Module | None = None, device: torch.device = CPU) -> int:
-    return devices.choose_threads(setting, device=device, flops_per_step=flops, model=model or nn.Linear(1, 1))
-
-
-def test_threads_follow_from_the_work_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "usable_cores", lambda: 8)
-    assert threads("auto", 1e8) == 1
-    assert threads("auto", 1e10) == 8
-    assert threads("auto", 1e10, model=nn.Sequential(nn.GRU(2, 2))) == 1
-    assert threads("auto", 1e10, device=torch.device("cuda")) == 1
-    assert threads(3, 1.0) == 3
-
-
-def test_usable_cores_are_those_of_this_process() -> None:
-    before = os.sched_getaffinity(0)
-    assert 1 <= devices.usable_cores() <= len(before)
-    try:
-        os.sched_setaffinity(0, {min(before)})
-        assert devices.usable_cores() == 1
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_work_of_a_model_is_what_torch_counts(name: str) -> None:
-    """Against torch's own counter, which knows no recurrent layer: that one by hand."""
-    config = TrainConfig(model=name, device="cpu")
-    built = experiment.build(config)
-    x = sample_input(built.dataset.spec, 3)
-    found = devices.forward_flops(built.model, x)
-    if name == "rnn":
-        steps, vocabulary = built.dataset.spec.input_shape[0], built.dataset.spec.vocabulary
-        gru = 2 * 3 * steps * 3 * (64 * 256 + 256 * 256)
-        assert found == gru + 2 * 3 * steps * 256 * vocabulary
-        return
-    with (
-        FlopCounterMode(display=False) as counter,
-        torch.no_grad(),
-        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
-    ):
-        built.model.eval()(x)
-    assert found == counter.get_total_flops()

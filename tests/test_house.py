@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "dlcli"
 # module or folder -> floor. A folder's files may import each other.
 FLOORS = {
     "errors": 1, "documents": 1, "files": 1, "spec": 1, "options": 1, "seeds": 1, "registry": 1, "layers": 1,
-    "config": 2, "models": 2, "data": 2, "tasks": 2, "training.devices": 2, "training.optimizers": 2,
+    "config": 2, "models": 2, "data": 2, "tasks": 2, "training.devices": 2, "training.threads": 2,
+    "training.cost": 2, "training.optimizers": 2,
     "training.schedules": 2, "training.checkpoint": 2, "training.tensors": 2,
     "runs": 3,
     "experiment": 4, "summary": 4, "trash": 4, "gradcheck": 5,

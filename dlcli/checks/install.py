@@ -184,7 +184,7 @@ def _devices() -> Iterator[Line]:
     import torch
 
     from dlcli.checks.arithmetic import wrong_products
-    from dlcli.training.devices import usable_cores
+    from dlcli.training.threads import usable_cores
 
     def arithmetic(name: str) -> Line:
         wrong = wrong_products(torch.device(name))
@@ -243,7 +243,7 @@ def _processor() -> str:
 def _threads() -> Iterator[Line]:
     import torch
 
-    from dlcli.training.devices import choose_threads
+    from dlcli.training.threads import choose_threads
 
     model, cpu = torch.nn.Linear(1, 1), torch.device("cpu")
     small, large = (choose_threads("auto", device=cpu, flops_per_step=f, model=model) for f in (1e6, 1e11))

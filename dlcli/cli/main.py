@@ -132,7 +132,7 @@ def _limit_spinning() -> None:
     a hundredfold, so they give up the core after a short wait. What the user has set is left as it is.
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
-        os.environ["GOMP_SPINCOUNT"] = "10000"
+        os.environ["GOMP_SPINCOUNT"] = "5000"
 
 
 def _leave(message: str, code: int, words: Sequence[str], debug: bool) -> None:

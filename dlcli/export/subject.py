@@ -81,7 +81,7 @@ class Subject:
         split = next(name for name in ("test", "val", "train") if getattr(self.data, name) is not None)
         about, restored = self.preprocessing, self.restored
         inputs, answers, targets, measures = [], [], [], []
-        for batch in in_order(self.data.split(split), restored.config.eval_batch_size):
+        for batch in in_order(self.data.split(split), restored.eval_batch_size):
             target = batch.y
             if about.spec.task == "regression":
                 target = (target - about.target_mean) / about.target_std

@@ -1,4 +1,4 @@
-"""Device, threads and arithmetic."""
+"""Device, memory and arithmetic."""
 
 import contextlib
 import os
@@ -6,14 +6,8 @@ import re
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
 
 from dlcli.errors import ConfigError, ResourceError
-from dlcli.layers import SelfAttention
-
-# Below this work a step is a few short matrix products, and a second thread costs more than it brings;
-# on a machine whose other cores are busy it stalls the step a hundredfold.
-_FLOPS_WORTH_A_THREAD = 5e8
 
 
 def choose_device(name: str) -> torch.device:
@@ -36,43 +30,6 @@ def choose_device(name: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ResourceError("device = mps, but this machine has none: use --device cpu or auto")
     return torch.device(name)
-
-
-def choose_threads(setting: int | str, *, device: torch.device, flops_per_step: float, model: nn.Module) -> int:
-    """How many CPU threads a step should use; `auto` gives a small step one, a large step every usable core.
-
-    The step of a recurrent model is a chain of small products, which more threads do not shorten. A function
-    of the model, the batch and the machine alone, never of the moment: the number of threads decides how
-    sums are rounded, so that runs with the same seed stay equal.
-    """
-    if setting != "auto":
-        return int(setting)
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    if device.type != "cpu" or recurrent or flops_per_step < _FLOPS_WORTH_A_THREAD:
-        return 1
-    return usable_cores()
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on (affinity and cgroup quota), hyper-threads not counted twice."""
-    if hasattr(os, "sched_getaffinity"):
-        allowed = len({_siblings(cpu) for cpu in os.sched_getaffinity(0)})
-    else:
-        allowed = os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        allowed = min(allowed, max(1, round(int(quota) / int(period))))
-    return max(1, allowed)
-
-
-def _siblings(cpu: int) -> str:
-    """The hardware threads that share the core of `cpu`, as Linux writes them; the cpu alone elsewhere."""
-    try:
-        with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
-            return file.read().strip()
-    except OSError:
-        return str(cpu)
 
 
 def memory() -> int:
@@ -117,36 +74,3 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
     if precision in ("fp32", "tf32"):
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
-
-
-@torch.no_grad()
-def forward_flops(model: nn.Module, x: Tensor) -> int:
-    """Floating-point operations of the matrix products of `model(x)`, a multiply-add counting two.
-
-    Counted layer by layer from one evaluation: linear, convolutional and recurrent weights, and attention.
-    """
-    total = 0
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        nonlocal total
-        if isinstance(module, SelfAttention):
-            b, t, d = inputs[0].shape
-            total += 4 * b * t * t * d
-        elif isinstance(module, nn.RNNBase):
-            weights = sum(p.numel() for name, p in module.named_parameters() if "weight" in name)
-            total += 2 * weights * inputs[0].shape[:-1].numel()
-        elif isinstance(module, nn.Linear) and isinstance(output, Tensor):
-            total += 2 * module.in_features * output.numel()
-        elif isinstance(module, nn.modules.conv._ConvNd) and isinstance(output, Tensor):
-            total += 2 * module.weight[0].numel() * output.numel()
-
-    hooks = [module.register_forward_hook(count) for module in model.modules()]
-    was_training = model.training
-    model.eval()
-    try:
-        model(x)
-    finally:
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    return total

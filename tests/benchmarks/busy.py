@@ -21,7 +21,7 @@ thread waits for the others by spinning before it gives up its core. *own* is wh
 is wanted of a busy machine. (Only the other process is bound to a core. The noise is that of the quiet measurements.)
 """
 
-SPINS = ("own", "unset", "10000", "1000", "0")
+SPINS = ("unset", "10000", "3000", "1000", "300", "0")
 _ROWS = (("cnn", 64, 3200, 1), ("lenet", 256, 7680, 1), ("mlp", 100, 20_000, 2))
 
 

@@ -199,7 +199,7 @@ def ours(work: Work, after_step: Callable[[], None] = nothing) -> Loop:
     def evaluate() -> float:
         measures = measure(
             built.model, part, built.task,
-            batch_size=built.config.eval_batch_size, precision=work.precision, device=built.device,
+            batch_size=built.eval_batch_size, precision=work.precision, device=built.device,
         )  # fmt: skip
         return float(built.task.metrics(measures)["accuracy"] or 0.0)
 

@@ -7,7 +7,7 @@ only printed where the fixed work took nearly the same time throughout.
 import time
 from collections.abc import Callable, Sequence
 
-from dlcli.training.devices import usable_cores
+from dlcli.training.threads import usable_cores
 
 # Above this a round does not count.
 BOUND = 1.25
@@ -17,7 +17,7 @@ _REPEATS = 5
 
 
 class Guard:
-    """noise: how much longer the slow tenth of the fixed work took than the fast tenth of all of it so far.
+    """noise: how much longer the slowest quarter of the fixed work took, at least, than the fast tenth of all so far.
 
     patience: seconds that `wait` may wait, all in all.
     """
@@ -40,6 +40,7 @@ class Guard:
         self.patience -= time.perf_counter() - start
 
     def probe(self) -> None:
+        self._work()  # wakes the threads
         for _ in range(_REPEATS):
             start = time.perf_counter()
             self._work()
@@ -48,7 +49,7 @@ class Guard:
     def take(self) -> float:
         """The noise since it was last taken."""
         self._all += self._recent
-        noise = quantile(self._recent, 0.9) / quantile(self._all, 0.1)
+        noise = quantile(self._recent, 0.75) / quantile(self._all, 0.1)
         self._recent.clear()
         return noise
 

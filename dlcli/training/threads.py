@@ -1,0 +1,109 @@
+"""How many CPU threads compute, and on which cores."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+# Below this work a step is a few short products, and the second thread costs more than it brings: measured, a step of
+# 1e8 gains a half on a quiet machine and keeps three quarters of one thread's speed on one whose other core is busy.
+_FLOPS_WORTH_A_THREAD = 1e8
+# What a user says about the place of OpenMP's threads is left as it is.
+_PLACES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+
+
+def choose_threads(setting: int | str, *, device: torch.device, flops_per_step: float, model: nn.Module) -> int:
+    """How many CPU threads a step should use; `auto` gives a small step one, a large step every usable core.
+
+    The step of a recurrent model is a chain of small products, which more threads hardly shorten. A function
+    of the model, the batch and the machine alone, never of the moment: the number of threads decides how
+    sums are rounded, so that runs with the same seed stay equal.
+    """
+    if setting != "auto":
+        return int(setting)
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    if device.type != "cpu" or recurrent or flops_per_step < _FLOPS_WORTH_A_THREAD:
+        return 1
+    return usable_cores()
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (affinity and cgroup quota), hyper-threads not counted twice."""
+    allowed = len(_cores()) or os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        allowed = min(allowed, max(1, round(int(quota) / int(period))))
+    return max(1, allowed)
+
+
+@contextlib.contextmanager
+def bound(threads: int) -> Iterator[None]:
+    """Keep this thread and those that compute with it on a core each, where they are as many as the cores.
+
+    Otherwise the scheduler puts two of them on one core as soon as another process is busy on the other, and each
+    waits there for the other: two trainings at once then take five times as long as one after the other. With fewer
+    threads than cores nothing is bound, since two processes would choose the same cores.
+    Meant for a process of our own: what is started inside inherits the place of this thread.
+    """
+    cores, places = _cores(), {}
+    if 1 < threads == len(cores) and not any(name in os.environ for name in _PLACES):
+        team = _team()
+        if len(team) == threads - 1:  # where other threads are at work as well, one cannot tell which are ours
+            places = dict(zip([0, *team], cores, strict=True))
+    before = os.sched_getaffinity(0) if places else set()
+    try:
+        for thread, core in places.items():
+            _place(thread, core)
+        yield
+    finally:
+        for thread in places:
+            _place(thread, before)
+
+
+def _team() -> list[int]:
+    """The other threads that work when this one computes."""
+    before = _worked()
+    torch.ones(torch.get_num_threads() << 16).sum()
+    time.sleep(0.002)  # until they rest, and the kernel has counted
+    after = _worked()
+    after.pop(threading.get_native_id(), None)
+    return [thread for thread, worked in after.items() if worked > before.get(thread, 0)]
+
+
+def _worked() -> dict[int, int]:
+    """Thread of this process -> nanoseconds on a core; empty where the kernel does not say."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError), open(f"/proc/self/task/{name}/schedstat") as file:
+                found[int(name)] = int(file.read().split()[0])
+    return found
+
+
+def _place(thread: int, cpus: set[int]) -> None:
+    with contextlib.suppress(OSError):  # it has ended, or the cpus are taken from us meanwhile
+        os.sched_setaffinity(thread, cpus)
+
+
+def _cores() -> list[set[int]]:
+    """The hardware threads that this process may run on, by core; empty where the system does not say."""
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    cores: dict[str, set[int]] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        cores.setdefault(_siblings(cpu), set()).add(cpu)
+    return list(cores.values())
+
+
+def _siblings(cpu: int) -> str:
+    """The hardware threads that share the core of `cpu`, as Linux writes them; the cpu alone elsewhere."""
+    try:
+        with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
+            return file.read().strip()
+    except OSError:
+        return str(cpu)

@@ -1,0 +1,143 @@
+"""How many threads compute, and where they are kept."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dlcli.training import threads
+from tests.conftest import Dlcli
+
+CPU = torch.device("cpu")
+PLACE = "sum(len(os.sched_getaffinity(int(t))) == 1 for t in os.listdir('/proc/self/task'))"
+
+
+def choice(setting: int | str, flops: float, model: nn.Module | None = None, device: torch.device = CPU) -> int:
+    return threads.choose_threads(setting, device=device, flops_per_step=flops, model=model or nn.Linear(1, 1))
+
+
+def test_threads_follow_from_the_work_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    assert choice("auto", 9e7) == 1
+    assert choice("auto", 2e8) == 8
+    assert choice("auto", 1e10, model=nn.Sequential(nn.GRU(2, 2))) == 1
+    assert choice("auto", 1e10, device=torch.device("cuda")) == 1
+    assert choice(3, 1.0) == 3
+
+
+def test_usable_cores_are_those_of_this_process() -> None:
+    before = os.sched_getaffinity(0)
+    assert 1 <= threads.usable_cores() <= len(before)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert threads.usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def affinities() -> dict[int, set[int]]:
+    return {int(name): os.sched_getaffinity(int(name)) for name in os.listdir("/proc/self/task")}
+
+
+@pytest.fixture
+def cores() -> Iterator[int]:
+    """As many threads as cores."""
+    number = len(threads._cores())
+    torch.set_num_threads(number)
+    yield number
+    torch.set_num_threads(1)
+
+
+def test_threads_that_take_all_cores_are_kept_on_one_each_and_let_go(cores: int) -> None:
+    torch.ones(cores << 20).sum()  # so that they are there
+    before = affinities()
+    with threads.bound(cores):
+        inside = affinities()
+        moved = {thread: cpus for thread, cpus in inside.items() if cpus != before[thread]}
+        assert cores == 1 or len(moved) == cores, "this thread and the others of OpenMP"
+        assert sum(map(len, moved.values())) == len(set().union(*moved.values())), "no core has two"
+        with threads.bound(cores):
+            assert affinities() == inside
+        assert affinities() == inside
+    assert affinities() == before
+
+
+def test_they_are_let_go_after_an_error(cores: int) -> None:
+    before = os.sched_getaffinity(0)
+    with pytest.raises(KeyError), threads.bound(cores):
+        raise KeyError
+    assert os.sched_getaffinity(0) == before
+
+
+def test_fewer_threads_than_cores_are_left_to_the_system(cores: int) -> None:
+    before = affinities()
+    for number in {1, cores - 1, cores + 1}:
+        with threads.bound(number):
+            assert affinities() == before
+
+
+@pytest.mark.parametrize("name", ["OMP_PROC_BIND", "GOMP_CPU_AFFINITY"])
+def test_what_the_user_says_about_places_is_left_as_it_is(
+    name: str, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "0")
+    before = affinities()
+    with threads.bound(cores):
+        assert affinities() == before
+
+
+def test_nothing_is_bound_where_one_cannot_tell_whose_threads_work(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_team", lambda: list(range(10**6, 10**6 + cores)))
+    before = affinities()
+    with threads.bound(cores):
+        assert affinities() == before
+
+
+OWN = f"""
+import os
+from torch import nn
+
+class Where(nn.Sequential):
+    def __init__(self, spec):
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+
+    def forward(self, x):
+        with open("places.txt", "a") as file:
+            print({PLACE}, "train" if self.training else "eval", file=file)
+        return super().forward(x)
+"""
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["all cores", "one core"])
+def test_train_and_eval_keep_their_threads_in_place(taken: bool, dlcli: Dlcli, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    number = len(threads._cores()) if taken else 1
+    words = ["--data", "digits", "--epochs", "1", "--device", "cpu", "--threads", str(number)]
+    dlcli("train", "own:Where", *words)
+    dlcli("eval", "1")
+    places = [line.split() for line in (tmp_path / "places.txt").read_text().splitlines()]
+    last = {mode: int(count) for count, mode in places}
+    bound = number if number > 1 else sum(len(cpus) == 1 for cpus in [os.sched_getaffinity(0)])
+    assert last["train"] >= bound and last["eval"] == bound  # a thread that saves inherits a place
+    if number == 1 and bound == 0:
+        assert last == {"train": 0, "eval": 0}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, "5000"), ({"OMP_WAIT_POLICY": "active"}, None), ({"GOMP_SPINCOUNT": "7"}, "7")],
+    ids=["nothing", "a policy", "a count"],
+)
+def test_threads_wait_a_short_while_unless_the_user_says_otherwise(
+    environment: Mapping[str, str], expected: str | None
+) -> None:
+    program = "import json, os; from dlcli.cli import main; main._limit_spinning(); print(json.dumps(dict(os.environ)))"
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")}
+    done = subprocess.run([sys.executable, "-c", program], env=clean | environment, capture_output=True, text=True)
+    assert json.loads(done.stdout).get("GOMP_SPINCOUNT") == expected
