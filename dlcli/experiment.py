@@ -131,7 +131,7 @@ def build(
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     cost = measure_cost(model, sample_input(data.spec, 1))
     flops = _flops_of_a_step(cost, batch_size * config.accumulate)
-    threads = choose_threads(config.threads, device=device, flops_per_step=flops, model=model)
+    threads = choose_threads(config.threads, device=device, flops=flops / cost.chain)
     torch.set_num_threads(threads)
     task = make_task(config, data.preprocessing)
     return Experiment(

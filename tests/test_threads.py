@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
+from dlcli import TrainConfig, experiment
 from dlcli.training import threads
 from tests.conftest import Dlcli
 
@@ -18,17 +18,29 @@ CPU = torch.device("cpu")
 PLACE = "sum(len(os.sched_getaffinity(int(t))) == 1 for t in os.listdir('/proc/self/task'))"
 
 
-def choice(setting: int | str, flops: float, model: nn.Module | None = None, device: torch.device = CPU) -> int:
-    return threads.choose_threads(setting, device=device, flops_per_step=flops, model=model or nn.Linear(1, 1))
+def choice(setting: int | str, flops: float, device: torch.device = CPU) -> int:
+    return threads.choose_threads(setting, device=device, flops=flops)
 
 
 def test_threads_follow_from_the_work_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
     assert choice("auto", 9e7) == 1
     assert choice("auto", 2e8) == 8
-    assert choice("auto", 1e10, model=nn.Sequential(nn.GRU(2, 2))) == 1
     assert choice("auto", 1e10, device=torch.device("cuda")) == 1
     assert choice(3, 1.0) == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_size", "several"),
+    [("lenet", 64, True), ("lenet", 16, False), ("mlp", 100, False), ("rnn", 64, True), ("rnn", 16, False)],
+)
+def test_a_time_step_of_a_recurrent_model_counts_by_itself(
+    model: str, batch_size: int, several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    settings = {"data": "random", "data_options": {"shape": (1, 28, 28), "samples": 300}} if model != "rnn" else {}
+    built = experiment.build(TrainConfig(model=model, batch_size=batch_size, device="cpu", **settings))  # type: ignore[arg-type]
+    assert built.threads == 1 + several
 
 
 def test_usable_cores_are_those_of_this_process() -> None:

@@ -245,8 +245,7 @@ def _threads() -> Iterator[Line]:
 
     from dlcli.training.threads import choose_threads
 
-    model, cpu = torch.nn.Linear(1, 1), torch.device("cpu")
-    small, large = (choose_threads("auto", device=cpu, flops_per_step=f, model=model) for f in (1e6, 1e11))
+    small, large = (choose_threads("auto", device=torch.device("cpu"), flops=flops) for flops in (1e6, 1e11))
     yield Line("threads", f"{small} for a small step, {large} for a large one")
 
 

@@ -11,27 +11,29 @@ from dlcli.layers import SelfAttention
 # the cache, and the allocator a place for it. A GPU wants long kernels instead.
 _LARGEST_BYTES = {"cpu": 8_000_000}
 _LARGEST_BYTES_ELSEWHERE = 256_000_000
-_MOST_SAMPLES = 1024
+_MOST_SAMPLES = 512
 
 
 class Cost(NamedTuple):
     """Of one evaluation. flops: of the matrix products, a multiply-add counting two.
 
     bytes: of the outputs of all layers. largest: bytes of the largest of them, or of the input.
+    chain: steps of a recurrent layer, each of which waits for the one before; 1 without such a layer.
     """
 
     flops: int
     bytes: int
     largest: int
+    chain: int
 
 
 @torch.no_grad()
 def measure_cost(model: nn.Module, x: Tensor) -> Cost:
     """The cost of `model(x)`, counted layer by layer: linear, convolutional and recurrent weights, and attention."""
-    flops, total, largest = 0, 0, x.numel() * x.element_size()
+    flops, total, largest, chain = 0, 0, x.numel() * x.element_size(), 1
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        nonlocal flops, total, largest
+        nonlocal flops, total, largest, chain
         first = output[0] if isinstance(output, tuple) and output else output
         if isinstance(first, Tensor):
             size = first.numel() * first.element_size()
@@ -44,6 +46,7 @@ def measure_cost(model: nn.Module, x: Tensor) -> Cost:
         elif isinstance(module, nn.RNNBase):
             weights = sum(p.numel() for name, p in module.named_parameters() if "weight" in name)
             flops += 2 * weights * inputs[0].shape[:-1].numel()
+            chain = max(chain, inputs[0].shape[-2 if module.batch_first else 0])
         elif isinstance(module, nn.Linear) and isinstance(output, Tensor):
             flops += 2 * module.in_features * output.numel()
         elif isinstance(module, nn.modules.conv._ConvNd) and isinstance(output, Tensor):
@@ -58,7 +61,7 @@ def measure_cost(model: nn.Module, x: Tensor) -> Cost:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    return Cost(flops, total, largest)
+    return Cost(flops, total, largest, chain)
 
 
 def choose_eval_batch_size(setting: int | str, *, device: torch.device, largest: int) -> int:

@@ -7,28 +7,24 @@ import time
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 
-# Below this work a step is a few short products, and the second thread costs more than it brings: measured, a step of
-# 1e8 gains a half on a quiet machine and keeps three quarters of one thread's speed on one whose other core is busy.
+# Below this work the second thread costs more than it brings: measured, 1e8 gain a half on a quiet machine, and keep
+# three quarters of one thread's speed on one whose other core is busy.
 _FLOPS_WORTH_A_THREAD = 1e8
 # What a user says about the place of OpenMP's threads is left as it is.
 _PLACES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
 
-def choose_threads(setting: int | str, *, device: torch.device, flops_per_step: float, model: nn.Module) -> int:
-    """How many CPU threads a step should use; `auto` gives a small step one, a large step every usable core.
+def choose_threads(setting: int | str, *, device: torch.device, flops: float) -> int:
+    """How many CPU threads a training should use; `auto` gives a small step one, a large step every usable core.
 
-    The step of a recurrent model is a chain of small products, which more threads hardly shorten. A function
-    of the model, the batch and the machine alone, never of the moment: the number of threads decides how
-    sums are rounded, so that runs with the same seed stay equal.
+    flops: of a step, or of the part of it that does not wait for another: of a recurrent model a time step's.
+    A function of the model, the batch and the machine alone, never of the moment: the number of threads decides
+    how sums are rounded, so that runs with the same seed stay equal.
     """
     if setting != "auto":
         return int(setting)
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    if device.type != "cpu" or recurrent or flops_per_step < _FLOPS_WORTH_A_THREAD:
-        return 1
-    return usable_cores()
+    return 1 if device.type != "cpu" or flops < _FLOPS_WORTH_A_THREAD else usable_cores()
 
 
 def usable_cores() -> int:
@@ -67,12 +63,17 @@ def bound(threads: int) -> Iterator[None]:
 
 def _team() -> list[int]:
     """The other threads that work when this one computes."""
+    number, found = torch.get_num_threads(), list[int]()
     before = _worked()
-    torch.ones(torch.get_num_threads() << 16).sum()
-    time.sleep(0.002)  # until they rest, and the kernel has counted
-    after = _worked()
-    after.pop(threading.get_native_id(), None)
-    return [thread for thread, worked in after.items() if worked > before.get(thread, 0)]
+    torch.ones(number << 16).sum()
+    for _ in range(20):
+        time.sleep(0.001)  # until they rest: what they have worked is counted then
+        after = _worked()
+        after.pop(threading.get_native_id(), None)
+        found = [thread for thread, worked in after.items() if worked > before.get(thread, 0)]
+        if len(found) >= number - 1:
+            break
+    return found
 
 
 def _worked() -> dict[int, int]:

@@ -27,7 +27,7 @@ Evaluation is loss and accuracy of the 10,000 test images (of tokens: of the tra
 # model, batch size, samples of an epoch, epochs of the fast loops (the textbook's is one).
 _ROWS = [
     ("cnn", 64, 6400, 1), ("cnn", 256, 7680, 1), ("lenet", 64, 6400, 3), ("lenet", 256, 7680, 3),
-    ("mlp", 100, 20_000, 6), ("rnn", 16, 480, 1), ("attention", 128, 10_240, 2),
+    ("mlp", 100, 20_000, 6), ("rnn", 64, 1280, 1), ("attention", 128, 10_240, 6),
 ]  # fmt: skip
 _FAST = ("tight", "compute", "dlcli")
 
