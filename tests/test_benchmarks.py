@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 
+from dlcli import TrainConfig, evaluate, train
 from dlcli.models.attention import Attention
 from dlcli.models.cnn import CNN
 from dlcli.models.lenet import LeNet
 from dlcli.models.mlp import MLP
 from dlcli.models.rnn import RNN
+from dlcli.runs import Run
 from dlcli.spec import DataSpec
-from tests.benchmarks import busy, data, loops, memory, models, report, rounds, throughput
+from tests.benchmarks import accuracy, busy, data, loops, memory, models, report, rounds, throughput
 from tests.benchmarks.noise import Guard
 
 IMAGE = DataSpec("multiclass", "image", (1, 28, 28), 10)
@@ -188,3 +190,19 @@ def test_the_loops_train_the_same_work(tmp_path: Path, monkeypatch: pytest.Monke
             expected = (made.model.eval()(data.inputs(x)).argmax(1) == y).float().mean().item()
         # dlcli normalises by what it finds in these 50 images
         assert made.evaluate() == pytest.approx(expected, abs=0.1 if name == "dlcli" else 1e-6), name
+
+
+def test_accuracy_is_that_of_whole_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "_ROWS", {"small": ("mlp", "--data", "digits", "--epochs", "2", "--device", "cpu")})
+    monkeypatch.setattr(data, "there", lambda name: name == "FashionMNIST")
+    (row,) = accuracy.measure("", 2, waiting([1.0], monkeypatch))
+    for seed, found in enumerate(row["runs"]):
+        records = list(train(TrainConfig("mlp", data="digits", epochs=2, device="cpu", seed=seed), runs_dir=tmp_path))
+        assert found["accuracy"] == evaluate(Run(tmp_path, seed + 1)).metrics["accuracy"]
+        assert 0 < found["seconds"] < 100 * sum(record.seconds for record in records)
+    row["runs"] = [{"accuracy": 0.991, "seconds": 5.04}, {"accuracy": 0.9923, "seconds": 6.0}]
+    assert accuracy.table([row]).splitlines()[2] == (
+        "| small | 2 | 99.17 [99.10, 99.23] | 5.5 [5.0, 6.0] | 1.00 |"
+    )
+    noisy = {**row, "quiet": False, "noise": 2.0}
+    assert accuracy.table([noisy]).splitlines()[2] == "| small | 2 | 99.17 [99.10, 99.23] | noisy | 2.00 |"

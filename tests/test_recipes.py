@@ -20,7 +20,8 @@ def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
     made = config.config_from(config.read_file(f"recipe:{name}"))
     names = dict.fromkeys(("loss", "accuracy", "mse", "r2", "bits_per_char"), 0.0)
     assert check_rules(names, recipe["require"])
-    assert name == f"{made.model}-{made.data}" or name.startswith(f"{made.model}-{made.data}-")
+    fast = f"{made.data.removesuffix('-mnist')}-fast"  # the least time to an accuracy, by whatever model
+    assert name in (f"{made.model}-{made.data}", fast) or name.startswith(f"{made.model}-{made.data}-")
 
 
 @pytest.mark.slow

@@ -66,11 +66,8 @@ def shift(x: Tensor, pixels: int, blank: Tensor, generator: torch.Generator) -> 
     canvas = blank.expand(b, c, h + 2 * pixels, w + 2 * pixels).clone(memory_format=torch.channels_last)
     canvas[:, :, pixels : pixels + h, pixels : pixels + w] = x
     offsets = torch.randint(2 * pixels + 1, (2, b, 1), generator=generator, device=x.device)
-    rows = offsets[0] + torch.arange(h, device=x.device)  # (B, H)
-    columns = offsets[1] + torch.arange(w, device=x.device)  # (B, W)
-    batch = torch.arange(b, device=x.device)[:, None, None]
-    moved = canvas.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
-    return moved.permute(0, 3, 1, 2)
+    windows = canvas.permute(0, 2, 3, 1).unfold(1, h, 1).unfold(2, w, 1)  # every place (B, 2p+1, 2p+1, C, H, W)
+    return windows[torch.arange(b, device=x.device), offsets[0, :, 0], offsets[1, :, 0]]
 
 
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -19,6 +19,11 @@ def name() -> str:
     return "Fashion-MNIST" if _real() else "random images of 28x28 pixels"
 
 
+def there(name: str) -> bool:
+    """Whether the data folder of the environment has these images, such as MNIST."""
+    return (Path(os.environ.get("DLCLI_DATA_DIR") or "nowhere") / name / "raw").is_dir()
+
+
 def folder(samples: int = ALL, test: int = TEST) -> Path:
     """A data folder whose FashionMNIST has the first so many training and test images."""
     real = _real()

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.benchmarks.noise import BOUND, Guard
 
-PARTS = ("throughput", "growth", "processes", "startup", "memory", "busy", "cost", "trainers", "cuda")
+PARTS = ("throughput", "growth", "processes", "startup", "memory", "busy", "cost", "accuracy", "trainers", "cuda")
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
 _INTRO = f"""# Benchmarks
@@ -36,9 +36,9 @@ Fashion-MNIST is read from `DLCLI_DATA_DIR`; where it is not there, random image
 
 **How it is measured.** What is compared takes turns, round after round, each in a process of its own; rates and times
 are medians, a ratio is the median of the rounds' ratios. Between all measurements a fixed matrix product is timed on
-all cores. *Noise* is how much longer its slow tenth took than the fast tenth of the whole benchmark. A round whose
-noise is above {BOUND} does not count and is repeated; where too few rounds were quiet, the row says `noisy` and no
-number.
+all cores. *Noise* is how much longer its slowest quarter took, at least, than the fast tenth of the whole benchmark. A
+round whose noise is above {BOUND} does not count and is repeated; where too few rounds were quiet, the row says `noisy`
+and no number.
 """
 
 

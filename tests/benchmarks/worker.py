@@ -23,12 +23,15 @@ class Worker:
     """loop: textbook, textbook-2, tight, compute or dlcli (see loops.py).
 
     spin: GOMP_SPINCOUNT; None leaves it as this loop would find it: dlcli's own choice, or unset.
+    bind: whether dlcli may keep its threads on a core each.
     """
 
-    def __init__(self, loop: str, *, spin: str | None = None) -> None:
+    def __init__(self, loop: str, *, spin: str | None = None, bind: bool = True) -> None:
         self.loop = loop
         self._errors = tempfile.TemporaryFile("w+")
         environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+        if not bind:
+            environment["OMP_PROC_BIND"] = "false"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.worker", loop, spin or "own"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, text=True,
