@@ -15,7 +15,7 @@ from dlcli.data.dataset import Split
 from dlcli.errors import CheckError, ConfigError, did_you_mean
 from dlcli.runs import Run, now
 from dlcli.training.devices import autocast
-from dlcli.training.threads import bound
+from dlcli.training.threads import bound, places
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -102,7 +102,7 @@ def evaluate(
         fingerprint=run.data().get("fingerprint") if data is None else None,
     )
     part = dataset.split(split)
-    with bound(torch.get_num_threads()):
+    with bound(places(torch.get_num_threads())):
         measures = measure(
             restored.model,
             part,

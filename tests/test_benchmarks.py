@@ -102,16 +102,16 @@ def test_a_noisy_machine_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_the_noisy_rounds_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = iter(range(100))
-    # Three probes of five a round, one of them before it: the second round is noisy.
-    guard = waiting([1.0] * 20 + [1.0, 3.0] * 5 + [1.0] * 30, monkeypatch)
+    # Three probes a round, one of them before it, of five after one that does not count: the second round is noisy.
+    guard = waiting([1.0] * 24 + [1.0, 3.0] * 6 + [1.0] * 36, monkeypatch)
     found = rounds.compare({"it": lambda: float(next(counted))}, rounds=3, guard=guard)
     assert (found.quiet, found.values["it"]) == (True, [0.0, 2.0, 3.0])
 
 
 def test_a_round_waits_for_a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as it has patience: six probes of 15 s and the pauses between them, or the two rounds that it may try."""
-    times = [1.0, 1.0, 1.0, 1.0, 11.0] * 6 + [1.0] * 100
-    for patience, quiet in ((100.0, True), (10.0, False)):
+    """As long as it has patience: six probes of 26 s and the pauses between them, or the two rounds that it may try."""
+    times = [1.0, 1.0, 1.0, 1.0, 11.0, 11.0] * 6 + [1.0] * 100
+    for patience, quiet in ((200.0, True), (10.0, False)):
         guard = waiting(times, monkeypatch, patience)
         found = rounds.compare({"it": lambda: 1.0}, rounds=1, guard=guard)
         assert (found.quiet, len(found.values["it"])) == (True, 1) if quiet else (False, 2)
@@ -119,7 +119,7 @@ def test_a_round_waits_for_a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_machine_that_gets_slower_is_noisy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evenly slow is not quiet: the fast times are those of the whole benchmark."""
-    guard = waiting([1.0] * 15 + [2.0] * 100, monkeypatch)
+    guard = waiting([1.0] * 18 + [2.0] * 100, monkeypatch)
     found = rounds.compare({"it": lambda: 1.0}, rounds=1, guard=guard)
     assert found.quiet
     assert not rounds.compare({"it": lambda: 1.0}, rounds=1, guard=guard).quiet
@@ -201,8 +201,6 @@ def test_accuracy_is_that_of_whole_trainings(tmp_path: Path, monkeypatch: pytest
         assert found["accuracy"] == evaluate(Run(tmp_path, seed + 1)).metrics["accuracy"]
         assert 0 < found["seconds"] < 100 * sum(record.seconds for record in records)
     row["runs"] = [{"accuracy": 0.991, "seconds": 5.04}, {"accuracy": 0.9923, "seconds": 6.0}]
-    assert accuracy.table([row]).splitlines()[2] == (
-        "| small | 2 | 99.17 [99.10, 99.23] | 5.5 [5.0, 6.0] | 1.00 |"
-    )
+    assert accuracy.table([row]).splitlines()[2] == ("| small | 2 | 99.17 [99.10, 99.23] | 5.5 [5.0, 6.0] | 1.00 |")
     noisy = {**row, "quiet": False, "noise": 2.0}
     assert accuracy.table([noisy]).splitlines()[2] == "| small | 2 | 99.17 [99.10, 99.23] | noisy | 2.00 |"

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dlcli import TrainConfig, experiment
+from dlcli.runs import Run
 from dlcli.training import threads
+from dlcli.training.loop import Epoch, fit
 from tests.conftest import Dlcli
 
 CPU = torch.device("cpu")
@@ -69,20 +72,46 @@ def cores() -> Iterator[int]:
 def test_threads_that_take_all_cores_are_kept_on_one_each_and_let_go(cores: int) -> None:
     torch.ones(cores << 20).sum()  # so that they are there
     before = affinities()
-    with threads.bound(cores):
+    with threads.bound(threads.places(cores)):
         inside = affinities()
         moved = {thread: cpus for thread, cpus in inside.items() if cpus != before[thread]}
         assert cores == 1 or len(moved) == cores, "this thread and the others of OpenMP"
         assert sum(map(len, moved.values())) == len(set().union(*moved.values())), "no core has two"
-        with threads.bound(cores):
+        with threads.bound(threads.places(cores)):  # bound already: it sees one core
             assert affinities() == inside
         assert affinities() == inside
     assert affinities() == before
 
 
+def test_who_takes_the_records_is_let_go_in_between(
+    cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: set[int] = set()
+    forward = nn.Linear.forward
+
+    def spy(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        inside.update(os.sched_getaffinity(0))
+        return forward(self, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", spy)
+    before = os.sched_getaffinity(0)
+    settings = {"data": "digits", "epochs": 2, "device": "cpu", "threads": cores}
+    built = experiment.build(TrainConfig("mlp", **settings))
+    inside.clear()
+    records = fit(built, Run.create(tmp_path))
+    for record in records:
+        assert os.sched_getaffinity(0) == before
+        assert len(inside) == 1 or cores == 1
+        if isinstance(record, Epoch):
+            break
+    records.close()  # type: ignore[attr-defined]
+    assert os.sched_getaffinity(0) == before
+    assert Run(tmp_path, 1).info()["status"] == "interrupted"
+
+
 def test_they_are_let_go_after_an_error(cores: int) -> None:
     before = os.sched_getaffinity(0)
-    with pytest.raises(KeyError), threads.bound(cores):
+    with pytest.raises(KeyError), threads.bound(threads.places(cores)):
         raise KeyError
     assert os.sched_getaffinity(0) == before
 
@@ -90,7 +119,7 @@ def test_they_are_let_go_after_an_error(cores: int) -> None:
 def test_fewer_threads_than_cores_are_left_to_the_system(cores: int) -> None:
     before = affinities()
     for number in {1, cores - 1, cores + 1}:
-        with threads.bound(number):
+        with threads.bound(threads.places(number)):
             assert affinities() == before
 
 
@@ -100,14 +129,14 @@ def test_what_the_user_says_about_places_is_left_as_it_is(
 ) -> None:
     monkeypatch.setenv(name, "0")
     before = affinities()
-    with threads.bound(cores):
+    with threads.bound(threads.places(cores)):
         assert affinities() == before
 
 
 def test_nothing_is_bound_where_one_cannot_tell_whose_threads_work(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_team", lambda: list(range(10**6, 10**6 + cores)))
     before = affinities()
-    with threads.bound(cores):
+    with threads.bound(threads.places(cores)):
         assert affinities() == before
 
 

@@ -85,23 +85,21 @@ def train(
 def show(run: Any, built: Any, reporter: Reporter, stop: "Stop", *, lines: list[str], saved: Any = None) -> None:
     """Train, and show it: some opening lines, a line an epoch, a bar."""
     from dlcli.training.loop import Epoch, fit
-    from dlcli.training.threads import bound
 
     for line in lines:
         reporter.line(line)
     watched = ""
-    with bound(built.threads):
-        for record in fit(built, run, stop=stop.reason, saved=saved, command=command_line(), log=lines):
-            if isinstance(record, Epoch):
-                reporter.epoch(str(record))
-                value = record.metrics.get(f"val/{built.monitor}")
-                watched = "" if value is None else f"  val/{built.monitor} {number(value)}"
-            reporter.progress(
-                done=record.step,
-                total=record.steps,
-                what=f"epoch {record.epoch}/{built.config.epochs}",
-                note=f"loss {number(record.loss)}{watched}  {record.samples_per_second:,.0f} samples/s",
-            )
+    for record in fit(built, run, stop=stop.reason, saved=saved, command=command_line(), log=lines):
+        if isinstance(record, Epoch):
+            reporter.epoch(str(record))
+            value = record.metrics.get(f"val/{built.monitor}")
+            watched = "" if value is None else f"  val/{built.monitor} {number(value)}"
+        reporter.progress(
+            done=record.step,
+            total=record.steps,
+            what=f"epoch {record.epoch}/{built.config.epochs}",
+            note=f"loss {number(record.loss)}{watched}  {record.samples_per_second:,.0f} samples/s",
+        )
 
 
 def finish(run: Any, built: Any, stop: "Stop", *, format: Format, quiet: bool, print_: str | None) -> None:

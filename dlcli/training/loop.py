@@ -3,7 +3,7 @@
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from dlcli.training.provenance import describe
 from dlcli.training.saver import Saver
 from dlcli.training.schedules import learning_rate
 from dlcli.training.state import TrainingState
+from dlcli.training.threads import bound, places
 from dlcli.training.watch import Watch
 
 _PROGRESS_SECONDS = 0.2
@@ -152,7 +153,7 @@ def fit(
             ResourceError,
         )  # a full disk is told by the error that is on its way
         try:
-            records = _loop(built, run, state, saver, info, stop)
+            records = _in_place(_loop(built, run, state, saver, info, stop), built.threads)
             yield from _judging_compilation(records, built, info) if built.config.compile else records
             saver.close()
             info["status"] = "interrupted" if info["stop"] else "finished"
@@ -183,6 +184,20 @@ def fit(
                 run.write_info(info)
 
 
+def _in_place(
+    records: Generator[Progress | Epoch, None, None], threads: int
+) -> Generator[Progress | Epoch, None, None]:
+    """The records, computed by threads that are kept on a core each; who takes them is not."""
+    with contextlib.closing(records):
+        kept = places(threads)
+        while True:
+            with bound(kept):
+                record = next(records, None)
+            if record is None:
+                return
+            yield record
+
+
 def _loop(
     built: Experiment,
     run: Run,
@@ -190,7 +205,7 @@ def _loop(
     saver: Saver,
     info: dict[str, Any],
     stop: Callable[[], str | None] | None,
-) -> Iterator[Progress | Epoch]:
+) -> Generator[Progress | Epoch, None, None]:
     config, device, task, data = built.config, built.device, built.task, built.dataset
     model = torch.compile(built.model) if config.compile else built.model
     blank = data.preprocessing.blank(data.train.x) if data.spec.kind == "image" else None

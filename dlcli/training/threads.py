@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -37,20 +37,25 @@ def usable_cores() -> int:
     return max(1, allowed)
 
 
-@contextlib.contextmanager
-def bound(threads: int) -> Iterator[None]:
-    """Keep this thread and those that compute with it on a core each, where they are as many as the cores.
+def places(threads: int) -> dict[int, set[int]]:
+    """A core for this thread and for each that computes with it, where they are as many as the cores; else none.
 
     Otherwise the scheduler puts two of them on one core as soon as another process is busy on the other, and each
     waits there for the other: two trainings at once then take five times as long as one after the other. With fewer
     threads than cores nothing is bound, since two processes would choose the same cores.
-    Meant for a process of our own: what is started inside inherits the place of this thread.
     """
-    cores, places = _cores(), {}
-    if 1 < threads == len(cores) and not any(name in os.environ for name in _PLACES):
-        team = _team()
-        if len(team) == threads - 1:  # where other threads are at work as well, one cannot tell which are ours
-            places = dict(zip([0, *team], cores, strict=True))
+    cores = _cores()
+    if not 1 < threads == len(cores) or any(name in os.environ for name in _PLACES):
+        return {}
+    team = _team()
+    if len(team) != threads - 1:  # other threads are at work as well, and one cannot tell which are ours
+        return {}
+    return dict(zip([threading.get_native_id(), *team], cores, strict=True))
+
+
+@contextlib.contextmanager
+def bound(places: Mapping[int, set[int]]) -> Iterator[None]:
+    """Keep these threads on these cores. What is started inside inherits the place of the thread that starts it."""
     before = os.sched_getaffinity(0) if places else set()
     try:
         for thread, core in places.items():
