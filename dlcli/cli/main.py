@@ -104,7 +104,8 @@ class Door(typer.core.TyperGroup):
                 _leave("there is not enough memory for this", 6, words, debug)
             _leave(f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1, words, debug)
         finally:
-            gc.freeze()  # at the exit Python would look through all that torch has made: 0.3 s
+            if "triton" not in sys.modules:  # which complains about what Python has not cleaned up
+                gc.freeze()  # at the exit Python would look through all that torch has made: 0.3 s
 
 
 class _AsItIs:
