@@ -26,6 +26,7 @@ def transcript() -> list[tuple[list[str], list[str]]]:
 def shape(line: str) -> str:
     """A line without its numbers, times and column widths: these differ from machine to machine."""
     line = re.sub(r"\b[\d.,]+(e-?\d+)?[smhd]?\b", "#", line)
+    line = re.sub(r"# threads?$", "# threads", line)  # one core has one
     return re.sub(r"\s+(best$)?", " ", line).strip()
 
 
