@@ -53,7 +53,7 @@ def _trained(*words: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as runs:
         _dlcli("train", *words, "--quiet", "--runs-dir", runs)
         report = json.loads(_dlcli("eval", "1", "--split", "test", "--json", "--runs-dir", runs))
-        rows = list(csv.DictReader((Path(runs) / "1" / "metrics.csv").open()))
+        rows = list(csv.DictReader((Path(runs) / "1" / "metrics.csv").read_text().splitlines()))
     return {"accuracy": report["metrics"]["accuracy"], "seconds": sum(float(row["seconds"]) for row in rows)}
 
 
