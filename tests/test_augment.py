@@ -163,6 +163,21 @@ def test_nothing_is_changed_in_place() -> None:
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_in_channels_last_memory_stay_so(channels: int) -> None:
+    """Convolutions would bring them back into that order batch by batch."""
+    x = torch.rand(4, channels, 5, 7).contiguous(memory_format=torch.channels_last)
+    for after in (
+        augment.shift(x, 2, torch.zeros(()), seeded()),
+        augment.flip(x, seeded()),
+        augment.rotate(x, 10, torch.zeros(()), seeded()),
+        augment.erase(x, 1.0, torch.zeros(()), seeded()),
+        augment.noise(x, 1.0, seeded()),
+        augment.mixup(x, torch.arange(4), 0.2, 0)[0],
+    ):
+        assert after.is_contiguous(memory_format=torch.channels_last)
+
+
 # What is written on the command line
 
 

@@ -66,8 +66,10 @@ def shift(x: Tensor, pixels: int, blank: Tensor, generator: torch.Generator) -> 
     canvas = blank.expand(b, c, h + 2 * pixels, w + 2 * pixels).clone(memory_format=torch.channels_last)
     canvas[:, :, pixels : pixels + h, pixels : pixels + w] = x
     offsets = torch.randint(2 * pixels + 1, (2, b, 1), generator=generator, device=x.device)
-    windows = canvas.permute(0, 2, 3, 1).unfold(1, h, 1).unfold(2, w, 1)  # every place (B, 2p+1, 2p+1, C, H, W)
-    return windows[torch.arange(b, device=x.device), offsets[0, :, 0], offsets[1, :, 0]]
+    # Every place of the window: (B, 2p + 1, 2p + 1, H, W, C), a view.
+    windows = canvas.unfold(2, h, 1).unfold(3, w, 1).permute(0, 2, 3, 4, 5, 1)
+    moved = windows[torch.arange(b, device=x.device), offsets[0, :, 0], offsets[1, :, 0]]
+    return moved.permute(0, 3, 1, 2)
 
 
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -84,7 +86,8 @@ def rotate(x: Tensor, degrees: float, blank: Tensor, generator: torch.Generator)
     # In grid_sample's coordinates an axis runs from -1 to 1 whatever its length.
     turn = torch.stack([cos, -sin * h / w, zero, sin * w / h, cos, zero], 1).view(b, 2, 3)
     grid = F.affine_grid(turn, list(x.shape), align_corners=False)
-    return F.grid_sample(x - blank, grid, align_corners=False) + blank
+    turned = F.grid_sample(x - blank, grid, align_corners=False)
+    return turned.contiguous(memory_format=torch.channels_last) + blank
 
 
 def erase(x: Tensor, probability: float, blank: Tensor, generator: torch.Generator) -> Tensor:
