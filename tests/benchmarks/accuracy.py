@@ -3,7 +3,6 @@
 import csv
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.noise import Guard
+from tests.benchmarks.process import output
 from tests.benchmarks.report import cells, markdown, run
 
 TITLE = "Time to accuracy"
@@ -51,17 +51,10 @@ def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
 def _trained(*words: str) -> dict[str, float]:
     """Test accuracy and seconds of training."""
     with tempfile.TemporaryDirectory() as runs:
-        _dlcli("train", *words, "--quiet", "--runs-dir", runs)
-        report = json.loads(_dlcli("eval", "1", "--split", "test", "--json", "--runs-dir", runs))
+        output("-m", "dlcli", "train", *words, "--quiet", "--runs-dir", runs)
+        report = json.loads(output("-m", "dlcli", "eval", "1", "--split", "test", "--json", "--runs-dir", runs))
         rows = list(csv.DictReader((Path(runs) / "1" / "metrics.csv").read_text().splitlines()))
     return {"accuracy": report["metrics"]["accuracy"], "seconds": sum(float(row["seconds"]) for row in rows)}
-
-
-def _dlcli(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "dlcli", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"dlcli {' '.join(words)} failed:\n{done.stderr}")
-    return done.stdout
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -1,8 +1,6 @@
 """Peak resident memory of an epoch and an evaluation, each in a process of its own."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -10,6 +8,7 @@ from typing import Any
 
 from tests.benchmarks import data
 from tests.benchmarks.noise import Guard
+from tests.benchmarks.process import output
 from tests.benchmarks.report import markdown, run
 
 TITLE = "Memory"
@@ -37,13 +36,10 @@ def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
 
 def answer(peer: str, model: str, batch_size: int, samples: int, *words: str, **environment: str) -> dict[str, Any]:
     """What a peer's process says of itself (see peers/stopwatch.py)."""
-    command = [sys.executable, "-m", f"tests.benchmarks.peers.{peer}", "--model", model]
+    command = ["-m", f"tests.benchmarks.peers.{peer}", "--model", model]
     command += ["--batch-size", str(batch_size), "--samples", str(samples), "--test", str(data.TEST)]
     command += ["--started", str(time.perf_counter()), *words]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command[1:])} failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(output(*command, **environment).splitlines()[-1])
     return found
 
 

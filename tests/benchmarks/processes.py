@@ -1,6 +1,5 @@
 """The wall time of whole processes: Fashion-MNIST, one epoch and an evaluation."""
 
-import subprocess
 import sys
 import tempfile
 import time
@@ -10,6 +9,7 @@ from typing import Any
 
 from tests.benchmarks import data
 from tests.benchmarks.noise import Guard
+from tests.benchmarks.process import output
 from tests.benchmarks.report import cells, markdown, run
 from tests.benchmarks.rounds import compare
 
@@ -52,9 +52,7 @@ def script(loop: str, model: str, batch_size: int, train: int, test: int) -> flo
 
 def seconds(module: str, *words: str) -> float:
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{module} {' '.join(words)} failed:\n{done.stderr}")
+    output("-m", module, *words)
     return time.perf_counter() - start
 
 

@@ -1,7 +1,6 @@
 """Seconds until a command has answered, and until a training has done its first step."""
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -10,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from tests.benchmarks.noise import Guard
+from tests.benchmarks.process import output
 from tests.benchmarks.report import cells, markdown, run
 from tests.benchmarks.rounds import compare
 
@@ -61,7 +61,7 @@ def first_step(runs: str) -> float:
     """Seconds to the first step; RuntimeError when something was imported that is not needed."""
     words = ["train", "mlp", "--data", "digits", "--quiet", "--runs-dir", runs]
     start = time.perf_counter()
-    now, imported = json.loads(_output("-c", _FIRST_STEP, *words))
+    now, imported = json.loads(output("-c", _FIRST_STEP, *words))
     if imported:
         raise RuntimeError(f"dlcli train on digits imports {', '.join(imported)}")
     return float(now) - start
@@ -69,15 +69,8 @@ def first_step(runs: str) -> float:
 
 def _process(*words: str) -> float:
     start = time.perf_counter()
-    _output(*words)
+    output(*words)
     return time.perf_counter() - start
-
-
-def _output(*words: str) -> str:
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)} failed:\n{done.stderr}")
-    return done.stdout
 
 
 def table(rows: list[dict[str, Any]]) -> str:
