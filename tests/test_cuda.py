@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from dlcli import TrainConfig, config, experiment, train
-from dlcli.cli.main import COMMANDS
 from dlcli.evaluation import evaluate
 from dlcli.models.mlp import MLP
 from dlcli.runs import Run
@@ -193,7 +192,6 @@ def test_gradients_are_those_of_the_cpu(dlcli: Dlcli) -> None:
     assert report["passed"] is True
 
 
-@pytest.mark.skipif("export" not in COMMANDS, reason="there is no `dlcli export`")
 @pytest.mark.parametrize("model", ["cnn", "attention"])
 def test_a_run_of_the_gpu_is_exported(model: str, dlcli: Dlcli) -> None:
     data = {"attention": "recall"}.get(model, "digits")
