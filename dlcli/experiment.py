@@ -63,7 +63,7 @@ class Experiment:
     @property
     def flops_per_step(self) -> float:
         """Matrix-product work of one optimizer step, forward and backward."""
-        return _flops_of_a_step(self.cost, self.batch_size * self.config.accumulate)
+        return _flops_to_train(self.cost, self.batch_size * self.config.accumulate)
 
     @property
     def eval_batch_size(self) -> int:
@@ -130,8 +130,9 @@ def build(
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     cost = measure_cost(model, sample_input(data.spec, 1))
-    flops = _flops_of_a_step(cost, batch_size * config.accumulate)
-    threads = choose_threads(config.threads, device=device, flops=flops / cost.chain)
+    # An accumulated batch waits for the one before it, as a time step does.
+    flops = _flops_to_train(cost, batch_size) / cost.chain
+    threads = choose_threads(config.threads, device=device, flops=flops)
     torch.set_num_threads(threads)
     task = make_task(config, data.preprocessing)
     return Experiment(
@@ -303,7 +304,7 @@ def data_folder(config: TrainConfig) -> Path:
     return Path(cache) / "dlcli" / "data"
 
 
-def _flops_of_a_step(cost: Cost, samples: int) -> float:
+def _flops_to_train(cost: Cost, samples: int) -> float:
     return 3.0 * samples * cost.flops
 
 

@@ -46,6 +46,14 @@ def test_a_time_step_of_a_recurrent_model_counts_by_itself(
     assert built.threads == 1 + several
 
 
+def test_an_accumulated_batch_counts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    shape = {"shape": (1, 28, 28), "samples": 300}
+    settings = TrainConfig(model="mlp", data="random", data_options=shape, batch_size=100, device="cpu")
+    assert experiment.build(settings.replace(accumulate=3)).threads == 1
+    assert experiment.build(settings.replace(batch_size=300)).threads == 2
+
+
 def test_usable_cores_are_those_of_this_process() -> None:
     before = os.sched_getaffinity(0)
     assert 1 <= threads.usable_cores() <= len(before)

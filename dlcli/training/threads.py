@@ -18,7 +18,7 @@ _PLACES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 def choose_threads(setting: int | str, *, device: torch.device, flops: float) -> int:
     """How many CPU threads a training should use; `auto` gives a small step one, a large step every usable core.
 
-    flops: of a step, or of the part of it that does not wait for another: of a recurrent model a time step's.
+    flops: of the part of a step that does not wait for another: a batch's, of a recurrent model a time step's.
     A function of the model, the batch and the machine alone, never of the moment: the number of threads decides
     how sums are rounded, so that runs with the same seed stay equal.
     """
