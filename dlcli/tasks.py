@@ -18,6 +18,9 @@ from dlcli.spec import DataSpec
 
 Measures = dict[str, Tensor]
 
+# Numbers in a vector register. A softmax over fewer classes goes number by number, unless classes come first in memory.
+_LANES = 16
+
 
 class Task(Protocol):
     @property
@@ -154,7 +157,7 @@ class Multiclass:
     def measure(self, output: Tensor, target: Tensor) -> Measures:
         output = output.float()
         measures = {
-            "loss": F.cross_entropy(output, target, reduction="sum"),
+            "loss": _summed_cross_entropy(output, target),
             "prediction": output.argmax(1),
             "target": target,
         }
@@ -247,6 +250,13 @@ def area_under_curve(score: Tensor, positive: Tensor) -> float | None:
     mean_rank = last - (counts.double() - 1) / 2
     ranks = float(mean_rank[inverse][positive].sum())
     return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def _summed_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """(B, K) logits against (B,) classes: a scalar."""
+    if output.shape[1] >= _LANES:
+        return F.cross_entropy(output, target, reduction="sum")
+    return -output.t().contiguous().log_softmax(0).gather(0, target[None]).sum()
 
 
 def _joined(measures: Sequence[Measures], name: str) -> Tensor:

@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parent.parent / "dlcli"
 
 # module or folder -> floor. A folder's files may import each other.
 FLOORS = {
-    "errors": 1, "documents": 1, "files": 1, "spec": 1, "options": 1, "seeds": 1, "registry": 1, "layers": 1,
+    "errors": 1, "documents": 1, "files": 1, "spec": 1, "options": 1, "seeds": 1, "registry": 1, "layers": 1, "gru": 1,
+    "processor": 1,
     "config": 2, "models": 2, "data": 2, "tasks": 2, "training.devices": 2, "training.threads": 2,
     "training.cost": 2, "training.optimizers": 2,
     "training.schedules": 2, "training.checkpoint": 2, "training.tensors": 2,

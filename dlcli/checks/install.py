@@ -19,6 +19,7 @@ from dlcli.checks.children import Child, place_in
 from dlcli.data import published
 from dlcli.errors import DlcliError
 from dlcli.files import append_line, verify_folder, write_folder
+from dlcli.processor import processor
 
 Tell = Callable[[str], None]
 Verdict = Literal["ok", "warn", "fail"]
@@ -195,7 +196,7 @@ def _devices() -> Iterator[Line]:
     cores = os.cpu_count() or 1
     usable = usable_cores()
     note = f"this process may use {usable} of {cores} (affinity, quota, two threads of a core counted once)"
-    yield Line("cpu", _processor(), note=note if usable != cores else f"{cores} core{'s' * (cores > 1)}")
+    yield Line("cpu", processor(), note=note if usable != cores else f"{cores} core{'s' * (cores > 1)}")
     yield arithmetic("cpu")
     reason = _why_no_cuda()
     if reason is not None:
@@ -230,14 +231,6 @@ def _why_no_cuda() -> str | None:
     except (AssertionError, RuntimeError) as error:
         return str(error).splitlines()[0].split(". ")[0]
     return "torch finds none"
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _threads() -> Iterator[Line]:

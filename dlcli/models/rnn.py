@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
+from dlcli.gru import GRU
 from dlcli.layers import check_options
 from dlcli.spec import DataSpec
 
@@ -31,7 +32,7 @@ class RNN(nn.Module):
             )
         check_options(embedding=embedding, hidden=hidden, layers=layers, dropout=dropout)
         self.embedding = nn.Embedding(spec.vocabulary, embedding)
-        self.gru = nn.GRU(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.gru = GRU(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden, spec.outputs)
 
