@@ -15,7 +15,7 @@ from dlcli.data.dataset import Split
 from dlcli.errors import CheckError, ConfigError, did_you_mean
 from dlcli.runs import Run, now
 from dlcli.training.devices import autocast
-from dlcli.training.threads import bound, places
+from dlcli.training.threads import computing
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -69,16 +69,24 @@ class Report:
 
 @torch.inference_mode()
 def measure(
-    model: nn.Module, split: Split, task: tasks.Task, *, batch_size: int, precision: str, device: torch.device
+    model: nn.Module,
+    split: Split,
+    task: tasks.Task,
+    *,
+    batch_size: int,
+    threads: int,
+    precision: str,
+    device: torch.device,
 ) -> list[tasks.Measures]:
     """The task's measures of every batch, in order; the model is left in the mode in which it was.
 
-    Training and `dlcli eval` both come through here, with the same batches, so their numbers are the same.
+    Training and `dlcli eval` both come through here, with the same batches and as many threads, so their numbers
+    are the same.
     """
     was_training = model.training
     model.eval()
     try:
-        with autocast(precision, device):
+        with computing(threads), autocast(precision, device):
             return [task.measure(model(batch.x), batch.y) for batch in in_order(split, batch_size)]
     finally:
         model.train(was_training)
@@ -102,15 +110,15 @@ def evaluate(
         fingerprint=run.data().get("fingerprint") if data is None else None,
     )
     part = dataset.split(split)
-    with bound(places(torch.get_num_threads())):
-        measures = measure(
-            restored.model,
-            part,
-            restored.task,
-            batch_size=restored.eval_batch_size,
-            precision=config.precision,
-            device=restored.device,
-        )
+    measures = measure(
+        restored.model,
+        part,
+        restored.task,
+        batch_size=restored.eval_batch_size,
+        threads=torch.get_num_threads(),
+        precision=config.precision,
+        device=restored.device,
+    )
     metrics = finite(restored.task.metrics(measures))
     per_class, confusion = _of_classes(measures, restored.task)
     if per_class is not None:

@@ -70,6 +70,11 @@ class Experiment:
         return choose_eval_batch_size(self.config.eval_batch_size, device=self.device, largest=self.cost.largest)
 
     @property
+    def eval_threads(self) -> int:
+        flops = self.cost.flops * self.eval_batch_size / self.cost.chain
+        return choose_threads(self.config.threads, device=self.device, flops=flops)
+
+    @property
     def batch_size(self) -> int:
         size = self.config.batch_size
         return len(self.dataset.train) if size == "full" else min(int(size), len(self.dataset.train))
@@ -260,8 +265,8 @@ def sample_input(spec: DataSpec, batch_size: int) -> Tensor:
 def restore(run: Run, *, role: str = "best", device: str = "auto") -> Restored:
     """The trained model of a run, from nothing but the run's folder.
 
-    device: `auto` is the one that the run was trained on if it is here. Threads are the run's own, so that
-    sums are rounded as they were.
+    device: `auto` is the one that the run was trained on if it is here. Threads are those of the run's evaluations,
+    so that sums are rounded as they were.
     """
     config, preprocessing = run.config(), preprocessing_of(run)
     info = run.info()
@@ -270,7 +275,7 @@ def restore(run: Run, *, role: str = "best", device: str = "auto") -> Restored:
         device = "cpu"
     chosen = devices.choose_device(device)
     devices.set_precision(config.precision if chosen.type == "cuda" else "fp32")
-    torch.set_num_threads(int(info.get("threads") or 1))
+    torch.set_num_threads(int(info.get("eval_threads") or info.get("threads") or 1))
     model: nn.Module = nn.Identity()
 
     def fits(path: Path, outline: Mapping[str, Tensor]) -> None:

@@ -55,13 +55,15 @@ PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
 _NUMBER = re.compile(r"([1-9][0-9]{0,8})")
 _LONGEST_PATH = 4096
 
+_THREADS = Kind("a number of threads", lambda v: type(v) is int and 1 <= v <= MOST_THREADS)
+
 # What is read of run.json.
 _INFO: dict[str, Kind] = {
     "status": TEXT, "stop": optional(TEXT), "reason": optional(TEXT), "stopped_early": optional(WHOLE),
     "model": TEXT, "data": TEXT, "epochs": COUNT, "epochs_done": WHOLE, "step": WHOLE, "steps": WHOLE,
     "metrics": TABLE, "best": optional(TABLE), "resumes": list_of(TABLE),
     "started": TIME, "ended": optional(TIME), "seconds": optional(NUMBER),
-    "device": TEXT, "threads": Kind("a number of threads", lambda v: type(v) is int and 1 <= v <= MOST_THREADS),
+    "device": TEXT, "threads": _THREADS, "eval_threads": _THREADS,
 }  # fmt: skip
 
 # data.json has a mean, a deviation and a name a feature.

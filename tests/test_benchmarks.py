@@ -155,6 +155,11 @@ def test_the_page_holds_what_was_measured(tmp_path: Path) -> None:
     assert titles == [f"## {throughput.TITLE}", f"## {memory.TITLE}"]  # in the order of the parts
     assert table in page and "| cnn 64 | 2 | noisy | noisy |" in page
     assert list(json.loads((tmp_path / "benchmarks.json").read_text())) == ["throughput", "memory"]
+    report.save("memory", {"machine": "a CPU, 4 cores", "date": "2026-01-03", "rows": []}, docs=tmp_path)
+    report.save("memory", {"machine": "a CPU, 4 cores", "date": "2026-01-04", "rows": []}, docs=tmp_path)
+    page = (tmp_path / "benchmarks.md").read_text()  # the newest first, and a table a machine
+    assert page.count(f"## {memory.TITLE}") == 1 and "2026-01-03" not in page
+    assert page.index("a CPU, 4 cores; 2026-01-04.") < page.index("a CPU, 2 cores; 2026-01-01.") < page.index(table)
 
 
 HEADER = ["model, batch, data", "tight", "dlcli", "dlcli - tight"]

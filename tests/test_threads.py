@@ -6,13 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dlcli import TrainConfig, experiment
+from dlcli import TrainConfig, evaluate, experiment, train
 from dlcli.runs import Run
+from dlcli.spec import DataSpec
 from dlcli.training import threads
 from dlcli.training.loop import Epoch, fit
 from tests.conftest import Dlcli
@@ -52,6 +54,54 @@ def test_an_accumulated_batch_counts_by_itself(monkeypatch: pytest.MonkeyPatch) 
     settings = TrainConfig(model="mlp", data="random", data_options=shape, batch_size=100, device="cpu")
     assert experiment.build(settings.replace(accumulate=3)).threads == 1
     assert experiment.build(settings.replace(batch_size=300)).threads == 2
+
+
+def test_an_evaluation_chooses_by_its_own_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    shape = {"shape": (1, 28, 28), "samples": 300}
+    settings = TrainConfig(model="mlp", data="random", data_options=shape, batch_size=100, device="cpu")
+    chosen = [
+        (built.threads, built.eval_threads)
+        for built in map(
+            experiment.build, [settings, settings.replace(eval_batch_size=100), settings.replace(threads=1)]
+        )
+    ]
+    assert chosen == [(1, 2), (1, 1), (1, 1)]
+
+
+class Counting(nn.Module):
+    """Notes how many threads compute it."""
+
+    seen: ClassVar[list[tuple[bool, int]]] = []
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__()
+        self.layer = nn.Linear(784, spec.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append((self.training, torch.get_num_threads()))
+        return self.layer(x.flatten(1))  # type: ignore[no-any-return]
+
+
+def test_training_and_evaluation_take_the_threads_they_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads, "_FLOPS_WORTH_A_THREAD", 7e6)
+    settings = TrainConfig(
+        model="tests.test_threads:Counting", data="random", data_options={"shape": (1, 28, 28), "samples": 1000},
+        batch_size=100, eval_batch_size=500, epochs=2, device="cpu",
+    )  # fmt: skip
+    monkeypatch.setattr(Counting, "seen", [])
+    rows = list(train(settings, runs_dir=tmp_path))
+    assert set(Counting.seen[1:]) == {(True, 1), (False, 2)}
+    run = Run(tmp_path, 1)
+    assert (run.info()["threads"], run.info()["eval_threads"]) == (1, 2)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 1)  # as on another machine
+    monkeypatch.setattr(Counting, "seen", [])
+    report = evaluate(run, split="val", checkpoint="last")
+    assert Counting.seen[-1] == (False, 2)
+    assert report.metrics["loss"] == rows[-1].metrics["val/loss"]
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
 
 
 def test_usable_cores_are_those_of_this_process() -> None:
@@ -150,7 +200,7 @@ def test_nothing_is_bound_where_one_cannot_tell_whose_threads_work(cores: int, m
 
 OWN = f"""
 import os
-from torch import nn
+from torch import Tensor, nn
 
 class Where(nn.Sequential):
     def __init__(self, spec):

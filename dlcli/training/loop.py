@@ -318,7 +318,8 @@ def _loop(
         if data.val is not None:
             measures = measure(
                 state.evaluated, data.val, task,
-                batch_size=built.eval_batch_size, precision=config.precision, device=device,
+                batch_size=built.eval_batch_size, threads=built.eval_threads, precision=config.precision,
+                device=device,
             )  # fmt: skip
             metrics |= {f"val/{name}": value for name, value in finite(task.metrics(measures)).items()}
         rate = (state.earlier_samples + state.samples - before) / seconds

@@ -12,12 +12,14 @@ import torch
 
 import dlcli
 from dlcli.experiment import Experiment
+from dlcli.processor import processor
 from dlcli.runs import now
 
 # What decides, beside the settings, how every sum is rounded: name in run.json -> how a person calls it.
 _MACHINERY = {
-    "device": "device", "cpu": "cpu", "cpu_capability": "cpu capability", "threads": "threads", "torch": "torch",
-    "dlcli": "dlcli", "environment": "environment", "fingerprint": "data",
+    "device": "device", "cpu": "cpu", "cpu_capability": "cpu capability", "threads": "threads",
+    "eval_threads": "evaluation threads", "torch": "torch", "dlcli": "dlcli", "environment": "environment",
+    "fingerprint": "data",
 }  # fmt: skip
 
 # Settings that say how long to train and what to write, not what a step computes.
@@ -48,9 +50,10 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "ended": None,
         "seconds": None,
         "device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": built.threads,
+        "eval_threads": built.eval_threads,
         "parameters": sum(p.numel() for p in built.model.parameters()),
         "flops_per_step": built.flops_per_step,
         "train_samples": len(built.dataset.train),
@@ -92,16 +95,6 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     if str(after.get("device")).startswith("cuda") and not new.get("deterministic"):
         found.append("cuda without deterministic")
     return found
-
-
-def _cpu() -> str:
-    """The processor's name, as Linux has it; elsewhere the architecture."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            found = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.M)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _git() -> dict[str, Any]:

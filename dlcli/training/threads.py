@@ -16,7 +16,7 @@ _PLACES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
 
 def choose_threads(setting: int | str, *, device: torch.device, flops: float) -> int:
-    """How many CPU threads a training should use; `auto` gives a small step one, a large step every usable core.
+    """How many CPU threads should compute; `auto` gives a small step one, a large step every usable core.
 
     flops: of the part of a step that does not wait for another: a batch's, of a recurrent model a time step's.
     A function of the model, the batch and the machine alone, never of the moment: the number of threads decides
@@ -51,6 +51,18 @@ def places(threads: int) -> dict[int, set[int]]:
     if len(team) != threads - 1:  # other threads are at work as well, and one cannot tell which are ours
         return {}
     return dict(zip([threading.get_native_id(), *team], cores, strict=True))
+
+
+@contextlib.contextmanager
+def computing(threads: int) -> Iterator[None]:
+    """Inside, so many threads compute, each in its place."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with bound(places(threads)):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

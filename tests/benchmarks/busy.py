@@ -43,7 +43,7 @@ def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
             name = f"{model} {batch_size}"
             if only not in name:
                 continue
-            work = Work(model, batch_size, samples, epochs, auto_threads(model, batch_size))
+            work = Work(model, batch_size, samples, epochs, auto_threads(model, batch_size).train)
             one = Work(model, batch_size, samples, epochs, threads=1)
             quiet = {way: worker.job("train", work) for way, worker in workers.items()}
             yield {"name": name, "threads": work.threads, **alternate(quiet, single.job("train", one), rounds, guard)}

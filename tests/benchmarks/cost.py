@@ -39,7 +39,7 @@ def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
     for model, batch_size in (("cnn", 64), ("cnn", 256)):
         name = f"bf16, {model} {batch_size}"
         if only in name:
-            work = Work(model, batch_size, 6400, threads=auto_threads(model, batch_size))
+            work = Work(model, batch_size, 6400, threads=auto_threads(model, batch_size).train)
             with Worker("dlcli") as plain, Worker("dlcli") as half:
                 jobs = {"fp32": plain.job("train", work), "bf16": half.job("train", replace(work, precision="bf16"))}
                 found = compare(jobs, rounds=rounds, guard=guard)

@@ -36,7 +36,7 @@ def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
             name = f"{model} {batch_size}, {samples:,} images"
             if only not in name:
                 continue
-            work = Work(model, batch_size, samples, epochs, auto_threads(model, batch_size))
+            work = Work(model, batch_size, samples, epochs, auto_threads(model, batch_size).train)
             jobs = {loop: workers[loop].job("train", work) for loop in ("tight", "dlcli")}
             if textbook:
                 jobs["textbook"] = workers["textbook"].job("train", replace(work, epochs=1))

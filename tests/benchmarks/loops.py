@@ -199,7 +199,8 @@ def ours(work: Work, after_step: Callable[[], None] = nothing) -> Loop:
     def evaluate() -> float:
         measures = measure(
             built.model, part, built.task,
-            batch_size=built.eval_batch_size, precision=work.precision, device=built.device,
+            batch_size=built.eval_batch_size, threads=built.eval_threads, precision=work.precision,
+            device=built.device,
         )  # fmt: skip
         return float(built.task.metrics(measures)["accuracy"] or 0.0)
 
@@ -221,9 +222,15 @@ def config(work: Work) -> TrainConfig:
     )  # fmt: skip
 
 
-def auto_threads(model: str, batch_size: int) -> int:
+class Threads(NamedTuple):
+    train: int
+    evaluate: int
+
+
+def auto_threads(model: str, batch_size: int) -> Threads:
     """How many threads dlcli takes on this machine by itself."""
-    return experiment.build(config(Work(model, batch_size, samples=batch_size))).threads
+    built = experiment.build(config(Work(model, batch_size, samples=batch_size)))
+    return Threads(built.threads, built.eval_threads)
 
 
 def _optimizer(model: nn.Module, work: Work) -> torch.optim.Optimizer:

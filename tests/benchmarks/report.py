@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -69,21 +68,23 @@ def measured(part: ModuleType, only: str, rounds: int, guard: Guard) -> dict[str
 
 
 def save(part: str, result: dict[str, Any], docs: Path = DOCS) -> None:
+    """In place of what this part gave on this machine before; what it gave on others stays."""
     file = docs / "benchmarks.json"
     document = json.loads(file.read_text()) if file.exists() else {}
-    document[part] = result
+    others = [other for other in document.get(part, []) if other["machine"] != result["machine"]]
+    document[part] = [result, *others]
     ordered = {name: document[name] for name in PARTS if name in document}
     file.write_text(json.dumps(ordered, indent=1) + "\n")
     (docs / "benchmarks.md").write_text(page(ordered))
 
 
 def page(document: dict[str, Any]) -> str:
-    """A section a part that was measured."""
+    """A section a part that was measured, with a table a machine."""
     sections = [_INTRO]
-    for name, result in document.items():
+    for name, results in document.items():
         part = import_module(f"tests.benchmarks.{name}")
-        where = f"{result['machine']}; {result['date']}."
-        sections.append(f"## {part.TITLE}\n\n{part.ABOUT.strip()}\n\n{where}\n\n{part.table(result['rows'])}")
+        sections.append(f"## {part.TITLE}\n\n{part.ABOUT.strip()}\n")
+        sections += [f"{a['machine']}; {a['date']}.\n\n{part.table(a['rows'])}" for a in results]
     return "\n".join(sections)
 
 
@@ -91,22 +92,15 @@ def machine() -> str:
     """What a figure depends on; neither the machine's name nor a path of it."""
     import torch
 
+    from dlcli.processor import processor
     from dlcli.training.threads import usable_cores
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (
-        f"{_cpu()}, {usable_cores()} cores, {memory:.0f} GiB{device}; {platform.system()}, "
+        f"{processor()}, {usable_cores()} cores, {memory:.0f} GiB{device}; {platform.system()}, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
-
-
-def _cpu() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.machine()
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
