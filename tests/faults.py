@@ -221,6 +221,7 @@ class Dlcli:
             with open(self.file, "w") as told, contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
                 from dlcli.cli.main import app
 
+                os.environ["DLCLI_THREADS"] = "1"  # OpenMP's threads do not survive a fork, and are waited for
                 before()
                 app([*words, "--runs-dir", str(root)])
 
