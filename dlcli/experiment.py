@@ -71,8 +71,9 @@ class Experiment:
 
     @property
     def eval_threads(self) -> int:
+        """As many as train, or more where a batch of the evaluation is worth them."""
         flops = self.cost.flops * self.eval_batch_size / self.cost.chain
-        return choose_threads(self.config.threads, device=self.device, flops=flops)
+        return max(self.threads, choose_threads(self.config.threads, device=self.device, flops=flops))
 
     @property
     def batch_size(self) -> int:

@@ -60,13 +60,9 @@ def test_an_evaluation_chooses_by_its_own_batch(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     shape = {"shape": (1, 28, 28), "samples": 300}
     settings = TrainConfig(model="mlp", data="random", data_options=shape, batch_size=100, device="cpu")
-    chosen = [
-        (built.threads, built.eval_threads)
-        for built in map(
-            experiment.build, [settings, settings.replace(eval_batch_size=100), settings.replace(threads=1)]
-        )
-    ]
-    assert chosen == [(1, 2), (1, 1), (1, 1)]
+    few, many = settings.replace(eval_batch_size=100), settings.replace(batch_size=300, eval_batch_size=1)
+    built = [experiment.build(made) for made in (settings, few, settings.replace(threads=1), many)]
+    assert [(b.threads, b.eval_threads) for b in built] == [(1, 2), (1, 1), (1, 1), (2, 2)]
 
 
 class Counting(nn.Module):
