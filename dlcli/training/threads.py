@@ -83,8 +83,8 @@ def _team() -> list[int]:
     number, found = torch.get_num_threads(), list[int]()
     before = _worked()
     torch.ones(number << 16).sum()
-    for _ in range(20):
-        time.sleep(0.001)  # until they rest: what they have worked is counted then
+    for _ in range(100):
+        time.sleep(0.0002)  # until they rest: what they have worked is counted then
         after = _worked()
         after.pop(threading.get_native_id(), None)
         found = [thread for thread, worked in after.items() if worked > before.get(thread, 0)]
