@@ -15,6 +15,7 @@ from dlcli.errors import ConfigError, did_you_mean
 from dlcli.gradcheck import inputs as input_specs
 from dlcli.gradcheck.inputs import Input
 from dlcli.gradcheck.subject import Case
+from dlcli.gru import GRU
 from dlcli.layers import ACTIVATIONS, MeanMixing, SelfAttention
 from dlcli.registry import MODELS, load
 from dlcli.spec import DataSpec
@@ -55,6 +56,7 @@ _LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[Input, ...]]] = {
     "causal-attention": (lambda: SelfAttention(4, heads=1, causal=True), _SEQUENCE),
     "mean-mixing": (lambda: MeanMixing(4), _SEQUENCE),
     "causal-mean-mixing": (lambda: MeanMixing(4, causal=True), _SEQUENCE),
+    "gru": (lambda: GRU(4, 3, 2, batch_first=True, dropout=0.2), _SEQUENCE),
     **{name: (make, (Input("float", (3, 5)),)) for name, make in ACTIVATIONS.items() if name != "none"},
 }
 
