@@ -141,6 +141,16 @@ def test_class_metrics_are_scikit_learns() -> None:
     assert found["top5_accuracy"] == pytest.approx(top5, rel=1e-12)
 
 
+@pytest.mark.parametrize("classes", [2, 15, 16, 40])
+def test_the_loss_of_classes_is_scikit_learns_however_many_they_are(classes: int) -> None:
+    torch.manual_seed(classes)
+    task, output = tasks.Multiclass(classes), 3 * torch.randn(300, classes)
+    target = torch.randint(classes, (300,))
+    found = task.metrics([task.measure(output, target)])["loss"]
+    probability = output.double().softmax(1).numpy()
+    assert found == pytest.approx(reference.log_loss(target.numpy(), probability, labels=range(classes)), rel=1e-6)
+
+
 def test_top_5_is_reported_where_there_are_ten_classes() -> None:
     assert "top5_accuracy" in tasks.make(CLASSES).names
     assert tasks.make(FEW).names == ("loss", "accuracy")
