@@ -760,6 +760,11 @@ def a_million_threads(run: Path) -> None:
     set_in(run / "run.json", "threads", to=10**6)
 
 
+@kind("show", "eval", "predict", "resume")
+def a_million_threads_to_evaluate(run: Path) -> None:
+    set_in(run / "run.json", "eval_threads", to=10**6)
+
+
 VALUES: tuple[Any, ...] = (None, -1, 10**30, "x", [], {}, "x" * 900_000, True, 1.5)
 
 
