@@ -11,24 +11,28 @@ The names below load their module when first used, so that `import dlcli` costs 
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from dlcli.core.version import __version__
 
 if TYPE_CHECKING:
-    from dlcli.config import TrainConfig as TrainConfig
-    from dlcli.evaluation import evaluate as evaluate
-    from dlcli.runs import Run as Run
-    from dlcli.summary import frame as runs_frame
+    from dlcli.config.settings import TrainConfig
+    from dlcli.core.spec import DataSpec
+    from dlcli.data.source import Source
+    from dlcli.evaluation.measure import evaluate
+    from dlcli.runs.run import Run
+    from dlcli.runs.table import frame as runs_frame
     from dlcli.training.loop import train as train
 
 _PUBLIC = {
-    "Run": "dlcli.runs:Run",
-    "TrainConfig": "dlcli.config:TrainConfig",
-    "evaluate": "dlcli.evaluation:evaluate",
-    "runs_frame": "dlcli.summary:frame",
+    "DataSpec": "dlcli.core.spec:DataSpec",
+    "Run": "dlcli.runs.run:Run",
+    "TrainConfig": "dlcli.config.settings:TrainConfig",
+    "evaluate": "dlcli.evaluation.measure:evaluate",
+    "Source": "dlcli.data.source:Source",
+    "runs_frame": "dlcli.runs.table:frame",
     "train": "dlcli.training.loop:train",
 }
 
-__all__ = ["Run", "TrainConfig", "__version__", "evaluate", "runs_frame", "train"]
+__all__ = ["DataSpec", "Run", "Source", "TrainConfig", "__version__", "evaluate", "runs_frame", "train"]
 
 
 def __getattr__(name: str) -> Any:

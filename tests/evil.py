@@ -267,7 +267,7 @@ def _data(name: str, *refused_by: str) -> None:
 
 for _name in (
     "os:system", "subprocess:Popen", "torch:load", "builtins:eval", "builtins:exec", "torch.hub:load", "antigravity:x",
-    "this:x", "__main__:Net", "../../evil:Net", ".evil:Net", "evil net:Net", "dlcli.runs:Run", "pickle:loads",
+    "this:x", "__main__:Net", "../../evil:Net", ".evil:Net", "evil net:Net", "dlcli.runs.run:Run", "pickle:loads",
     "tests.evil:Payload", "a" * 3000 + ":Net", "torch.nn:Linear.__init__.__globals__",
 ):  # fmt: skip
     _model(_name)

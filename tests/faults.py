@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from dlcli.errors import DlcliError
+from dlcli.core.errors import DlcliError
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
 from dlcli.data import augment
 from dlcli.data.augment import Augmentation
-from dlcli.errors import ConfigError
-from dlcli.spec import DataSpec
 
 IMAGE = DataSpec("multiclass", "image", (1, 8, 8), 10)
 FEATURES = DataSpec("multiclass", "features", (4,), 3)

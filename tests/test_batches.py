@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dlcli.core.spec import DataSpec
 from dlcli.data import augment, batches
 from dlcli.data.dataset import Split
-from dlcli.spec import DataSpec
 
 IMAGE = DataSpec("multiclass", "image", (2, 4, 4), 10)
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from dlcli import TrainConfig, evaluate, train
+from dlcli.core.spec import DataSpec
 from dlcli.models.attention import Attention
 from dlcli.models.cnn import CNN
 from dlcli.models.lenet import LeNet
 from dlcli.models.mlp import MLP
 from dlcli.models.rnn import RNN
-from dlcli.runs import Run
-from dlcli.spec import DataSpec
+from dlcli.runs.run import Run
 from tests.benchmarks import accuracy, busy, data, loops, memory, models, report, rounds, throughput
 from tests.benchmarks.noise import Guard
 

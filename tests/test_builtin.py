@@ -9,10 +9,10 @@ import pytest
 import sklearn.datasets
 import torch
 
+from dlcli.core.errors import DataError
+from dlcli.core.spec import DataSpec
 from dlcli.data import builtin
-from dlcli.data.dataset import Source
-from dlcli.errors import DataError
-from dlcli.spec import DataSpec
+from dlcli.data.source import Source
 
 NOWHERE = Path("/nowhere")  # none of these data sets looks into the data folder
 

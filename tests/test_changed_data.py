@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from dlcli import TrainConfig, train
 from dlcli.cli.main import app
-from dlcli.errors import DataError
-from dlcli.evaluation import evaluate
-from dlcli.runs import Run
+from dlcli.core.errors import DataError
+from dlcli.evaluation.measure import evaluate
+from dlcli.runs.run import Run
 from dlcli.training.loop import resume
 from tests.test_vision import IDX, idx, some_images, some_labels
 

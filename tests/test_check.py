@@ -21,7 +21,7 @@ from dlcli.checks import children, determinism, install, snapshot
 from dlcli.checks import resume as resume_check
 from dlcli.checks.arithmetic import wrong_products
 from dlcli.cli.main import app
-from dlcli.runs import Run, all_runs
+from dlcli.runs.run import Run, all_runs
 from tests.conftest import Dlcli
 
 # A model whose state is not all in its tensors, or which draws numbers that no seed reaches.
@@ -163,7 +163,7 @@ def test_a_resume_that_fails_is_told_with_its_sentence(tmp_path: Path, monkeypat
     code = (
         "import sys\n"
         "if 'resume' in sys.orig_argv:\n"
-        "    from dlcli.errors import RunError\n"
+        "    from dlcli.core.errors import RunError\n"
         "    from dlcli.training.state import TrainingState\n"
         "    def restore(self, saved):\n"
         "        raise RunError(f'step {saved.state[\"step\"]} is refused')\n"
@@ -264,8 +264,8 @@ def test_moments_are_spread_over_the_training_and_come_from_the_seed(tmp_path: P
 
 def test_every_tensor_and_value_is_in_the_snapshot(tmp_path: Path) -> None:
     """Change each in turn, and the comparison must name it; times alone may differ."""
-    from dlcli.files import MANIFEST, write_folder
-    from dlcli.training import checkpoint
+    from dlcli.checkpoints import checkpoint
+    from dlcli.core.files import MANIFEST, write_folder
 
     made = TrainConfig("mlp", epochs=2, ema=0.9, device="cpu", schedule="cosine", patience=5)
     for _ in range(2):
@@ -278,7 +278,7 @@ def test_every_tensor_and_value_is_in_the_snapshot(tmp_path: Path) -> None:
     def replace(saved: checkpoint.Checkpoint) -> None:
         import shutil
 
-        from dlcli.files import to_json
+        from dlcli.core.files import to_json
 
         contents: dict[str, bytes | Path] = {
             "model.safetensors": checkpoint._serialised(saved.weights),

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dlcli.errors import RunError
-from dlcli.training import checkpoint
+from dlcli.checkpoints import checkpoint
+from dlcli.core.errors import RunError
 
 
 def weights(value: float) -> dict[str, torch.Tensor]:

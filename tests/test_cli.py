@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dlcli.cli.main import COMMANDS, app
-from dlcli.runs import Run
+from dlcli.runs.run import Run
 from tests.conftest import Dlcli
 
 QUICK = ("train", "mlp", "--epochs", "2", "--device", "cpu")
@@ -56,7 +56,7 @@ def test_bare_dlcli_shows_the_help() -> None:
 def test_every_setting_is_an_option_and_every_option_shows_its_default() -> None:
     from dataclasses import fields
 
-    from dlcli.config import TrainConfig
+    from dlcli.config.settings import TrainConfig
 
     text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).stdout
     for f in fields(TrainConfig):
@@ -134,7 +134,7 @@ def test_eval_gates_on_a_metric(root: Path) -> None:
     [("x>=1", True), ("x<=1", True), ("x==1", True), ("x!=1", False), ("x>1", False), ("x<1", False), ("y<1", False)],
 )
 def test_all_six_comparisons(rule: str, holds: bool) -> None:
-    from dlcli.evaluation import check_rules
+    from dlcli.evaluation.rules import check_rules
 
     assert check_rules({"x": 1.0, "y": None}, [rule])[0][2] is holds
 
@@ -193,10 +193,10 @@ def test_no_runs_is_a_hint_and_an_empty_document(dlcli: Dlcli) -> None:
 
 @pytest.mark.parametrize("command", ["models", "datasets", "recipes"])
 def test_what_is_built_in(command: str) -> None:
-    from dlcli import config
-    from dlcli.registry import DATASETS, MODELS
+    from dlcli.config.recipe import recipes
+    from dlcli.config.registry import DATASETS, MODELS
 
-    names = {"models": list(MODELS), "datasets": list(DATASETS), "recipes": list(config.recipes())}[command]
+    names = {"models": list(MODELS), "datasets": list(DATASETS), "recipes": list(recipes())}[command]
     found = json.loads(CliRunner().invoke(app, [command, "--json"]).stdout)
     assert [row[next(iter(row))].split(":")[0] for row in found] == names
     text = CliRunner().invoke(app, [command]).stdout

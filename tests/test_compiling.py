@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from dlcli import TrainConfig, train
+from dlcli.checkpoints import checkpoint
 from dlcli.cli.train import _compilation
-from dlcli.runs import Run
-from dlcli.training import checkpoint, compiling
+from dlcli.runs.run import Run
+from dlcli.training import compiling
 
 
 def test_the_run_tells_what_compilation_cost_and_is_otherwise_the_same(

@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from dlcli import TrainConfig, files, summary, trash
+from dlcli import TrainConfig
 from dlcli.cli.main import app
-from dlcli.runs import Run, all_runs
+from dlcli.core import files
+from dlcli.runs import table as summary
+from dlcli.runs import trash
+from dlcli.runs.run import Run, all_runs
 from dlcli.training.loop import train
 from tests.faults import Dlcli, forked_away
 from tests.test_crash import found, save

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from dlcli import config
-from dlcli.config import TrainConfig
-from dlcli.errors import ConfigError
-from dlcli.registry import DATASETS, MODELS
+from dlcli.config.environment import read_environment
+from dlcli.config.recipe import recipes
+from dlcli.config.registry import DATASETS, MODELS
+from dlcli.config.settings import TrainConfig, config_from, flatten, parse_assignment
+from dlcli.config.toml import read_file, to_toml
+from dlcli.core.errors import ConfigError
 
 
 def refused(model: str = "cnn", **settings: Any) -> str:
@@ -198,19 +200,19 @@ def test_settings_that_would_be_ignored_beside_others_are_refused(settings: dict
 
 
 def test_a_name_with_a_dot_is_an_option_of_model_or_data() -> None:
-    made = config.config_from({"model": "mlp", "model.hidden": "9", "data": "random", "data.classes": 4, "lr": "0.5"})
+    made = config_from({"model": "mlp", "model.hidden": "9", "data": "random", "data.classes": 4, "lr": "0.5"})
     assert made.model_options == {"hidden": "9"} and made.data_options == {"classes": 4} and made.lr == 0.5
     with pytest.raises(ConfigError) as caught:
-        config.config_from({"model": "mlp", "optimizer.lr": 1})
+        config_from({"model": "mlp", "optimizer.lr": 1})
     assert str(caught.value) == "unknown setting optimizer.lr: only model. and data. have options of their own"
     with pytest.raises(ConfigError) as caught:
-        config.config_from({"lr": 1})
+        config_from({"lr": 1})
     assert str(caught.value) == "no model is given: name one, as in `dlcli train cnn`"
 
 
 def test_flatten_puts_a_tables_name_on_top() -> None:
     nested = {"model": {"name": "mlp", "hidden": [9]}, "data": "digits", "lr": 1}
-    assert config.flatten(nested) == {"model": "mlp", "model.hidden": [9], "data": "digits", "lr": 1}
+    assert flatten(nested) == {"model": "mlp", "model.hidden": [9], "data": "digits", "lr": 1}
 
 
 @pytest.mark.parametrize(
@@ -223,13 +225,13 @@ def test_flatten_puts_a_tables_name_on_top() -> None:
     ],
 )
 def test_an_assignment_is_a_name_and_a_value(text: str, pair: tuple[str, str]) -> None:
-    assert config.parse_assignment(text) == pair
+    assert parse_assignment(text) == pair
 
 
 @pytest.mark.parametrize("text", ["lr", "=3", ""])
 def test_what_is_no_assignment_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config.parse_assignment(text)
+        parse_assignment(text)
     assert str(caught.value) == f"--set {text} is not of the form name=value"
 
 
@@ -242,24 +244,24 @@ def test_the_environment_gives_settings() -> None:
         "DLCLI_DEBUG": "1",
         "HOME": "/root",
     }
-    assert config.read_environment(environment) == {"lr": "0.5", "data_dir": "/data"}
+    assert read_environment(environment) == {"lr": "0.5", "data_dir": "/data"}
     with pytest.raises(ConfigError) as caught:
-        config.read_environment({"DLCLI_LABEL_SMOTHING": "3"})
+        read_environment({"DLCLI_LABEL_SMOTHING": "3"})
     sentence = "unknown environment variable DLCLI_LABEL_SMOTHING: did you mean DLCLI_LABEL_SMOOTHING"
     assert str(caught.value).startswith(sentence)
 
 
 def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLCLI_SEED", "7")
-    assert config.read_environment() == {"seed": "7"}
+    assert read_environment() == {"seed": "7"}
 
 
 def test_files_are_read_flat(tmp_path: Path) -> None:
     expected = {"lr": 0.5, "model": "mlp", "model.hidden": [9]}
     (tmp_path / "a.toml").write_text('lr = 0.5\n[model]\nname = "mlp"\nhidden = [9]\n[recipe]\nsummary = "s"\n')
     (tmp_path / "a.json").write_text('{"format": 1, "lr": 0.5, "model": {"name": "mlp", "hidden": [9]}}')
-    assert config.read_file(str(tmp_path / "a.toml")) == expected
-    assert config.read_file(str(tmp_path / "a.json")) == expected
+    assert read_file(str(tmp_path / "a.toml")) == expected
+    assert read_file(str(tmp_path / "a.json")) == expected
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(ConfigError) as caught:
-            config.read_file(str(tmp_path / name))
+            read_file(str(tmp_path / name))
         return str(caught.value).replace(f"{tmp_path}/", "")
 
     assert said("a.yaml", b"") == "config file a.yaml must end in .toml or .json"
@@ -331,7 +333,7 @@ CONFIGS = {
     "no-clip": TrainConfig(model="rnn", clip_norm=None),
     **{f"model-{name}": TrainConfig(model=name) for name in MODELS},
     **{f"data-{name}": TrainConfig(model="mlp", data=name) for name in DATASETS},
-    **{f"recipe-{name}": config.config_from(r["settings"]) for name, r in config.recipes().items()},
+    **{f"recipe-{name}": config_from(r["settings"]) for name, r in recipes().items()},
 }
 
 
@@ -345,10 +347,10 @@ def test_json_reads_back(name: str) -> None:
 def test_toml_reads_back(name: str, tmp_path: Path) -> None:
     made = CONFIGS[name]
     file = tmp_path / "config.toml"
-    file.write_text(config.to_toml(made), encoding="utf-8")
-    read = config.config_from(config.read_file(str(file)))
+    file.write_text(to_toml(made), encoding="utf-8")
+    read = config_from(read_file(str(file)))
     assert read == made
-    assert config.to_toml(read) == config.to_toml(made)
+    assert to_toml(read) == to_toml(made)
 
 
 def test_the_case_of_every_setting_differs_from_its_default() -> None:
@@ -361,20 +363,20 @@ def test_the_case_of_every_setting_differs_from_its_default() -> None:
 
 
 def test_there_is_a_recipe_for_every_model() -> None:
-    models = {recipe["settings"]["model"] for recipe in config.recipes().values()}
+    models = {recipe["settings"]["model"] for recipe in recipes().values()}
     assert models == set(MODELS)
 
 
-@pytest.mark.parametrize("name", config.recipes())
+@pytest.mark.parametrize("name", recipes())
 def test_recipes_load_and_say_what_they_are(name: str) -> None:
-    recipe = config.recipes()[name]
+    recipe = recipes()[name]
     assert recipe["summary"] and recipe["split"] in ("train", "val", "test") and recipe["require"]
-    settings = config.read_file(f"recipe:{name}")
+    settings = read_file(f"recipe:{name}")
     assert settings == recipe["settings"]
-    assert config.config_from(settings).data == settings["data"]  # names: test_recipes.py
+    assert config_from(settings).data == settings["data"]  # names: test_recipes.py
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
-        config.read_file("recipe:lenet-minst")
+        read_file("recipe:lenet-minst")
     assert str(caught.value) == "unknown recipe 'lenet-minst': did you mean lenet-mnist or mlp-mnist or cnn-mnist?"

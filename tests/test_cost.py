@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlcli import TrainConfig, evaluate, experiment, train
-from dlcli.experiment import sample_input
-from dlcli.registry import MODELS
-from dlcli.runs import Run
-from dlcli.training import cost
-from dlcli.training.cost import choose_eval_batch_size, measure_cost
+from dlcli import TrainConfig, evaluate, train
+from dlcli.compute import cost
+from dlcli.compute.cost import choose_eval_batch_size, measure_cost
+from dlcli.config.registry import MODELS
+from dlcli.experiment.build import build, sample_input
+from dlcli.runs.run import Run
 
 CPU = torch.device("cpu")
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 def test_the_work_of_a_model_is_what_torch_counts(name: str) -> None:
     """Against torch's own counter, which knows no recurrent layer: that one by hand."""
     config = TrainConfig(model=name, device="cpu")
-    built = experiment.build(config)
+    built = build(config)
     x = sample_input(built.dataset.spec, 3)
     found = measure_cost(built.model, x).flops
     assert found == 3 * built.cost.flops

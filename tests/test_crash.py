@@ -16,11 +16,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dlcli import TrainConfig, files, summary, trash
+from dlcli import TrainConfig
+from dlcli.checkpoints import checkpoint
 from dlcli.cli.main import app
-from dlcli.errors import ResourceError, RunError
-from dlcli.runs import Run, all_runs
-from dlcli.training import checkpoint
+from dlcli.core import files
+from dlcli.core.errors import ResourceError, RunError
+from dlcli.runs import table as summary
+from dlcli.runs import trash
+from dlcli.runs.run import Run, all_runs
 from dlcli.training.loop import resume, train
 from tests.faults import ALL, Call, Disk, at_each_call, failing, watched
 from tests.test_resume import assert_same
@@ -350,7 +353,7 @@ def test_a_training_that_loses_power(
 def leave_out(name: str, patch: pytest.MonkeyPatch) -> None:
     """No flush in this function of files.py."""
     if name == "flushed_size":
-        patch.setattr("dlcli.runs.flushed_size", lambda path: path.stat().st_size if path.exists() else 0)
+        patch.setattr("dlcli.runs.run.flushed_size", lambda path: path.stat().st_size if path.exists() else 0)
     elif name == "_write_and_flush":
         patch.setattr(files, name, lambda path, content: path.write_bytes(content))
     else:

@@ -10,11 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from dlcli import TrainConfig, config, experiment, train
-from dlcli.evaluation import evaluate
+from dlcli import TrainConfig, train
+from dlcli.compute import devices
+from dlcli.config.recipe import recipes
+from dlcli.config.settings import config_from
+from dlcli.config.toml import read_file
+from dlcli.evaluation.measure import evaluate
+from dlcli.experiment.build import build
 from dlcli.models.mlp import MLP
-from dlcli.runs import Run
-from dlcli.training import devices, loop, watch
+from dlcli.runs.run import Run
+from dlcli.training import loop, watch
 from dlcli.training.loop import resume
 from tests.conftest import Dlcli
 from tests.test_resume import assert_same, stopping_at
@@ -27,7 +32,7 @@ pytestmark = [
 ]
 
 DOWNLOADED = ("mnist", "fashion-mnist")
-RECIPES = [name for name, found in sorted(config.recipes().items()) if found["settings"]["data"] not in DOWNLOADED]
+RECIPES = [name for name, found in sorted(recipes().items()) if found["settings"]["data"] not in DOWNLOADED]
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +44,8 @@ def _as_it_was() -> Iterator[None]:
 
 def recipe(name: str, **changes: Any) -> TrainConfig:
     """A recipe on the GPU, with settings replaced before what depends on them is derived."""
-    values = config.read_file(f"recipe:{name}") | {"epochs": 1, "eval_every": 1, "device": "cuda"} | changes
-    return config.config_from(values)
+    values = read_file(f"recipe:{name}") | {"epochs": 1, "eval_every": 1, "device": "cuda"} | changes
+    return config_from(values)
 
 
 def close(found: dict[str, float | None], expected: dict[str, float | None]) -> None:
@@ -64,7 +69,7 @@ def test_a_recipe_trains_and_evaluates_to_the_same_numbers_as_on_the_cpu(name: s
     assert records[0].loss is not None and records[0].loss < float("inf")
     assert run.info()["status"] == "finished"
     assert run.info()["device"] == f"cuda ({torch.cuda.get_device_name()})"
-    split = config.recipes()[name]["split"]
+    split = recipes()[name]["split"]
     here, there = (evaluate(run, split=split, device=device) for device in ("cuda", "cpu"))
     close(here.metrics, there.metrics)
 
@@ -86,7 +91,7 @@ def test_a_resumed_run_is_exact(name: str, stop: Any, tmp_path: Path) -> None:
     """With --deterministic: every tensor of every checkpoint and every row is that of the run that never stopped."""
     made = recipe(name, epochs=3, deterministic=True)
     list(train(made, runs_dir=tmp_path))
-    steps_per_epoch = experiment.build(made).steps_per_epoch
+    steps_per_epoch = build(made).steps_per_epoch
     after = steps_per_epoch + 1 if stop == "epoch" else min(stop, 3 * steps_per_epoch - 1)
     list(train(made, runs_dir=tmp_path, stop=stopping_at(after)))
     stopped = Run(tmp_path, 2)
@@ -177,7 +182,7 @@ def train_without_waiting(made: TrainConfig, runs_dir: Path, monkeypatch: pytest
 @pytest.mark.parametrize("kind", STEPS)
 def test_no_step_waits_for_the_device(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = TrainConfig(**STEPS[kind], epochs=2, device="cuda")
-    assert experiment.build(made).steps_per_epoch > 3
+    assert build(made).steps_per_epoch > 3
     assert len(train_without_waiting(made, tmp_path, monkeypatch)) == 2
 
 

@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlcli import registry
-from dlcli.data import dataset, text
-from dlcli.data.dataset import Dataset, Preprocessing, Source, Split, prepare
-from dlcli.errors import ConfigError, DataError
-from dlcli.registry import DATASETS
-from dlcli.spec import DataSpec
+from dlcli.config.own_code import load
+from dlcli.config.registry import DATASETS
+from dlcli.core.errors import ConfigError, DataError
+from dlcli.core.spec import DataSpec
+from dlcli.data.dataset import Dataset, Split
+from dlcli.data.prepare import _fingerprint, prepare
+from dlcli.data.preprocessing import Preprocessing
+from dlcli.data.source import Source
+from dlcli.data.text import from_text
 
 FEATURES = DataSpec("multiclass", "features", (3,), 4)
 IMAGE = DataSpec("multiclass", "image", (2, 4, 4), 4)
@@ -142,7 +145,7 @@ def test_a_split_that_is_not_there_is_told(name: str, message: str) -> None:
 
 def test_a_text_is_cut_in_order_and_no_character_is_predicted_in_two_parts() -> None:
     letters = "".join(chr(ord("a") + i % 26) + chr(0x4E00 + i) for i in range(500))  # every second one is unique
-    source = text.from_text(letters, length=9)
+    source = from_text(letters, length=9)
     data = prepared(source, val_fraction=0.2)
     n = len(source.x)
     test, val = round(0.1 * n), round(0.2 * (n - round(0.1 * n)))
@@ -283,7 +286,7 @@ def test_the_fingerprint_changes_with_every_value() -> None:
     assert len(set(prints)) == 5
     assert prepared(official(), seed=9, val_fraction=0.3, normalize=False).fingerprint == prints[0]
     flat = Source(IMAGE, images().x.view(60, 2, 16), images().y)
-    assert dataset._fingerprint(flat) != dataset._fingerprint(images())
+    assert _fingerprint(flat) != _fingerprint(images())
 
 
 # Every data set that needs no download
@@ -298,7 +301,7 @@ def source_of(name: str, folder: Path) -> Source:
     if name == "text":
         (folder / "a.txt").write_text("Some text, which is repeated over and over.\n" * 60)
         options = {"path": str(folder / "a.txt"), "length": 32}
-    return registry.load(DATASETS[name].target)(folder, **options)
+    return load(DATASETS[name].target)(folder, **options)
 
 
 def test_there_are_eleven_of_them() -> None:
@@ -353,7 +356,7 @@ def test_the_registry_tells_the_truth(name: str, tmp_path: Path) -> None:
     entry, spec = DATASETS[name], source_of(name, tmp_path).spec
     kinds = {"regression": "regression", "binary": "binary", "next-token": "next token"}
     assert entry.task == kinds.get(spec.task, f"classes ({spec.outputs})")
-    source = registry.load(entry.target)(tmp_path) if name != "text" else None
+    source = load(entry.target)(tmp_path) if name != "text" else None
     if source is not None:
         shape = "x".join(map(str, source.spec.input_shape))
         assert entry.shape.removesuffix(" tokens") == shape

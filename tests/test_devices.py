@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from dlcli.errors import ConfigError, ResourceError
-from dlcli.training import devices
+from dlcli.compute import devices
+from dlcli.core.errors import ConfigError, ResourceError
 
 CPU = torch.device("cpu")
 

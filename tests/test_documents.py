@@ -2,8 +2,8 @@
 
 import pytest
 
-from dlcli import documents
-from dlcli.documents import COUNT, FLAG, NUMBER, NUMBERS, TABLE, TEXT, TIME, WHOLE, Kind, check, list_of, optional
+from dlcli.core import documents
+from dlcli.core.documents import COUNT, FLAG, NUMBER, NUMBERS, TABLE, TEXT, TIME, WHOLE, Kind, check, list_of, optional
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ from typing import Any
 
 import pytest
 
+from dlcli.core.errors import DataError, ResourceError
 from dlcli.data import download, published
 from dlcli.data.download import SHA256SUMS, Archive, File, fetch, unpack, verify
-from dlcli.errors import DataError, ResourceError
 from tests.conftest import DATA_DIR, needs_data
 
 RAW = bytes(range(256)) * 40

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dlcli import TrainConfig, experiment, train
-from dlcli.errors import ResourceError
-from dlcli.estimate import check_space, estimate
-from dlcli.runs import Run
+from dlcli import TrainConfig, train
+from dlcli.core.errors import ResourceError
+from dlcli.experiment.build import build
+from dlcli.experiment.estimate import check_space, estimate
+from dlcli.runs.run import Run
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ def test_the_checkpoints_of_a_run_fit_in_what_was_estimated(settings: dict[str, 
     config = TrainConfig(model="mlp", epochs=4, device="cpu", **settings)  # type: ignore[arg-type]
     if config.batch_size != "full":
         config = config.replace(checkpoint_every="11steps")
-    built = experiment.build(config)
+    built = build(config)
     list(train(config, runs_dir=tmp_path))
     files = list(Run(tmp_path, 1).checkpoints.rglob("*.safetensors"))
     size = sum({f.stat().st_ino: f.stat().st_size for f in files}.values())
@@ -40,4 +41,4 @@ def test_a_disk_that_is_too_small_is_told_before_a_run_is_made(tmp_path: Path, m
         "free some, choose another --runs-dir or a smaller --keep-last"
     )
     assert not (tmp_path / "new").exists()
-    check_space(experiment.build(config.replace(keep_last=1, optimizer="gd", batch_size="full", momentum=None)), "runs")
+    check_space(build(config.replace(keep_last=1, optimizer="gd", batch_size="full", momentum=None)), "runs")

@@ -21,18 +21,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli import experiment, prediction
 from dlcli.cli.main import app
-from dlcli.config import TrainConfig
-from dlcli.errors import CheckError, ConfigError
-from dlcli.evaluation import evaluate
+from dlcli.config.settings import TrainConfig
+from dlcli.core.errors import CheckError, ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.evaluation.measure import evaluate
+from dlcli.evaluation.predict import predict
+from dlcli.experiment.restore import preprocessing_of, restore
 from dlcli.export import exporter, latency, parity, recurrent, subject, wrapper
 from dlcli.export.child import Child
 from dlcli.export.formats import FORMATS, check_formats
 from dlcli.export.runtime import Artifact
 from dlcli.export.signature import Port, Signature
-from dlcli.runs import Run
-from dlcli.spec import DataSpec
+from dlcli.runs.run import Run
 from dlcli.training.loop import train
 from tests.conftest import needs_data
 
@@ -278,7 +279,7 @@ def test_onnx_says_what_it_is_and_keeps_everything_inside(exported: Export) -> N
     assert (says["model"], says["data"], says["task"], says["run"]) == ("cnn", "digits", "multiclass", "1")
     assert says["fingerprint"] == run.data()["fingerprint"] == record["fingerprint"]
     assert json.loads(says["class_names"]) == [str(digit) for digit in range(10)]
-    assert json.loads(says["preprocessing"]) == experiment.preprocessing_of(run).as_dict() == record["preprocessing"]
+    assert json.loads(says["preprocessing"]) == preprocessing_of(run).as_dict() == record["preprocessing"]
     assert json.loads(says["inputs"]) == record["inputs"] == [
         {"name": "image", "dtype": "float32", "shape": ["batch", 1, 8, 8]}
     ]  # fmt: skip
@@ -287,7 +288,7 @@ def test_onnx_says_what_it_is_and_keeps_everything_inside(exported: Export) -> N
 def test_a_value_comes_in_the_targets_own_units(exported: Export, tmp_path: Path) -> None:
     run = exported("linear").run
     (tmp_path / "a.csv").write_text("x\n-3.5\n0\n12\n")
-    expected = [p.values["value"] for p in prediction.predict(experiment.restore(run), [str(tmp_path / "a.csv")])]
+    expected = [p.values["value"] for p in predict(restore(run), [str(tmp_path / "a.csv")])]
     (value,) = exported("linear").session().run(["value"], {"features": np.array([[-3.5], [0], [12]], np.float32)})
     np.testing.assert_allclose(value[:, 0], expected, rtol=1e-6)
 
@@ -297,7 +298,7 @@ def test_a_recurrent_model_takes_and_gives_its_state(exported: Export) -> None:
     assert record["inputs"][1] == {"name": "state", "dtype": "float32", "shape": [2, "batch", 24]}
     assert record["outputs"][1] == {"name": "next_state", "dtype": "float32", "shape": [2, "batch", 24]}
     tokens = np.arange(33)[None] % 20
-    model = experiment.restore(run).model
+    model = restore(run).model
     with torch.no_grad():
         expected = model(torch.from_numpy(tokens)).numpy()
     state, opened = np.zeros((2, 1, 24), np.float32), exported("rnn").session()
@@ -309,7 +310,7 @@ def test_a_recurrent_model_takes_and_gives_its_state(exported: Export) -> None:
 def test_attention_takes_sequences_up_to_the_length_of_its_positions(exported: Export) -> None:
     run, record, opened = exported("attention").run, exported("attention").record, exported("attention").session()
     assert (record["inputs"][0]["shape"], record["most_steps"]) == (["batch", "steps"], 9)
-    model = experiment.restore(run).model
+    model = restore(run).model
     for steps in range(1, 10):
         tokens = np.arange(3 * steps).reshape(3, steps) % 100
         with torch.no_grad():
@@ -397,7 +398,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Trained], str]:
             wrapped(lambda module: module.train())
             return "normed"
         if name == "weights of another checkpoint":
-            other = experiment.restore(trained("other-cnn")).model.state_dict()
+            other = restore(trained("other-cnn")).model.state_dict()
             wrapped(lambda module: module.model.load_state_dict(other))
             return "cnn"
         if name == "a wrong axis":
@@ -793,7 +794,7 @@ def test_the_lines_of_the_documentation_answer_as_dlcli_predict(exported: Export
     np.save(tmp_path / "images.npy", images.numpy())
     rows = "\n".join(",".join(map(str, image.flatten().tolist())) for image in images)
     (tmp_path / "images.csv").write_text(rows + "\n")
-    predicted = prediction.predict(experiment.restore(run), [str(tmp_path / "images.csv")])
+    predicted = predict(restore(run), [str(tmp_path / "images.csv")])
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; assert 'torch' not in sys.modules and 'dlcli' not in sys.modules"],
         cwd=tmp_path, capture_output=True, text=True, timeout=60,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dlcli import files
-from dlcli.errors import ResourceError, RunError
+from dlcli.core import files
+from dlcli.core.errors import ResourceError, RunError
 from tests.faults import forked
 
 

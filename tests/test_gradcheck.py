@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from dlcli.cli.main import main
-from dlcli.errors import ConfigError
+from dlcli.config.registry import MODELS
+from dlcli.core.errors import ConfigError
 from dlcli.gradcheck import check, inputs, numeric, selftest, targets
 from dlcli.gradcheck.mutations import MUTATIONS
-from dlcli.layers import ACTIVATIONS
-from dlcli.registry import MODELS
+from dlcli.models.blocks import ACTIVATIONS
 
 Run = Callable[..., tuple[int, str, str]]
 QUICK = check.Settings(second_opinion=False)
@@ -52,7 +52,7 @@ def test_every_built_in_model_activation_and_loss_is_a_target() -> None:
 def test_dropout_is_on_wherever_a_model_has_it() -> None:
     import inspect
 
-    from dlcli.registry import load
+    from dlcli.config.own_code import load
 
     for name, variants in targets._MODELS.items():
         if "dropout" in inspect.signature(load(MODELS[name].target)).parameters:

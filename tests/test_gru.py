@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlcli import gru
-from dlcli.gru import GRU
+from dlcli.models import gru
+from dlcli.models.gru import GRU
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcli.data.images import read_image
-from dlcli.errors import ConfigError, DataError
+from dlcli.core.errors import ConfigError, DataError
+from dlcli.data.readers.images import read_image
 
 FORMATS = "PNG, JPEG, BMP, GIF, WEBP, TIFF"
 
@@ -232,9 +232,9 @@ def test_what_pillow_logs_is_not_printed(tmp_path: Path) -> None:
     entry = struct.pack("<HHI", 277, 3, 1) + struct.pack("<HH", 3, 0)  # tag SamplesPerPixel, a short: 3
     assert content.count(entry) == 1
     file.write_bytes(content.replace(entry, entry[:8] + struct.pack("<HH", 3000, 0)))
-    program = "import sys, logging; from pathlib import Path; from dlcli.data.images import read_image\n"
+    program = "import sys, logging; from pathlib import Path; from dlcli.data.readers.images import read_image\n"
     program += "logging.getLogger('another').error('heard')\nread_image(Path(sys.argv[1]), (1, 8, 8))"
     done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, timeout=120)
     lines = done.stderr.splitlines()
     assert (lines[0], lines[1]) == ("heard", "Traceback (most recent call last):")
-    assert lines[-1] == f"dlcli.errors.DataError: {file} is no image in one of the formats {FORMATS}"
+    assert lines[-1] == f"dlcli.core.errors.DataError: {file} is no image in one of the formats {FORMATS}"

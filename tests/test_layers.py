@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from dlcli.errors import ConfigError
-from dlcli.layers import ACTIVATIONS, MeanMixing, SelfAttention, need_image, sinusoidal_positions
-from dlcli.spec import DataSpec
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.models.blocks import ACTIVATIONS, MeanMixing, SelfAttention, need_image, sinusoidal_positions
 
 
 def torch_twin(ours: SelfAttention, width: int, heads: int) -> nn.MultiheadAttention:

@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from dlcli import TrainConfig, evaluate, experiment, train
-from dlcli.config import config_from, read_file
+from dlcli import TrainConfig, evaluate, train
+from dlcli.checkpoints import checkpoint
+from dlcli.config.settings import config_from
+from dlcli.config.toml import read_file
+from dlcli.core.errors import ConfigError, DivergedError, ResourceError
 from dlcli.data.batches import epoch_order
-from dlcli.errors import ConfigError, DivergedError, ResourceError
-from dlcli.runs import Run
-from dlcli.training import checkpoint
+from dlcli.experiment.build import build
+from dlcli.runs.run import Run
 from dlcli.training.loop import Epoch, Progress, fit
 
 TIMES = ("seconds", "samples_per_second")
@@ -38,8 +40,8 @@ def digits(**settings: object) -> TrainConfig:
 def test_the_loop_is_plain_gradient_descent(tmp_path: Path) -> None:
     """Against the same steps written by hand with torch.optim, from the same weights and order: bit for bit."""
     config = digits(lr=0.05, momentum=0.9, weight_decay=0.01, batch_size=100)
-    built = experiment.build(config)
-    theirs = experiment.build(config)
+    built = build(config)
+    theirs = build(config)
     run = Run.create(tmp_path)
     rows = [r for r in fit(built, run) if isinstance(r, Epoch)]
 
@@ -73,7 +75,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
     whole, parts = digits(batch_size=200, epochs=1), digits(batch_size=100, accumulate=2, epochs=1)
     models = []
     for config in (whole, parts):
-        built = experiment.build(config.replace(val_fraction=0.0, test_fraction=197 / 1797))  # 1600 = 8 x 200
+        built = build(config.replace(val_fraction=0.0, test_fraction=197 / 1797))  # 1600 = 8 x 200
         assert built.steps_per_epoch == 8
         list(fit(built, Run.create(tmp_path)))
         models.append(built.model)
@@ -228,7 +230,7 @@ def test_a_consumer_that_goes_away_leaves_an_interrupted_run(tmp_path: Path) -> 
 
 
 def test_an_error_leaves_a_failed_run_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = experiment.build(digits())
+    built = build(digits())
     monkeypatch.setattr(type(built.model), "forward", lambda self, x: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(fit(built, Run.create(tmp_path)))
@@ -238,7 +240,7 @@ def test_an_error_leaves_a_failed_run_with_its_traceback(tmp_path: Path, monkeyp
 
 
 def test_out_of_memory_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = experiment.build(digits())
+    built = build(digits())
 
     def forward(self: object, x: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -252,7 +254,7 @@ def test_out_of_memory_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.M
 
 def test_progress_counts_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dlcli.training.loop._PROGRESS_SECONDS", 0.0)
-    records = list(fit(experiment.build(digits(epochs=2)), Run.create(tmp_path)))
+    records = list(fit(build(digits(epochs=2)), Run.create(tmp_path)))
     progress = [r for r in records if isinstance(r, Progress)]
     assert [p.step for p in progress] == list(range(1, 43))
     assert {p.steps for p in progress} == {42}
@@ -300,7 +302,7 @@ def test_settings_that_do_not_fit_are_refused_before_a_run_is_made(
 def test_least_squares_is_reached_on_whatever_rows_a_split_leaves(tmp_path: Path) -> None:
     config = config_from(read_file("recipe:linear-make-regression"))
     for changes in ({}, {"val_fraction": 0.1, "test_fraction": None}):
-        built = experiment.build(config.replace(**changes))
+        built = build(config.replace(**changes))
         list(fit(built, Run.create(tmp_path)))
         train_split = built.dataset.train
         rows = slice(None) if train_split.index is None else train_split.index
@@ -329,7 +331,7 @@ def test_the_average_of_the_weights_is_what_is_measured_and_saved(tmp_path: Path
     assert saved.training is not None
     assert all(torch.equal(saved.training[f"model.{name}"], raw[name]) for name in raw)
     assert not any(torch.equal(saved.weights[name], raw[name]) for name in raw)
-    built = experiment.build(digits())
+    built = build(digits())
     built.model.load_state_dict(saved.weights)
     val = built.dataset.val
     assert val is not None and val.index is not None and val.y is not None
@@ -340,7 +342,7 @@ def test_the_average_of_the_weights_is_what_is_measured_and_saved(tmp_path: Path
 
 
 def test_the_validation_split_follows_the_seed_and_the_test_split_does_not() -> None:
-    first, again, other = (experiment.build(digits(seed=seed)).dataset for seed in (0, 0, 1))
+    first, again, other = (build(digits(seed=seed)).dataset for seed in (0, 0, 1))
     assert torch.equal(first.val.index, again.val.index)  # type: ignore[union-attr, arg-type]
     assert not torch.equal(first.val.index, other.val.index)  # type: ignore[union-attr, arg-type]
     assert torch.equal(first.test.index, other.test.index)  # type: ignore[union-attr, arg-type]

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dlcli import registry, tasks
-from dlcli.errors import ConfigError
-from dlcli.registry import MODELS
-from dlcli.spec import DataSpec
+from dlcli.config.own_code import load
+from dlcli.config.registry import MODELS
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.tasks.choose import choose_task
 
 SPECS = {
     "mnist": DataSpec("multiclass", "image", (1, 28, 28), 10),
@@ -45,7 +46,7 @@ OTHERS = [(model, data) for model in MODELS for data in SPECS if data not in FIT
 
 def build(model: str, spec: DataSpec, **options: Any) -> nn.Module:
     torch.manual_seed(0)
-    return registry.load(MODELS[model].target)(spec, **options)
+    return load(MODELS[model].target)(spec, **options)
 
 
 def some_input(spec: DataSpec, batch: int = 5) -> Tensor:
@@ -72,7 +73,7 @@ def test_output_has_the_shape_that_the_task_wants_and_every_parameter_gets_a_gra
     assert output.shape == (5, *steps, spec.outputs)
     assert output.isfinite().all()
 
-    tasks.make(spec).loss(output, some_target(spec)).backward()
+    choose_task(spec).loss(output, some_target(spec)).backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
@@ -86,7 +87,7 @@ def test_weights_survive_safetensors(name: str, data: str, tmp_path: Path) -> No
     model, x = build(name, spec).eval(), some_input(spec)
     save_file({n: t.contiguous() for n, t in model.state_dict().items()}, tmp_path / "model.safetensors")
     torch.manual_seed(99)
-    other = registry.load(MODELS[name].target)(spec).eval()
+    other = load(MODELS[name].target)(spec).eval()
     assert not torch.equal(other(x), model(x))
     other.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert torch.equal(other(x), model(x))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlcli.training.optimizers import Optimizer, WeightAverage
+from dlcli.compute.optimizers import Optimizer, WeightAverage
 
 STEPS = 20
 

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 import pytest
 
-from dlcli import options
-from dlcli.errors import ConfigError
+from dlcli.core import options
+from dlcli.core.errors import ConfigError
 
 
 class Model:

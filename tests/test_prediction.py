@@ -12,14 +12,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from dlcli import experiment, prediction
-from dlcli.config import TrainConfig
+from dlcli.config.settings import TrainConfig
+from dlcli.core.errors import ConfigError, DataError
+from dlcli.core.spec import DataSpec
 from dlcli.data import builtin
-from dlcli.data.dataset import Preprocessing
-from dlcli.errors import ConfigError, DataError
-from dlcli.experiment import Restored
-from dlcli.runs import Run
-from dlcli.spec import DataSpec
+from dlcli.data.preprocessing import Preprocessing
+from dlcli.evaluation.generate import generate
+from dlcli.evaluation.predict import Prediction, predict
+from dlcli.experiment.restore import Restored, restore
+from dlcli.runs.run import Run
 from dlcli.training.loop import train
 
 STORY = "".join(
@@ -49,12 +50,12 @@ def restored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Restored]:
             settings |= {"data": f"text:{folder}/story.txt", "data_options": {"length": 20}}
         for _ in train(TrainConfig(**settings, device="cpu"), runs_dir=folder / "runs" / name):
             pass
-        found[name] = experiment.restore(Run(folder / "runs" / name, 1))
+        found[name] = restore(Run(folder / "runs" / name, 1))
     return found
 
 
-def answers(restored: Restored, *files: Path) -> list[prediction.Prediction]:
-    return list(prediction.predict(restored, [str(file) for file in files]))
+def answers(restored: Restored, *files: Path) -> list[Prediction]:
+    return list(predict(restored, [str(file) for file in files]))
 
 
 def said(restored: Restored, *files: Path) -> str:
@@ -172,7 +173,7 @@ def picture(file: Path, *shape: int) -> np.ndarray[Any, Any]:
 def test_a_grey_image_reaches_the_model_pixel_by_pixel(tmp_path: Path) -> None:
     pixels, run = picture(tmp_path / "a.png", 6, 8), probe((1, 6, 8), mean=(100.0,), std=(50.0,))
     (found,) = answers(run, tmp_path / "a.png")
-    assert found == prediction.Prediction(
+    assert found == Prediction(
         str(tmp_path / "a.png"), {"class": "dog", "probability": pytest.approx(1 / (1 + math.exp(-5)))}
     )
     np.testing.assert_allclose(run.model.seen[0, 0].numpy(), (pixels - 100.0) / 50, rtol=1e-5, atol=1e-6)
@@ -278,7 +279,7 @@ def test_texts_that_cannot_be_scored_are_told(restored: dict[str, Restored], tmp
 
 
 def generated(restored: Restored, prompt: str = "The ", **settings: Any) -> str:
-    return "".join(prediction.generate(restored, prompt, **({"length": 30} | settings)))
+    return "".join(generate(restored, prompt, **({"length": 30} | settings)))
 
 
 @pytest.mark.parametrize("name", ["rnn", "attention"])
@@ -328,9 +329,9 @@ def test_temperature_draws_from_the_softmax(restored: dict[str, Restored]) -> No
 
 
 def test_characters_come_one_by_one_from_an_empty_prompt_too(restored: dict[str, Restored]) -> None:
-    characters = list(prediction.generate(restored["rnn"], "", length=5))
+    characters = list(generate(restored["rnn"], "", length=5))
     assert [len(c) for c in characters] == [1] * 5
-    assert characters == list(prediction.generate(restored["rnn"], "\n", length=5))
+    assert characters == list(generate(restored["rnn"], "\n", length=5))
 
 
 @pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"top_k": -1}, {"length": 0}])

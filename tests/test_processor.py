@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dlcli import processor
+from dlcli.compute import processor
 
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n"
 

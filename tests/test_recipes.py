@@ -6,18 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlcli import config, experiment, train
-from dlcli.evaluation import check_rules
-from dlcli.runs import Run
+from dlcli import train
+from dlcli.config.recipe import recipes
+from dlcli.config.settings import config_from
+from dlcli.config.toml import read_file
+from dlcli.evaluation.rules import check_rules
+from dlcli.experiment.load import load_data
+from dlcli.experiment.restore import restore
+from dlcli.runs.run import Run
 from tests.conftest import DATA_DIR, Dlcli
 
 
-@pytest.mark.parametrize("name", sorted(config.recipes()))
+@pytest.mark.parametrize("name", sorted(recipes()))
 def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
-    recipe = config.recipes()[name]
+    recipe = recipes()[name]
     assert sorted(recipe) == ["reaches", "require", "settings", "split", "summary"]
     assert recipe["summary"] and recipe["reaches"]
-    made = config.config_from(config.read_file(f"recipe:{name}"))
+    made = config_from(read_file(f"recipe:{name}"))
     names = dict.fromkeys(("loss", "accuracy", "mse", "r2", "bits_per_char"), 0.0)
     assert check_rules(names, recipe["require"])
     fast = f"{made.data.removesuffix('-mnist')}-fast"  # the least time to an accuracy, by whatever model
@@ -25,9 +30,9 @@ def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(config.recipes()))
+@pytest.mark.parametrize("name", sorted(recipes()))
 def test_a_recipe_reaches_it(name: str, dlcli: Dlcli) -> None:
-    recipe = config.recipes()[name]
+    recipe = recipes()[name]
     downloaded = recipe["settings"]["data"] in ("mnist", "fashion-mnist")
     if downloaded and not DATA_DIR:
         pytest.skip(f"{recipe['settings']['data']} is downloaded: DLCLI_DATA_DIR is not set")
@@ -42,12 +47,12 @@ def test_a_recipe_reaches_it(name: str, dlcli: Dlcli) -> None:
 
 def test_the_line_is_found(tmp_path: Path) -> None:
     """Slope within 0.05 of 1, mean squared error within 2 % of what least squares reaches on the same rows."""
-    run_config = config.config_from(config.read_file("recipe:linear-line"))
+    run_config = config_from(read_file("recipe:linear-line"))
     list(train(run_config, runs_dir=tmp_path))
-    restored = experiment.restore(Run(tmp_path, 1), role="last")
+    restored = restore(Run(tmp_path, 1), role="last")
     slope, intercept = (p.item() for p in restored.model.parameters())
     assert slope == pytest.approx(1.0, abs=0.05)
-    data = experiment.load_data(run_config, device="cpu")
+    data = load_data(run_config, device="cpu")
     x, y = (t[data.train.index].double().numpy() for t in (data.train.x, data.train.y))  # type: ignore[index]
     (w, b), *_ = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)
     least = np.mean((x[:, 0] * w + b - y) ** 2)

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from dlcli import options, registry
-from dlcli.config import TrainConfig
-from dlcli.errors import ConfigError, RunError
-from dlcli.registry import DATASETS, MODELS
+from dlcli.config.own_code import load
+from dlcli.config.registry import DATASETS, MODELS
+from dlcli.config.schemes import data_entry, model_entry
+from dlcli.config.settings import TrainConfig
+from dlcli.core import options
+from dlcli.core.errors import ConfigError, RunError
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_is_a_module_whose_options_have_good_defaults(name: str) -> None:
-    found = registry.load(MODELS[name].target)
+    found = load(MODELS[name].target)
     assert issubclass(found, nn.Module)
     assert found.__doc__
     assert list(inspect.signature(found).parameters)[0] == "spec"
@@ -25,7 +27,7 @@ def test_every_model_is_a_module_whose_options_have_good_defaults(name: str) -> 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_is_a_function_of_the_data_folder(name: str) -> None:
-    found = registry.load(DATASETS[name].target)
+    found = load(DATASETS[name].target)
     assert found.__doc__ or name == "text"
     assert list(inspect.signature(found).parameters)[0] == "data_dir"
     given = {"path": "a.txt"} if name == "text" else {}
@@ -70,21 +72,21 @@ def test_every_entry_says_what_it_is() -> None:
 )
 def test_an_unknown_model_names_the_nearest(name: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        registry.model_entry(name)
+        model_entry(name)
     assert str(caught.value) == message
 
 
 def test_an_unknown_data_set_names_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
-        registry.data_entry("fashion-mist")
+        data_entry("fashion-mist")
     assert str(caught.value) == "unknown data 'fashion-mist': did you mean fashion-mnist?"
     with pytest.raises(ConfigError) as caught:
-        registry.data_entry("digit")
+        data_entry("digit")
     assert str(caught.value) == "unknown data 'digit': did you mean digits?"
 
 
 def test_a_text_file_is_the_entry_of_text() -> None:
-    assert registry.data_entry("text:some/file.txt") is DATASETS["text"]
+    assert data_entry("text:some/file.txt") is DATASETS["text"]
 
 
 @pytest.fixture
@@ -99,9 +101,9 @@ def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 
 def test_own_code_is_imported_by_its_address(own_package: Path) -> None:
-    assert registry.model_entry("ownmodels:Tiny").target == "ownmodels:Tiny"
-    assert registry.data_entry("ownmodels:Tiny").target == "ownmodels:Tiny"
-    assert registry.load("ownmodels:Tiny").__name__ == "Tiny"
+    assert model_entry("ownmodels:Tiny").target == "ownmodels:Tiny"
+    assert data_entry("ownmodels:Tiny").target == "ownmodels:Tiny"
+    assert load("ownmodels:Tiny").__name__ == "Tiny"
 
 
 @pytest.mark.parametrize(
@@ -118,16 +120,16 @@ def test_own_code_is_imported_by_its_address(own_package: Path) -> None:
 )
 def test_what_is_not_there_is_told(own_package: Path, target: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        registry.load(target)
+        load(target)
     assert str(caught.value) == message
 
 
 def test_a_module_that_is_broken_inside_raises_its_own_error(own_package: Path) -> None:
     with pytest.raises(ModuleNotFoundError) as missing:
-        registry.load("brokenmodels:Tiny")
+        load("brokenmodels:Tiny")
     assert missing.value.name == "does_not_exist_anywhere"
     with pytest.raises(ValueError, match="^at import$"):
-        registry.load("failing:Tiny")
+        load("failing:Tiny")
 
 
 @pytest.fixture
@@ -148,16 +150,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_the_current_folder_is_on_the_path_for_own_code_only(project: Path) -> None:
-    registry.load("dlcli.models.mlp:MLP")
+    load("dlcli.models.mlp:MLP")
     assert str(project) not in sys.path
-    assert registry.load("own_net:Net").__name__ == "Net"
+    assert load("own_net:Net").__name__ == "Net"
     assert sys.path[-1] == str(project)
-    assert registry.load("own_net:Net", runs_dir=Path("runs")).__name__ == "Net"
+    assert load("own_net:Net", runs_dir=Path("runs")).__name__ == "Net"
 
 
 def test_own_code_finds_nothing_in_the_runs_while_it_is_imported(project: Path) -> None:
     before = list(sys.path)
-    registry.load("own_net:Net", runs_dir=Path("runs"))
+    load("own_net:Net", runs_dir=Path("runs"))
     seen = sys.modules["own_net"].path
     assert not [entry for entry in seen if entry.startswith(str(project / "runs"))] and seen[-1] == str(project)
     assert sys.path == [*before, str(project)]
@@ -175,7 +177,7 @@ def test_own_code_finds_nothing_in_the_runs_while_it_is_imported(project: Path) 
 def test_what_came_with_a_run_is_not_imported(project: Path, target: str, place: str) -> None:
     before = list(sys.path)
     with pytest.raises(RunError) as caught:
-        registry.load(target, runs_dir=Path("runs"))
+        load(target, runs_dir=Path("runs"))
     assert str(caught.value) == (
         f"{target!r} is refused: {project}/runs/{place} lies in the folder of runs runs, and no code that came with a "
         "run is executed; keep your own in another folder"
@@ -187,13 +189,13 @@ def test_what_came_with_a_run_is_not_imported(project: Path, target: str, place:
 def test_a_link_to_what_came_with_a_run_is_refused(project: Path) -> None:
     (project / "own_link.py").symlink_to(project / "runs" / "came_net.py")
     with pytest.raises(RunError, match="is refused"):
-        registry.load("own_link:Net", runs_dir=Path("runs"))
+        load("own_link:Net", runs_dir=Path("runs"))
 
 
 def test_who_stands_in_the_runs_gets_nothing_from_there(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project / "runs" / "1")
     with pytest.raises(RunError, match="is refused"):
-        registry.load("came_space.net:Net", runs_dir=Path(".."))
+        load("came_space.net:Net", runs_dir=Path(".."))
     assert sys.path.count(str(project / "runs" / "1")) == 1  # where the test itself put it
     assert not (project / "imported").exists()
 
@@ -202,6 +204,6 @@ def test_who_stands_in_the_runs_gets_nothing_from_there(project: Path, monkeypat
 def test_pythons_own_library_is_not_even_imported_for_a_run(target: str) -> None:
     loaded = set(sys.modules)
     with pytest.raises(ConfigError) as caught:
-        registry.load(target, runs_dir=Path("runs"))
+        load(target, runs_dir=Path("runs"))
     assert str(caught.value) == f"{target!r} is part of Python, and no model or data set: name one of your own"
     assert "antigravity" not in set(sys.modules) - loaded

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from dlcli import TrainConfig, experiment, train
+from dlcli import TrainConfig, train
+from dlcli.checkpoints import checkpoint
 from dlcli.cli.main import app
-from dlcli.errors import BusyError, ResourceError, RunError
-from dlcli.runs import Run
-from dlcli.training import checkpoint
+from dlcli.core.errors import BusyError, ResourceError, RunError
+from dlcli.experiment.build import build
+from dlcli.runs.run import Run
 from dlcli.training.loop import fit, resume
 from dlcli.training.provenance import differences
 from dlcli.training.saver import Saver
@@ -84,7 +85,7 @@ def test_the_resume_matrix(kind: str, stops: Any, tmp_path: Path) -> None:
     made = config(kind)
     list(train(made, runs_dir=tmp_path))
     straight = Run(tmp_path, 1)
-    steps_per_epoch = experiment.build(made).steps_per_epoch
+    steps_per_epoch = build(made).steps_per_epoch
     if stops == "last batch":
         stops = (steps_per_epoch,)
     elif stops == "epoch":
@@ -238,7 +239,7 @@ def test_the_comparison_bites(part: str, tmp_path: Path, monkeypatch: pytest.Mon
     original = TrainingState.tensors
 
     def forgetful(self: TrainingState) -> dict[str, torch.Tensor]:
-        fresh = TrainingState(experiment.build(made))
+        fresh = TrainingState(build(made))
         found = original(self)
         return found | {name: original(fresh)[name] for name in found if name.startswith(part)}
 
@@ -288,7 +289,7 @@ def test_checkpoints_come_at_the_interval(every: str, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Saver, "write", write)
     made = config("attention", epochs=4, checkpoint_every=every)
-    per_epoch = experiment.build(made).steps_per_epoch
+    per_epoch = build(made).steps_per_epoch
     list(train(made, runs_dir=tmp_path))
     last = 4 * per_epoch
     if every == "3steps":
@@ -305,7 +306,7 @@ def test_epochs_between_checkpoints_do_not_wait_for_an_evaluation(
     """And a run that is resumed from such a one is exact."""
     monkeypatch.setattr("dlcli.training.saver._LEAST_SECONDS", 0.0)
     made = config("attention", epochs=5, eval_every=5, checkpoint_every="2epochs")
-    per_epoch = experiment.build(made).steps_per_epoch
+    per_epoch = build(made).steps_per_epoch
     list(train(made, runs_dir=tmp_path))
     monkeypatch.setattr("dlcli.training.saver.Saver.close", Saver.wait)
     with pytest.raises(ZeroDivisionError):
@@ -441,6 +442,6 @@ def test_fit_refuses_a_checkpoint_without_training(tmp_path: Path) -> None:
     run = Run(tmp_path, 1)
     best = checkpoint.load(run.checkpoints, "best", with_training=True)
     with pytest.raises(RunError) as caught:
-        list(fit(experiment.build(made.replace(epochs=9)), run, saved=best))
+        list(fit(build(made.replace(epochs=9)), run, saved=best))
     assert str(caught.value) == f"{best.path} holds weights but no training to go on from"
     assert load_file(best.path / "model.safetensors").keys() == best.weights.keys()

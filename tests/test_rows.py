@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlcli.data.rows import read_rows
-from dlcli.errors import DataError
-from dlcli.spec import DataSpec
+from dlcli.core.errors import DataError
+from dlcli.core.spec import DataSpec
+from dlcli.data.readers.csv import read_rows
 
 IRIS = ("sepal length", "sepal width", "petal length", "petal width")
 HEADER = ",".join(IRIS)

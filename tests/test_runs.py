@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dlcli import summary
-from dlcli.config import TrainConfig
-from dlcli.errors import BusyError, ResourceError, RunError
-from dlcli.runs import Run, all_runs, find, find_one
+from dlcli.config.settings import TrainConfig
+from dlcli.core.errors import BusyError, ResourceError, RunError
+from dlcli.runs import table as summary
+from dlcli.runs.names import find, find_one
+from dlcli.runs.run import Run, all_runs
 
 
 def make(root: Path, **info: object) -> Run:

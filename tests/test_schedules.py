@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from dlcli.training.schedules import learning_rate
+from dlcli.compute.schedules import learning_rate
 
 
 def ours(steps: int, **settings) -> list[float]:

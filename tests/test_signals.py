@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from dlcli.checkpoints import checkpoint
 from dlcli.cli.output import say
-from dlcli.runs import Run
-from dlcli.training import checkpoint, loop, saver
+from dlcli.runs.run import Run
+from dlcli.training import loop, saver
 from dlcli.training.loop import resume
 from tests.faults import Dlcli
 from tests.test_resume import assert_same

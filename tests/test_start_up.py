@@ -26,15 +26,15 @@ def call(*words: str) -> str:
     "module",
     [
         "dlcli",
-        "dlcli.errors",
-        "dlcli.config",
-        "dlcli.registry",
-        "dlcli.runs",
-        "dlcli.files",
-        "dlcli.summary",
-        "dlcli.trash",
-        "dlcli.options",
-        "dlcli.spec",
+        "dlcli.core.errors",
+        "dlcli.config.settings",
+        "dlcli.config.registry",
+        "dlcli.runs.run",
+        "dlcli.core.files",
+        "dlcli.runs.table",
+        "dlcli.runs.trash",
+        "dlcli.core.options",
+        "dlcli.core.spec",
         *(
             f"dlcli.cli.{name}"
             for name in (
@@ -88,4 +88,4 @@ def test_training_on_digits_loads_only_what_it_needs(tmp_path: object) -> None:
 
 
 def test_the_guard_bites() -> None:
-    assert "torch" in heavy_after("import dlcli.config\nimport torch")
+    assert "torch" in heavy_after("import dlcli.config.settings\nimport torch")

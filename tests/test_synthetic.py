@@ -8,10 +8,10 @@ import pytest
 import sklearn.datasets
 import torch
 
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
 from dlcli.data import synthetic
-from dlcli.data.dataset import Source
-from dlcli.errors import ConfigError
-from dlcli.spec import DataSpec
+from dlcli.data.source import Source
 
 NOWHERE = Path("/nowhere")
 ALL = (synthetic.line, synthetic.make_regression, synthetic.random, synthetic.recall)

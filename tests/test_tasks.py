@@ -10,9 +10,14 @@ import torch.nn.functional as F
 from sklearn import metrics as reference
 from torch import Tensor
 
-from dlcli import tasks
-from dlcli.errors import ConfigError
-from dlcli.spec import DataSpec
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.tasks.binary import Binary, area_under_curve
+from dlcli.tasks.choose import choose_task, default_loss, higher_is_better
+from dlcli.tasks.multiclass import Multiclass, confusion_matrix, macro_f1, per_class
+from dlcli.tasks.next_token import NextToken
+from dlcli.tasks.regression import Regression
+from dlcli.tasks.task import Task
 
 REGRESSION = DataSpec("regression", "features", (4,), 1)
 BINARY = DataSpec("binary", "features", (4,), 1)
@@ -31,14 +36,14 @@ def sample(spec: DataSpec, count: int = 97) -> tuple[Tensor, Tensor]:
     return output, torch.randint(max(2, spec.outputs), (count, *steps), generator=generator)
 
 
-def measured(task: tasks.Task, output: Tensor, target: Tensor, batch: int = 1000) -> dict[str, float | None]:
+def measured(task: Task, output: Tensor, target: Tensor, batch: int = 1000) -> dict[str, float | None]:
     return task.metrics([task.measure(o, t) for o, t in zip(output.split(batch), target.split(batch), strict=True)])
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_one_batch_and_many_give_the_same_metrics_in_the_order_of_names(name: str) -> None:
     output, target = sample(SPECS[name])
-    task = tasks.make(SPECS[name], target_mean=3.0, target_std=2.0)
+    task = choose_task(SPECS[name], target_mean=3.0, target_std=2.0)
     whole = measured(task, output, target)
     assert tuple(whole) == task.names
     for batch in (1, 10, 96):
@@ -48,14 +53,14 @@ def test_one_batch_and_many_give_the_same_metrics_in_the_order_of_names(name: st
 @pytest.mark.parametrize("name", SPECS)
 def test_measured_loss_is_the_training_loss(name: str) -> None:
     output, target = sample(SPECS[name])
-    task = tasks.make(SPECS[name])
+    task = choose_task(SPECS[name])
     assert measured(task, output, target)["loss"] == pytest.approx(task.loss(output, target).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_half_precision_output_is_measured_in_single(name: str) -> None:
     output, target = sample(SPECS[name])
-    task = tasks.make(SPECS[name])
+    task = choose_task(SPECS[name])
     rounded = output.bfloat16()
     assert measured(task, rounded, target) == measured(task, rounded.float(), target)
 
@@ -68,14 +73,14 @@ def test_half_precision_output_is_measured_in_single(name: str) -> None:
 )
 def test_regression_losses(loss: str, function: Any) -> None:
     output, target = sample(REGRESSION)
-    task = tasks.make(REGRESSION, loss=loss)
+    task = choose_task(REGRESSION, loss=loss)
     assert torch.equal(task.loss(output, target), function(output[:, 0], target))
     assert measured(task, output, target, 10)["loss"] == pytest.approx(function(output[:, 0], target).item(), rel=1e-6)
 
 
 def test_regression_metrics_are_scikit_learns_in_the_targets_own_units() -> None:
     output, target = sample(REGRESSION)
-    task = tasks.make(REGRESSION, target_mean=150.0, target_std=70.0)
+    task = choose_task(REGRESSION, target_mean=150.0, target_std=70.0)
     found = measured(task, output, target, 10)
     truth, guess = target.double().numpy() * 70 + 150, output[:, 0].double().numpy() * 70 + 150
     assert found["mse"] == pytest.approx(reference.mean_squared_error(truth, guess), rel=1e-12)
@@ -85,12 +90,12 @@ def test_regression_metrics_are_scikit_learns_in_the_targets_own_units() -> None
 
 
 def test_r2_of_a_constant_target_is_undefined() -> None:
-    found = measured(tasks.make(REGRESSION), torch.randn(5, 1), torch.ones(5))
+    found = measured(choose_task(REGRESSION), torch.randn(5, 1), torch.ones(5))
     assert found["r2"] is None
 
 
 def test_huber_is_measured_with_itself_by_hand() -> None:
-    task = tasks.make(REGRESSION, loss="huber")
+    task = choose_task(REGRESSION, loss="huber")
     output, target = torch.tensor([[0.5], [3.0]]), torch.tensor([0.0, 0.0])
     assert measured(task, output, target, 1)["loss"] == pytest.approx((0.5 * 0.25 + (3.0 - 0.5)) / 2)
 
@@ -100,7 +105,7 @@ def test_huber_is_measured_with_itself_by_hand() -> None:
 
 def test_binary_metrics_are_scikit_learns() -> None:
     output, target = sample(BINARY)
-    found = measured(tasks.make(BINARY), output, target, 10)
+    found = measured(choose_task(BINARY), output, target, 10)
     probability = torch.sigmoid(output[:, 0].double()).numpy()
     assert found["loss"] == pytest.approx(reference.log_loss(target.numpy(), probability), rel=1e-6)
     assert found["accuracy"] == reference.accuracy_score(target.numpy(), probability > 0.5)
@@ -113,17 +118,17 @@ def test_auc_counts_ties_half() -> None:
         score = torch.randint(0, 5, (size,), generator=generator).float()
         positive = torch.rand(size, generator=generator) < 0.3
         expected = reference.roc_auc_score(positive.numpy(), score.numpy())
-        assert tasks.area_under_curve(score, positive) == pytest.approx(expected, rel=1e-12)
-    assert tasks.area_under_curve(torch.ones(4), torch.tensor([True, False, True, False])) == 0.5
+        assert area_under_curve(score, positive) == pytest.approx(expected, rel=1e-12)
+    assert area_under_curve(torch.ones(4), torch.tensor([True, False, True, False])) == 0.5
 
 
 @pytest.mark.parametrize("label", [True, False])
 def test_auc_without_a_second_class_is_undefined(label: bool) -> None:
-    assert tasks.area_under_curve(torch.randn(4), torch.full((4,), label)) is None
+    assert area_under_curve(torch.randn(4), torch.full((4,), label)) is None
 
 
 def test_binary_loss_is_stable_for_large_logits() -> None:
-    loss = tasks.make(BINARY).loss(torch.tensor([[1e4], [-1e4]]), torch.tensor([0, 1]))
+    loss = choose_task(BINARY).loss(torch.tensor([[1e4], [-1e4]]), torch.tensor([0, 1]))
     assert loss.item() == pytest.approx(1e4)
 
 
@@ -132,7 +137,7 @@ def test_binary_loss_is_stable_for_large_logits() -> None:
 
 def test_class_metrics_are_scikit_learns() -> None:
     output, target = sample(CLASSES)
-    found = measured(tasks.make(CLASSES), output, target, 10)
+    found = measured(choose_task(CLASSES), output, target, 10)
     probability = torch.softmax(output.double(), 1).numpy()
     truth, labels = target.numpy(), list(range(10))
     assert found["loss"] == pytest.approx(reference.log_loss(truth, probability, labels=labels), rel=1e-6)
@@ -144,7 +149,7 @@ def test_class_metrics_are_scikit_learns() -> None:
 @pytest.mark.parametrize("classes", [2, 15, 16, 40])
 def test_the_loss_of_classes_is_scikit_learns_however_many_they_are(classes: int) -> None:
     torch.manual_seed(classes)
-    task, output = tasks.Multiclass(classes), 3 * torch.randn(300, classes)
+    task, output = Multiclass(classes), 3 * torch.randn(300, classes)
     target = torch.randint(classes, (300,))
     found = task.metrics([task.measure(output, target)])["loss"]
     probability = output.double().softmax(1).numpy()
@@ -152,23 +157,23 @@ def test_the_loss_of_classes_is_scikit_learns_however_many_they_are(classes: int
 
 
 def test_top_5_is_reported_where_there_are_ten_classes() -> None:
-    assert "top5_accuracy" in tasks.make(CLASSES).names
-    assert tasks.make(FEW).names == ("loss", "accuracy")
+    assert "top5_accuracy" in choose_task(CLASSES).names
+    assert choose_task(FEW).names == ("loss", "accuracy")
 
 
 def confused() -> tuple[Tensor, Tensor, list[dict[str, Any]], Tensor]:
     generator = torch.Generator().manual_seed(1)
     target = torch.randint(4, (200,), generator=generator)
     prediction = torch.where(torch.rand(200, generator=generator) < 0.6, target, (target * 3 + 1) % 5)
-    confusion = tasks.confusion_matrix(prediction, target, 6)  # class 4 is only predicted, class 5 never seen
-    return prediction, target, tasks.per_class(confusion), confusion
+    confusion = confusion_matrix(prediction, target, 6)  # class 4 is only predicted, class 5 never seen
+    return prediction, target, per_class(confusion), confusion
 
 
 def test_confusion_matrix_is_scikit_learns_a_row_an_actual_class() -> None:
     prediction, target, _, confusion = confused()
     expected = reference.confusion_matrix(target.numpy(), prediction.numpy(), labels=range(6))
     np.testing.assert_array_equal(confusion.numpy(), expected)
-    by_hand = tasks.confusion_matrix(torch.tensor([1, 1, 0]), torch.tensor([0, 0, 1]), 2)
+    by_hand = confusion_matrix(torch.tensor([1, 1, 0]), torch.tensor([0, 0, 1]), 2)
     assert by_hand.tolist() == [[0, 2], [1, 0]]
 
 
@@ -189,14 +194,14 @@ def test_precision_recall_f1_and_count_are_scikit_learns() -> None:
 def test_macro_f1_is_scikit_learns() -> None:
     prediction, target, rows, _ = confused()
     expected = reference.f1_score(target.numpy(), prediction.numpy(), average="macro")
-    assert tasks.macro_f1(rows) == pytest.approx(expected, rel=1e-12)
-    assert tasks.macro_f1(rows[5:]) is None
+    assert macro_f1(rows) == pytest.approx(expected, rel=1e-12)
+    assert macro_f1(rows[5:]) is None
 
 
 @pytest.mark.parametrize("spec", [CLASSES, TEXT], ids=["classes", "text"])
 def test_label_smoothing_is_of_the_training_loss_only(spec: DataSpec) -> None:
     output, target = sample(spec)
-    smooth, plain = tasks.make(spec, label_smoothing=0.1), tasks.make(spec)
+    smooth, plain = choose_task(spec, label_smoothing=0.1), choose_task(spec)
     logits = output.flatten(0, -2).double().log_softmax(-1)
     hard = -logits.gather(1, target.flatten()[:, None]).mean()
     expected = 0.9 * hard + 0.1 * -logits.mean()
@@ -209,7 +214,7 @@ def test_label_smoothing_is_of_the_training_loss_only(spec: DataSpec) -> None:
 
 def test_next_token_metrics_by_hand() -> None:
     output, target = sample(TEXT)
-    found = measured(tasks.make(TEXT), output, target, 10)
+    found = measured(choose_task(TEXT), output, target, 10)
     log_probability = torch.log_softmax(output.double(), -1).gather(2, target[:, :, None])
     loss = -log_probability.mean().item()
     assert found["loss"] == pytest.approx(loss, rel=1e-6)
@@ -219,7 +224,7 @@ def test_next_token_metrics_by_hand() -> None:
 
 
 def test_an_even_guess_has_the_alphabets_perplexity() -> None:
-    found = measured(tasks.make(TEXT), torch.zeros(3, 6, 5), torch.zeros(3, 6, dtype=torch.long))
+    found = measured(choose_task(TEXT), torch.zeros(3, 6, 5), torch.zeros(3, 6, dtype=torch.long))
     assert found["perplexity"] == pytest.approx(5)
     assert found["bits_per_char"] == pytest.approx(math.log2(5))
 
@@ -227,7 +232,7 @@ def test_an_even_guess_has_the_alphabets_perplexity() -> None:
 def test_a_perplexity_beyond_any_float_is_undefined() -> None:
     output = torch.zeros(1, 6, 5)
     output[:, :, 0] = 1e4
-    found = measured(tasks.make(TEXT), output, torch.ones(1, 6, dtype=torch.long))
+    found = measured(choose_task(TEXT), output, torch.ones(1, 6, dtype=torch.long))
     assert found["perplexity"] is None and found["loss"] == pytest.approx(1e4)
 
 
@@ -237,18 +242,18 @@ def test_a_perplexity_beyond_any_float_is_undefined() -> None:
 @pytest.mark.parametrize(
     ("spec", "kind", "monitor", "loss"),
     [
-        (REGRESSION, tasks.Regression, "loss", "mse"),
-        (BINARY, tasks.Binary, "loss", "bce"),
-        (CLASSES, tasks.Multiclass, "accuracy", "cross-entropy"),
-        (TEXT, tasks.NextToken, "loss", "cross-entropy"),
+        (REGRESSION, Regression, "loss", "mse"),
+        (BINARY, Binary, "loss", "bce"),
+        (CLASSES, Multiclass, "accuracy", "cross-entropy"),
+        (TEXT, NextToken, "loss", "cross-entropy"),
     ],
 )
 def test_the_task_follows_the_data(spec: DataSpec, kind: type, monitor: str, loss: str) -> None:
-    task = tasks.make(spec)
+    task = choose_task(spec)
     assert type(task) is kind
     assert task.monitor == monitor
-    assert tasks.default_loss(spec.task) == loss
-    assert tasks.make(spec, loss=loss) == task
+    assert default_loss(spec.task) == loss
+    assert choose_task(spec, loss=loss) == task
 
 
 @pytest.mark.parametrize(
@@ -264,13 +269,13 @@ def test_the_task_follows_the_data(spec: DataSpec, kind: type, monitor: str, los
 )
 def test_what_does_not_belong_to_a_task_is_refused(spec: DataSpec, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        tasks.make(spec, **settings)
+        choose_task(spec, **settings)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_every_metric_is_better_in_one_direction(spec: DataSpec) -> None:
     lower = {"loss", "mse", "rmse", "mae", "perplexity", "bits_per_char"}
-    for name in (*tasks.make(spec).names, "macro_f1"):
-        assert tasks.higher_is_better(name) is (name not in lower)
-        assert tasks.higher_is_better(f"val/{name}") is (name not in lower)
+    for name in (*choose_task(spec).names, "macro_f1"):
+        assert higher_is_better(name) is (name not in lower)
+        assert higher_is_better(f"val/{name}") is (name not in lower)

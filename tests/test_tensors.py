@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dlcli.errors import RunError
-from dlcli.training import tensors
+from dlcli.checkpoints import tensors
+from dlcli.core.errors import RunError
 
 A = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 B = {"dtype": "U8", "shape": [2, 2], "data_offsets": [8, 12]}

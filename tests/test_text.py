@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlcli.data import download, published, text
-from dlcli.data.dataset import Source
-from dlcli.errors import ConfigError, DataError
-from dlcli.spec import DataSpec
+from dlcli.core.errors import ConfigError, DataError
+from dlcli.core.spec import DataSpec
+from dlcli.data import download, published
+from dlcli.data.readers.text import read_text
+from dlcli.data.source import Source
+from dlcli.data.text import from_text, pydocs, respelt, text_file, tinyshakespeare
 from tests.conftest import DATA_DIR, needs_data
 
 PANGRAM = "The quick brown fox jumps over the lazy dog.\n" * 5
@@ -20,7 +22,7 @@ def decoded(source: Source) -> list[str]:
 
 
 def test_rows_are_cut_in_order_and_overlap_by_one() -> None:
-    source = text.from_text(PANGRAM, length=10)
+    source = from_text(PANGRAM, length=10)
     rows = decoded(source)
     assert len(rows) == (len(PANGRAM) - 1) // 10
     assert rows == [PANGRAM[10 * i : 10 * i + 11] for i in range(len(rows))]
@@ -29,7 +31,7 @@ def test_rows_are_cut_in_order_and_overlap_by_one() -> None:
 
 
 def test_a_token_is_the_place_of_its_character_in_the_sorted_alphabet() -> None:
-    source = text.from_text(PANGRAM, length=10)
+    source = from_text(PANGRAM, length=10)
     assert source.alphabet == "".join(sorted(set(PANGRAM)))
     assert source.spec == DataSpec("next-token", "tokens", (10,), 30, vocabulary=30)
     assert source.y is None and source.ordered
@@ -38,33 +40,33 @@ def test_a_token_is_the_place_of_its_character_in_the_sorted_alphabet() -> None:
 
 def test_characters_beyond_the_first_plane_and_large_alphabets_survive() -> None:
     characters = "".join(chr(c) for c in range(0x4E00, 0x4E00 + 300)) + "🎈é"
-    source = text.from_text(characters * 2, length=20)
+    source = from_text(characters * 2, length=20)
     assert source.spec.vocabulary == 302
     assert decoded(source)[15] == (characters * 2)[300:321]
 
 
 @pytest.mark.parametrize("extra", [0, 1, 9, 10, 11])
 def test_the_shortest_text_that_is_long_enough(extra: int) -> None:
-    source = text.from_text("ab" * 50 + "x" * (1 + extra), length=10)
+    source = from_text("ab" * 50 + "x" * (1 + extra), length=10)
     assert source.x.shape == (10 + extra // 10, 11)
 
 
 def test_a_short_text_is_refused() -> None:
     with pytest.raises(DataError) as caught:
-        text.from_text("x" * 100, length=10)
+        from_text("x" * 100, length=10)
     assert str(caught.value) == (
         "a text of 100 characters is too short: rows of 10 need at least 101; "
         "take a longer text or a smaller data.length"
     )
     with pytest.raises(ConfigError) as refused:
-        text.from_text(PANGRAM, length=0)
+        from_text(PANGRAM, length=0)
     assert str(refused.value) == "data.length = 0 must be at least 1"
 
 
 def test_a_file_is_read_without_its_byte_order_mark(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes(b"\xef\xbb\xbf" + PANGRAM.encode())
-    source = text.text_file(tmp_path, path=str(file), length=10)
+    source = text_file(tmp_path, path=str(file), length=10)
     assert decoded(source)[0] == PANGRAM[:11]
     assert "﻿" not in source.alphabet
 
@@ -75,7 +77,7 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
     def said(content: bytes) -> str:
         file.write_bytes(content)
         with pytest.raises(DataError) as caught:
-            text.text_file(tmp_path, path=str(file))
+            text_file(tmp_path, path=str(file))
         return str(caught.value)
 
     utf8 = "save the file as UTF-8"
@@ -97,13 +99,13 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
 def test_line_ends_of_other_systems_are_one_character(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes(b"one\r\ntwo\rthree\n")
-    assert text.read_text(file) == "one\ntwo\nthree\n"
+    assert read_text(file) == "one\ntwo\nthree\n"
 
 
 def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     def said(path: Path) -> str:
         with pytest.raises(DataError) as caught:
-            text.text_file(tmp_path, path=str(path))
+            text_file(tmp_path, path=str(path))
         return str(caught.value)
 
     assert said(tmp_path / "missing.txt") == f"{tmp_path / 'missing.txt'} does not exist"
@@ -122,7 +124,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch) -> None
     (tmp_path / "a.txt").write_text(PANGRAM)
     monkeypatch.setattr(os, "open", refuses)
     with pytest.raises(DataError) as caught:
-        text.text_file(tmp_path, path=str(tmp_path / "a.txt"))
+        text_file(tmp_path, path=str(tmp_path / "a.txt"))
     assert str(caught.value) == f"{tmp_path / 'a.txt'} cannot be read: Permission denied"
 
 
@@ -133,7 +135,7 @@ def test_tinyshakespeare_is_held_against_its_sha256(tmp_path: Path, monkeypatch)
     for content in (PANGRAM, "a" * 1_115_394):
         file.write_text(content)
         with pytest.raises(DataError) as caught:
-            text.tinyshakespeare(tmp_path)
+            tinyshakespeare(tmp_path)
         assert str(caught.value) == (
             f"{file} is not tinyshakespeare, or damaged: its sha256 is not {archive.sha256}; delete it to download it "
             f"again, or train on it as --data text:{file}"
@@ -147,7 +149,7 @@ def test_tinyshakespeare_is_held_against_its_sha256(tmp_path: Path, monkeypatch)
 
     monkeypatch.setattr(download, "_get", refuses)
     with pytest.raises(DataError) as caught:
-        text.tinyshakespeare(tmp_path)
+        tinyshakespeare(tmp_path)
     assert str(caught.value) == (
         f"tinyshakespeare is not in the data folder and cannot be downloaded ({archive.urls[0]}: no route to host): "
         f"put input.txt (sha256 {archive.sha256}) into {file.parent}, or choose --data-dir"
@@ -156,7 +158,7 @@ def test_tinyshakespeare_is_held_against_its_sha256(tmp_path: Path, monkeypatch)
 
 @needs_data("tinyshakespeare", "input.txt")
 def test_the_real_tinyshakespeare() -> None:
-    source = text.tinyshakespeare(Path(DATA_DIR))
+    source = tinyshakespeare(Path(DATA_DIR))
     assert source.spec.vocabulary == 65
     assert source.x.shape == (1115393 // 128, 129)
     assert decoded(source)[0].startswith("First Citizen:\nBefore we proceed any further, hear me speak.\n")
@@ -165,7 +167,7 @@ def test_the_real_tinyshakespeare() -> None:
 def test_pydocs_is_pythons_help_with_every_paragraph_once() -> None:
     from pydoc_data.topics import topics
 
-    source = text.pydocs(Path("/nowhere"))
+    source = pydocs(Path("/nowhere"))
     joined = "".join(row[:-1] for row in decoded(source))
     assert len(joined) > 300_000
     known = {paragraph for topic in topics.values() for paragraph in topic.split("\n\n")}
@@ -178,10 +180,10 @@ def test_pydocs_is_pythons_help_with_every_paragraph_once() -> None:
 
 def test_a_text_is_respelt_in_another_alphabet() -> None:
     wide = "".join(chr(c) for c in range(0x4E00, 0x4E00 + 300))
-    source = text.from_text("abcad" * 9, length=4)
-    respelt = text.respelt(source, "xdcba" + wide)
-    assert decoded(respelt) == decoded(source)
-    assert respelt.spec == DataSpec("next-token", "tokens", (4,), 305, vocabulary=305)
+    source = from_text("abcad" * 9, length=4)
+    other = respelt(source, "xdcba" + wide)
+    assert decoded(other) == decoded(source)
+    assert other.spec == DataSpec("next-token", "tokens", (4,), 305, vocabulary=305)
     with pytest.raises(DataError) as caught:
-        text.respelt(source, "ab")
+        respelt(source, "ab")
     assert str(caught.value) == "the text has characters that the model never saw: 'c' 'd'"

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlcli import TrainConfig, evaluate, experiment, train
-from dlcli.runs import Run
-from dlcli.spec import DataSpec
-from dlcli.training import threads
+from dlcli import TrainConfig, evaluate, train
+from dlcli.compute import threads
+from dlcli.core.spec import DataSpec
+from dlcli.experiment.build import build
+from dlcli.runs.run import Run
 from dlcli.training.loop import Epoch, fit
 from tests.conftest import Dlcli
 
@@ -44,7 +45,7 @@ def test_a_time_step_of_a_recurrent_model_counts_by_itself(
 ) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     settings = {"data": "random", "data_options": {"shape": (1, 28, 28), "samples": 300}} if model != "rnn" else {}
-    built = experiment.build(TrainConfig(model=model, batch_size=batch_size, device="cpu", **settings))  # type: ignore[arg-type]
+    built = build(TrainConfig(model=model, batch_size=batch_size, device="cpu", **settings))  # type: ignore[arg-type]
     assert built.threads == 1 + several
 
 
@@ -52,8 +53,8 @@ def test_an_accumulated_batch_counts_by_itself(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     shape = {"shape": (1, 28, 28), "samples": 300}
     settings = TrainConfig(model="mlp", data="random", data_options=shape, batch_size=100, device="cpu")
-    assert experiment.build(settings.replace(accumulate=3)).threads == 1
-    assert experiment.build(settings.replace(batch_size=300)).threads == 2
+    assert build(settings.replace(accumulate=3)).threads == 1
+    assert build(settings.replace(batch_size=300)).threads == 2
 
 
 def test_an_evaluation_chooses_by_its_own_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +62,7 @@ def test_an_evaluation_chooses_by_its_own_batch(monkeypatch: pytest.MonkeyPatch)
     shape = {"shape": (1, 28, 28), "samples": 300}
     settings = TrainConfig(model="mlp", data="random", data_options=shape, batch_size=100, device="cpu")
     few, many = settings.replace(eval_batch_size=100), settings.replace(batch_size=300, eval_batch_size=1)
-    built = [experiment.build(made) for made in (settings, few, settings.replace(threads=1), many)]
+    built = [build(made) for made in (settings, few, settings.replace(threads=1), many)]
     assert [(b.threads, b.eval_threads) for b in built] == [(1, 2), (1, 1), (1, 1), (2, 2)]
 
 
@@ -150,7 +151,7 @@ def test_who_takes_the_records_is_let_go_in_between(
     monkeypatch.setattr(nn.Linear, "forward", spy)
     before = os.sched_getaffinity(0)
     settings = {"data": "digits", "epochs": 2, "device": "cpu", "threads": cores}
-    built = experiment.build(TrainConfig("mlp", **settings))
+    built = build(TrainConfig("mlp", **settings))
     inside.clear()
     records = fit(built, Run.create(tmp_path))
     for record in records:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dlcli import trash
 from dlcli.cli.main import app
-from dlcli.errors import ResourceError, RunError
-from dlcli.runs import MARK, Run, all_runs
+from dlcli.core.errors import ResourceError, RunError
+from dlcli.runs import trash
+from dlcli.runs.run import MARK, Run, all_runs
 from tests.faults import Call, watched
 from tests.test_runs import make
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torchvision
 
+from dlcli.core.errors import DataError
+from dlcli.core.spec import DataSpec
 from dlcli.data import download, published, vision
-from dlcli.errors import DataError
-from dlcli.spec import DataSpec
 from tests.conftest import DATA_DIR, needs_data
 
 IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlcli import TrainConfig, experiment, train
+from dlcli import TrainConfig, train
+from dlcli.checkpoints import checkpoint
+from dlcli.core.errors import DivergedError
 from dlcli.data import batches
-from dlcli.errors import DivergedError
-from dlcli.runs import Run
-from dlcli.training import checkpoint
+from dlcli.experiment.build import build
+from dlcli.runs.run import Run
 
 
 class PoisonedLinear(nn.Module):
@@ -50,7 +51,7 @@ def diverge(config: TrainConfig, root: Path) -> tuple[Run, str]:
 def test_a_loss_that_is_not_finite_is_told_with_its_batch(tmp_path: Path) -> None:
     config = poisoned(epochs=3, model_options={"at": 16})
     run, message = diverge(config, tmp_path)
-    data = experiment.build(config).dataset
+    data = build(config).dataset
     samples = batches.epoch_order(data.train, seed=0, epoch=2)[5 * 32 : 6 * 32].tolist()
     found = run.info()["diverged"]
     assert -(-len(data.train) // 32) == 10  # so the 16th batch is number 5 of the second epoch
@@ -67,7 +68,7 @@ def test_a_loss_that_is_not_finite_is_told_with_its_batch(tmp_path: Path) -> Non
 
 def test_the_gradient_norm_is_that_of_all_gradients_together(tmp_path: Path) -> None:
     run, _ = diverge(poisoned(epochs=1, model_options={"at": 2}), tmp_path)
-    built = experiment.build(poisoned(epochs=1, model_options={"at": 2}))
+    built = build(poisoned(epochs=1, model_options={"at": 2}))
     batch = next(batches.shuffled(built.dataset.train, 32, seed=0, epoch=1))
     built.task.loss(built.model(batch.x), batch.y).backward()
     gradients = torch.cat([p.grad.flatten() for p in built.model.parameters() if p.grad is not None])
@@ -105,9 +106,9 @@ def test_the_last_finite_checkpoint_stays_the_last(tmp_path: Path) -> None:
 
 def test_weights_that_no_loss_depends_on_are_not_saved_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = poisoned(epochs=1, model_options={"at": 99}, checkpoint_every="2steps")
-    built = experiment.build(config)
+    built = build(config)
     built.model.register_buffer("unused", torch.tensor([float("inf")]))
-    monkeypatch.setattr(experiment, "build", lambda config: built)
+    monkeypatch.setattr("dlcli.training.loop.build", lambda config: built)
     with pytest.raises(DivergedError) as caught:
         list(train(config, runs_dir=tmp_path))
     assert str(caught.value) == "the weights are no longer finite at step 2: lower lr or set clip_norm"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlcli.errors import DlcliError, ResourceError
+from dlcli.core.errors import DlcliError, ResourceError
 
 
 class Child:

@@ -7,11 +7,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from dlcli import experiment
 from dlcli.checks.children import Child
 from dlcli.checks.snapshot import Comparison, compare, short, snapshot
-from dlcli.config import TrainConfig, to_toml
-from dlcli.runs import Run, all_runs
+from dlcli.config.settings import TrainConfig
+from dlcli.config.toml import to_toml
+from dlcli.experiment.build import resolve_options
+from dlcli.runs.run import Run, all_runs
 
 Tell = Callable[[str], None]
 
@@ -102,7 +103,7 @@ def check_determinism(
     Raises the DlcliError with which a training ended, if one did.
     """
     settings = folder / "config.toml"
-    settings.write_text(to_toml(experiment.resolve_options(config)), encoding="utf-8")
+    settings.write_text(to_toml(resolve_options(config)), encoding="utf-8")
     first = _train(settings, folder / "1")
     trace = _read(folder / "1.trace")
     steps, hashes = len(trace) - 1, sum(len(line) for line in trace)

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import dlcli
 from dlcli.checks.children import Child, place_in
+from dlcli.compute.processor import processor
+from dlcli.core.errors import DlcliError
+from dlcli.core.files import append_line, verify_folder, write_folder
+from dlcli.core.version import __version__
 from dlcli.data import published
-from dlcli.errors import DlcliError
-from dlcli.files import append_line, verify_folder, write_folder
-from dlcli.processor import processor
 
 Tell = Callable[[str], None]
 Verdict = Literal["ok", "warn", "fail"]
@@ -85,7 +85,7 @@ def check_install(*, runs_dir: str, data_dir: str | None, tell: Tell = lambda li
 
 
 def _versions() -> Iterator[Line]:
-    yield Line("dlcli", dlcli.__version__)
+    yield Line("dlcli", __version__)
     version = platform.python_version()
     if tuple(map(int, platform.python_version_tuple()[:2])) < _PYTHON:
         yield Line("python", version, "fail", "dlcli needs Python {}.{} or newer".format(*_PYTHON))
@@ -185,7 +185,7 @@ def _devices() -> Iterator[Line]:
     import torch
 
     from dlcli.checks.arithmetic import wrong_products
-    from dlcli.training.threads import usable_cores
+    from dlcli.compute.threads import usable_cores
 
     def arithmetic(name: str) -> Line:
         wrong = wrong_products(torch.device(name))
@@ -236,16 +236,17 @@ def _why_no_cuda() -> str | None:
 def _threads() -> Iterator[Line]:
     import torch
 
-    from dlcli.training.threads import choose_threads
+    from dlcli.compute.threads import choose_threads
 
     small, large = (choose_threads("auto", device=torch.device("cpu"), flops=flops) for flops in (1e6, 1e11))
     yield Line("threads", f"{small} for a small step, {large} for a large one")
 
 
 def _data(data_dir: str | None) -> Iterator[Line]:
-    from dlcli.config import TrainConfig
-    from dlcli.experiment import data_folder
-    from dlcli.registry import data_entry, load
+    from dlcli.config.own_code import load
+    from dlcli.config.schemes import data_entry
+    from dlcli.config.settings import TrainConfig
+    from dlcli.experiment.load import data_folder
 
     folder = data_folder(TrainConfig("mlp", data_dir=data_dir))
     yield Line(
@@ -284,9 +285,9 @@ def _first_step(folder: Path) -> Iterator[Line]:
 
 def _known_result(folder: Path) -> Iterator[Line]:
     """Least squares by gradient descent, against the closed form; the weights too: an error may cancel in the mse."""
-    from dlcli.evaluation import evaluate
-    from dlcli.runs import Run
-    from dlcli.training import checkpoint
+    from dlcli.checkpoints import checkpoint
+    from dlcli.evaluation.measure import evaluate
+    from dlcli.runs.run import Run
 
     root = folder / "known"
     words = ["train", "--config", f"recipe:{_KNOWN}", "--device", "cpu", "--quiet"]

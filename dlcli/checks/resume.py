@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dlcli import experiment
+from dlcli.checkpoints import checkpoint
 from dlcli.checks.children import Child
 from dlcli.checks.snapshot import Comparison, compare, short, snapshot
-from dlcli.config import TrainConfig, to_toml
-from dlcli.errors import RunError
-from dlcli.files import read_json
-from dlcli.runs import Run, all_runs
-from dlcli.seeds import derive
-from dlcli.training import checkpoint
+from dlcli.config.settings import TrainConfig
+from dlcli.config.toml import to_toml
+from dlcli.core.errors import RunError
+from dlcli.core.files import read_json
+from dlcli.core.seeds import derive
+from dlcli.experiment.build import resolve_options
+from dlcli.runs.run import Run, all_runs
 
 _KILLS = 5  # in one training: more would keep it at its beginning, since each costs what was not saved
 _SPARE = 3  # trainings more than are needed, until all kills have landed
@@ -106,7 +107,7 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
     Raises the DlcliError with which the straight training ended, if it did.
     """
     settings = folder / "config.toml"
-    settings.write_text(to_toml(experiment.resolve_options(config)), encoding="utf-8")
+    settings.write_text(to_toml(resolve_options(config)), encoding="utf-8")
     straight = _train_straight(settings, folder / "straight")
     steps = int(straight.run.info()["step"])
     expected = snapshot(straight.run)

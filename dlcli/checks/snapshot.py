@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlcli import experiment
-from dlcli.runs import Run
-from dlcli.training import checkpoint
+from dlcli.checkpoints import checkpoint
+from dlcli.experiment.guard import build_model
+from dlcli.experiment.restore import preprocessing_of
+from dlcli.runs.run import Run
 
 # part -> name -> sha256 of a tensor, or a plain value as JSON
 Snapshot = dict[str, dict[str, str]]
@@ -59,7 +60,7 @@ def snapshot(run: Run) -> Snapshot:
     training = last.training or {}
     model = {name.removeprefix("model."): t for name, t in training.items() if name.startswith("model.")}
     weights = model or last.weights  # with an average, the average is what last.weights holds
-    parameters = dict(experiment.build_model(run.config(), experiment.preprocessing_of(run).spec).named_parameters())
+    parameters = dict(build_model(run.config(), preprocessing_of(run).spec).named_parameters())
     found: Snapshot = {
         "parameters": {name: digest(t) for name, t in weights.items() if name in parameters},
         "buffers": {name: digest(t) for name, t in weights.items() if name not in parameters},

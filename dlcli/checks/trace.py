@@ -14,12 +14,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dlcli import experiment
 from dlcli.checks.snapshot import digest
-from dlcli.config import TrainConfig, config_from, read_file
-from dlcli.errors import DlcliError
-from dlcli.runs import Run
-from dlcli.tasks import Measures, Task
+from dlcli.config.settings import TrainConfig, config_from
+from dlcli.config.toml import read_file
+from dlcli.core.errors import DlcliError
+from dlcli.experiment.build import build
+from dlcli.runs.run import Run
+from dlcli.tasks.task import Measures, Task
 from dlcli.training.loop import fit
 
 
@@ -57,7 +58,7 @@ class _Overheard:
 
 def trace(config: TrainConfig, run: Run, file: Path) -> None:
     """Train `config` in `run` as `dlcli train` does; hashing draws no number and changes no tensor."""
-    built = experiment.build(config)
+    built = build(config)
     task = _Overheard(built.task)
     built = dataclasses.replace(built, task=task)
     step = 0

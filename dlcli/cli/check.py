@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunsDir
+from dlcli.cli.flags import gather, with_settings
 from dlcli.cli.output import Column, Format, choose_format, duration, emit, plain, say, write
-from dlcli.cli.settings import gather, with_settings
-from dlcli.config import TrainConfig, config_from, read_environment
-from dlcli.errors import CheckError
+from dlcli.config.environment import read_environment
+from dlcli.config.settings import TrainConfig, config_from
+from dlcli.core.errors import CheckError
 
 app = typer.Typer(
     add_completion=False,
@@ -170,9 +171,9 @@ def _settled(layers: dict[str, Any], *, saves: bool) -> TrainConfig:
     saves: where they do not say either how often to save, some twenty times.
     """
     config = config_from(layers)
-    from dlcli import experiment
+    from dlcli.experiment.build import build
 
-    a_epoch = experiment.build(config).steps_per_epoch
+    a_epoch = build(config).steps_per_epoch
     if "epochs" not in layers:
         layers = layers | {"epochs": min(config.epochs, max(2, math.ceil(_STEPS / a_epoch)))}
         config = config_from(layers)

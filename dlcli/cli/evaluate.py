@@ -6,7 +6,7 @@ import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, CheckpointRole, Device, RunName, RunsDir
 from dlcli.cli.output import Column, Format, choose_format, emit, say, tell_damage
-from dlcli.errors import CheckError, ConfigError
+from dlcli.core.errors import CheckError, ConfigError
 
 
 def evaluate(
@@ -44,15 +44,16 @@ def evaluate(
         raise ConfigError(f"--checkpoint {checkpoint} is not one of best, last")
     if max_drop and baseline is None:
         raise ConfigError("--max-drop needs a --baseline")
-    from dlcli.runs import find_one
+    from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
     other = find_one(baseline, runs_dir) if baseline else None
-    from dlcli import evaluation
+    from dlcli.evaluation.measure import evaluate
+    from dlcli.evaluation.rules import check_drop, check_rules, main_metric
 
-    report = evaluation.evaluate(found, split=split, checkpoint=checkpoint, data=data, device=device)
+    report = evaluate(found, split=split, checkpoint=checkpoint, data=data, device=device)
     tell_damage(report.damage)
-    results = evaluation.check_rules(report.metrics, require or [])
+    results = check_rules(report.metrics, require or [])
     document: dict[str, Any] = report.as_dict()
     if results:
         document["require"] = [{"rule": r, "value": v, "holds": h} for r, v, h in results]
@@ -71,10 +72,10 @@ def evaluate(
         if holds and format is Format.table:
             say(f"{rule} holds: the value is {_exact(value)}")
     if other is not None:
-        base = evaluation.evaluate(other, split=split, data=data, device=device)
-        metric = evaluation.main_metric(found)
+        base = evaluate(other, split=split, data=data, device=device)
+        metric = main_metric(found)
         try:
-            say(evaluation.check_drop(report, base, max_drop, metric))
+            say(check_drop(report, base, max_drop, metric))
         except CheckError as error:
             failed.append(str(error))
     if failed:

@@ -6,7 +6,7 @@ import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
 from dlcli.cli.output import Column, choose_format, emit, say, tell_damage
-from dlcli.errors import CheckError, ConfigError
+from dlcli.core.errors import CheckError, ConfigError
 from dlcli.export.formats import FORMATS, check_formats
 
 
@@ -48,7 +48,7 @@ def export(
         raise ConfigError("--all and --format exclude each other: choose one")
     names = list(FORMATS) if everything else [name.strip() for name in (formats or "onnx").split(",")]
     check_formats(names, half=half, quantize=quantize)
-    from dlcli.runs import find_one
+    from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
     from dlcli.export import exporter

@@ -6,7 +6,7 @@ import typer
 
 from dlcli.cli.arguments import JSON, CheckpointRole, Device, RunName, RunsDir
 from dlcli.cli.output import plain, print_json, tell_damage, write
-from dlcli.errors import ConfigError
+from dlcli.core.errors import ConfigError
 
 
 def generate(
@@ -26,14 +26,15 @@ def generate(
     """Let a trained language model write."""
     if checkpoint not in ("best", "last"):
         raise ConfigError(f"--checkpoint {checkpoint} is not one of best, last")
-    from dlcli.runs import find_one
+    from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
-    from dlcli import experiment, prediction
+    from dlcli.evaluation.generate import generate
+    from dlcli.experiment.restore import restore
 
-    restored = experiment.restore(found, role=checkpoint, device=device)
+    restored = restore(found, role=checkpoint, device=device)
     tell_damage(restored.checkpoint.damage)
-    characters = prediction.generate(
+    characters = generate(
         restored, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed
     )  # fmt: skip
     if json:

@@ -7,7 +7,7 @@ import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD
 from dlcli.cli.output import Column, Format, choose_format, duration, emit, plain, say, write
-from dlcli.errors import CheckError, ConfigError
+from dlcli.core.errors import CheckError, ConfigError
 
 if TYPE_CHECKING:
     from dlcli.gradcheck.report import Report, TargetReport
@@ -68,12 +68,12 @@ def gradcheck(
                 raise ConfigError(f"--self-test plants its own bugs into its own models: leave {name} out")
         _self_test(seed, format)
         return
+    from dlcli.compute.devices import choose_device
     from dlcli.gradcheck import targets as names
     from dlcli.gradcheck.check import Settings, check_case
     from dlcli.gradcheck.numeric import TOLERANCE
     from dlcli.gradcheck.probing import Effort
     from dlcli.gradcheck.report import Report
-    from dlcli.training.devices import choose_device
 
     chosen = None if device is None else choose_device(device)
     cases = names.cases(targets or [], inputs=inputs or [], settings=settings or [])

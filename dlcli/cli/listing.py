@@ -2,7 +2,7 @@
 
 from dlcli.cli.arguments import CSV, JSON, MD
 from dlcli.cli.output import Column, choose_format, emit
-from dlcli.registry import DATASETS, MODELS
+from dlcli.config.registry import DATASETS, MODELS
 
 
 def models(json: JSON = False, csv: CSV = False, md: MD = False) -> None:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from dlcli import __version__
-from dlcli.errors import DlcliError
+from dlcli.core.errors import DlcliError
+from dlcli.core.version import __version__
 
 # name -> where it lives, and its line in `dlcli --help`. A command is imported when it is called, so that
 # no other command's start waits for it.

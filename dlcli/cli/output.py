@@ -42,7 +42,7 @@ class Column:
 
 def choose_format(*, json: bool = False, csv: bool = False, md: bool = False) -> Format:
     """The one that was asked for; a table when none was."""
-    from dlcli.errors import ConfigError
+    from dlcli.core.errors import ConfigError
 
     if json + csv + md > 1:
         raise ConfigError("--json, --csv and --md exclude each other: choose one")

@@ -6,7 +6,7 @@ import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, CheckpointRole, Device, RunName, RunsDir
 from dlcli.cli.output import Column, choose_format, emit, tell_damage
-from dlcli.errors import ConfigError
+from dlcli.core.errors import ConfigError
 
 
 def predict(
@@ -25,14 +25,15 @@ def predict(
     format = choose_format(json=json, csv=csv, md=md)
     if checkpoint not in ("best", "last"):
         raise ConfigError(f"--checkpoint {checkpoint} is not one of best, last")
-    from dlcli.runs import find_one
+    from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
-    from dlcli import experiment, prediction
+    from dlcli.evaluation.predict import predict
+    from dlcli.experiment.restore import restore
 
-    restored = experiment.restore(found, role=checkpoint, device=device)
+    restored = restore(found, role=checkpoint, device=device)
     tell_damage(restored.checkpoint.damage)
-    rows = [{"input": p.input, **p.values} for p in prediction.predict(restored, inputs)]
+    rows = [{"input": p.input, **p.values} for p in predict(restored, inputs)]
     names = list(rows[0]) if rows else ["input"]
     columns = [Column(name, name.replace("_", " "), right=name not in ("input", "class", "next")) for name in names]
     emit(rows, columns, format=format)

@@ -1,13 +1,13 @@
 """dlcli recipes: the settings that ship with dlcli."""
 
-from dlcli import config
 from dlcli.cli.arguments import CSV, JSON, MD
 from dlcli.cli.output import Column, choose_format, emit
+from dlcli.config import recipe
 
 
 def recipes(json: JSON = False, csv: CSV = False, md: MD = False) -> None:
     """List the recipes: dlcli train --config recipe:NAME."""
-    found = config.recipes()
+    found = recipe.recipes()
     rows = [{"recipe": name, "summary": r["summary"], "reaches": r["reaches"]} for name, r in found.items()]
     emit(
         rows,

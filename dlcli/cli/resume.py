@@ -5,11 +5,11 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
+from dlcli.cli.flags import with_settings
 from dlcli.cli.output import Reporter, choose_format, tell_damage
-from dlcli.cli.settings import with_settings
 from dlcli.cli.train import command_line, finish, show, stop_signals
-from dlcli.config import config_from, flatten, parse_assignment
-from dlcli.errors import ConfigError, RunError
+from dlcli.config.settings import config_from, flatten, parse_assignment
+from dlcli.core.errors import ConfigError, RunError
 
 
 @with_settings
@@ -36,27 +36,28 @@ def resume(
     be bit for bit that of a run that never stopped, or why not.
     """
     format = choose_format(json=json, csv=csv, md=md)
-    from dlcli.runs import find_one
+    from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
     stored = flatten(found.config().as_dict())
     info = found.info()
     if info["status"] == "running":
-        from dlcli.errors import BusyError
+        from dlcli.core.errors import BusyError
 
         raise BusyError(f"{found} is being trained by process {info.get('pid')} on {info.get('host')}")
     changes = dict(parse_assignment(text) for text in set_ or []) | settings
     config = config_from(stored | changes)
-    from dlcli import experiment
+    from dlcli.experiment.build import build
+    from dlcli.experiment.load import import_own
 
-    experiment.import_own(config, runs_dir=found.root)
+    import_own(config, runs_dir=found.root)
     from dlcli.training.loop import standing
     from dlcli.training.provenance import describe, differences
 
     saved = standing(found)
     tell_damage(saved.damage if saved else ())
     other_data = any(name.split(".")[0] == "data" for name in changes)
-    built = experiment.build(
+    built = build(
         config,
         weights=saved.weights if saved else None,
         fingerprint=None if other_data else info.get("fingerprint"),

@@ -4,15 +4,15 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli import summary
 from dlcli.cli import trash
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
 from dlcli.cli.output import Column, Format, age, choose_format, duration, emit, say
-from dlcli.config import flatten
-from dlcli.errors import ConfigError, DlcliError
-from dlcli.files import files_below
-from dlcli.options import convert
-from dlcli.runs import find_one
+from dlcli.config.settings import flatten
+from dlcli.core.errors import ConfigError, DlcliError
+from dlcli.core.files import files_below
+from dlcli.core.options import convert
+from dlcli.runs import table as summary
+from dlcli.runs.names import find_one
 
 _MOST_FILES = 1000
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunsDir
+from dlcli.cli.flags import resolve, with_settings
 from dlcli.cli.output import Column, Format, Reporter, choose_format, duration, emit, number, print_json, say, write
-from dlcli.cli.settings import resolve, with_settings
-from dlcli.errors import ConfigError
+from dlcli.core.errors import ConfigError
 
 
 @with_settings
@@ -49,31 +49,32 @@ def train(
         raise ConfigError(f"--print {print_} is not one of run, path")
     format = choose_format(json=json, csv=csv, md=md)
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
-    from dlcli import experiment
+    from dlcli.experiment.build import build, resolve_options
+    from dlcli.experiment.load import import_own
 
-    experiment.import_own(chosen, runs_dir=runs_dir)
+    import_own(chosen, runs_dir=runs_dir)
 
     if print_config:
-        from dlcli.config import to_toml
+        from dlcli.config.toml import to_toml
 
-        chosen = experiment.resolve_options(chosen)
+        chosen = resolve_options(chosen)
         if json:
             print_json(chosen.as_dict())
         else:
             write(to_toml(chosen))
         return
 
-    built = experiment.build(chosen)
+    built = build(chosen)
     if dry_run:
-        from dlcli.estimate import estimate
+        from dlcli.experiment.estimate import estimate
 
         rows = [{"what": name, "value": value} for name, value in estimate(built).items()]
         columns = [Column("what", "what"), Column("value", "value", _counted, right=True)]
         emit(rows, columns, format=format, document={r["what"]: r["value"] for r in rows})
         return
 
-    from dlcli.estimate import check_space
-    from dlcli.runs import Run
+    from dlcli.experiment.estimate import check_space
+    from dlcli.runs.run import Run
 
     check_space(built, runs_dir)
     with Reporter(quiet=quiet) as reporter, stop_signals() as stop:
@@ -104,7 +105,7 @@ def show(run: Any, built: Any, reporter: Reporter, stop: "Stop", *, lines: list[
 
 def finish(run: Any, built: Any, stop: "Stop", *, format: Format, quiet: bool, print_: str | None) -> None:
     """Tell the result, and leave with the code of the signal that stopped the run, if one did."""
-    from dlcli.summary import row
+    from dlcli.runs.table import row
 
     result = row(run)
     lines = [_closing(run, built, result), *_compilation(run.info().get("compile"))]

@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli import runs, summary, trash
 from dlcli.cli.arguments import CSV, JSON, MD, RunNames, RunsDir
 from dlcli.cli.output import Column, Format, age, byte_size, choose_format, emit, say
-from dlcli.errors import ConfigError
-from dlcli.runs import Run
-from dlcli.trash import Change
+from dlcli.core.errors import ConfigError
+from dlcli.runs import table as summary
+from dlcli.runs import trash
+from dlcli.runs.names import find
+from dlcli.runs.run import Run, all_runs
+from dlcli.runs.trash import Change
 
 _RUN = Column("run", "run", right=True, fixed=True)
 _SIZE = Column("bytes", "size", lambda value: byte_size(value), right=True)
@@ -29,7 +31,7 @@ def rm(names: RunNames, runs_dir: RunsDir = "runs", json: JSON = False, csv: CSV
     A run that is being trained is refused, and so is a folder that does not prove to be a run of dlcli.
     """
     format = choose_format(json=json, csv=csv, md=md)
-    moved = trash.remove(_named(names, lambda name: runs.find(name, runs_dir)))
+    moved = trash.remove(_named(names, lambda name: find(name, runs_dir)))
     _print(moved, [_RUN, _SIZE, _PATH], format)
     if format is Format.table:
         numbers = " ".join(str(change.run) for change in moved)
@@ -46,7 +48,7 @@ def restore(
         _print(restored, [_RUN, _SIZE, _PATH], format)
         return
     folder = trash.trash_of(runs_dir)
-    rows = [summary.row(run) | {"bytes": trash.size(run.path)} for run in runs.all_runs(folder)]
+    rows = [summary.row(run) | {"bytes": trash.size(run.path)} for run in all_runs(folder)]
     if not rows and format is Format.table:
         say(f"the trash of {runs_dir} is empty")
         return
@@ -77,7 +79,7 @@ def purge(
     if names:
         chosen = _named(names, lambda name: trash.find(name, runs_dir))
     else:
-        found = runs.all_runs(trash.trash_of(runs_dir))
+        found = all_runs(trash.trash_of(runs_dir))
         chosen = [run for run in found if trash.is_ours(run.path)]
         for run in found:
             if run not in chosen:
@@ -86,7 +88,7 @@ def purge(
         chosen = []
     deleted = trash.purge(chosen, runs_dir)
     if not deleted and format is Format.table:
-        say("nothing was deleted" if runs.all_runs(trash.trash_of(runs_dir)) else f"the trash of {runs_dir} is empty")
+        say("nothing was deleted" if all_runs(trash.trash_of(runs_dir)) else f"the trash of {runs_dir} is empty")
         return
     _print(deleted, [_RUN, _SIZE], format)
     if format is Format.table:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlcli.errors import ConfigError, did_you_mean
-from dlcli.spec import DataSpec
+from dlcli.core.errors import ConfigError, did_you_mean
+from dlcli.core.spec import DataSpec
 
 # name -> (default strength, lowest, highest, kinds of data); None: takes no strength.
 _KNOWN: dict[str, tuple[float | None, float, float, tuple[str, ...]]] = {

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dlcli.core.seeds import derive
 from dlcli.data import augment
 from dlcli.data.augment import Augmentation
 from dlcli.data.dataset import Split
-from dlcli.seeds import derive
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlcli.data.dataset import Source
-from dlcli.errors import DataError
-from dlcli.spec import DataSpec
+from dlcli.core.errors import DataError
+from dlcli.core.spec import DataSpec
+from dlcli.data.source import Source
 
 
 def digits(data_dir: Path) -> Source:

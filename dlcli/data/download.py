@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlcli import __version__
-from dlcli.errors import DataError, ResourceError
-from dlcli.files import write_bytes
+from dlcli.core.errors import DataError, ResourceError
+from dlcli.core.files import write_bytes
+from dlcli.core.version import __version__
 
 SHA256SUMS = "SHA256SUMS"
 

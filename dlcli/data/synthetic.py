@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 
-from dlcli.data.dataset import Source
-from dlcli.errors import ConfigError
-from dlcli.spec import DataSpec
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.data.source import Source
 
 
 def line(data_dir: Path, *, samples: int = 1000, seed: int = 0) -> Source:

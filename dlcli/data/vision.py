@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlcli.core.errors import DataError
+from dlcli.core.spec import DataSpec
 from dlcli.data import published
-from dlcli.data.dataset import Source
 from dlcli.data.download import Archive, File, fetch, verify
-from dlcli.errors import DataError
-from dlcli.spec import DataSpec
+from dlcli.data.source import Source
 
 
 class _Raw(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dlcli.errors import ResourceError
+from dlcli.core.errors import ResourceError
 from dlcli.export.program import Traced, quiet
 
 

@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import dlcli
-from dlcli.errors import CheckError, ResourceError
+from dlcli.core.errors import CheckError, ResourceError
 
 # -P: a script of the user's called onnx.py is not what the runtimes are to import.
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from dlcli.export.runtime import main; main()"
@@ -23,7 +22,7 @@ class Child:
 
     def __enter__(self) -> "Child":
         self._errors = tempfile.TemporaryFile()
-        root = Path(dlcli.__file__).parent.parent
+        root = Path(__file__).parents[2]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _PROGRAM, str(root)],
             stdin=subprocess.PIPE,

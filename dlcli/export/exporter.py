@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlcli import files
-from dlcli.errors import CheckError, DlcliError, ResourceError, RunError
+from dlcli.core import files
+from dlcli.core.errors import CheckError, DlcliError, ResourceError, RunError
 from dlcli.export import aoti, latency, onnx, parity, pt2, quantize, safetensors
 from dlcli.export.child import Child
 from dlcli.export.formats import FORMATS, check_formats
 from dlcli.export.program import first_line
 from dlcli.export.signature import Signature
 from dlcli.export.subject import Subject
-from dlcli.runs import Run, now
+from dlcli.runs.run import Run, now
 
 _LATENCY_BATCHES = (1, 64)
 

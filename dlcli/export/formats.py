@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dlcli.errors import ConfigError, did_you_mean
+from dlcli.core.errors import ConfigError, did_you_mean
 
 # Format -> ending of its file.
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".aoti.pt2", "safetensors": ".safetensors"}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dlcli.errors import ResourceError
+from dlcli.core.errors import ResourceError
 from dlcli.export.program import Traced, quiet
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlcli.data.dataset import Preprocessing
-from dlcli.errors import RunError
+from dlcli.core.errors import RunError
+from dlcli.data.preprocessing import Preprocessing
 from dlcli.export.signature import BATCH, STEPS, Port, Signature
 from dlcli.export.wrapper import Exportable
 

@@ -135,9 +135,9 @@ def _safetensors(threads: int, signature: Signature) -> Callable[[bytes], tuple[
     import torch
     from safetensors.torch import load
 
-    from dlcli.config import TrainConfig
-    from dlcli.data.dataset import Preprocessing
-    from dlcli.experiment import build_model
+    from dlcli.config.settings import TrainConfig
+    from dlcli.data.preprocessing import Preprocessing
+    from dlcli.experiment.guard import build_model
     from dlcli.export.wrapper import Exportable, StatefulExportable
 
     torch.set_num_threads(threads)

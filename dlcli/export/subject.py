@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import dlcli
-from dlcli import experiment
+from dlcli.core.version import __version__
 from dlcli.data.batches import in_order
-from dlcli.data.dataset import Dataset, Preprocessing
-from dlcli.evaluation import finite
-from dlcli.experiment import Restored
+from dlcli.data.dataset import Dataset
+from dlcli.data.preprocessing import Preprocessing
+from dlcli.evaluation.measure import finite
+from dlcli.experiment.load import load_data
+from dlcli.experiment.restore import Restored, restore
 from dlcli.export.program import Traced, signature_of, trace
 from dlcli.export.signature import Signature
 from dlcli.export.wrapper import Exportable, state_shape, wrap
-from dlcli.runs import Run
+from dlcli.runs.run import Run
 
 _CALIBRATION = 512  # samples
 
@@ -45,7 +46,7 @@ class Subject:
 
     def __init__(self, run: Run, *, raw: bool, dtype: str) -> None:
         self.run, self.raw, self.dtype = run, raw, dtype
-        self.restored: Restored = experiment.restore(run, device="cpu")
+        self.restored: Restored = restore(run, device="cpu")
         self.data: Dataset = self._raw_data()
         self.reference: Reference = self._answers()
 
@@ -73,7 +74,7 @@ class Subject:
     def _raw_data(self) -> Dataset:
         """The run's data with its own splits, not normalised; DataError when they are not what they were."""
         plain = dataclasses.replace(self.preprocessing, mean=(), std=(), target_mean=0.0, target_std=1.0)
-        return experiment.load_data(
+        return load_data(
             self.restored.config, device="cpu", preprocessing=plain, fingerprint=self.run.data().get("fingerprint")
         )
 
@@ -130,7 +131,7 @@ class Subject:
         config, about, state = self.restored.config, self.preprocessing, self.restored.checkpoint.state
         kind, colon, path = config.data.partition(":")
         return {
-            "dlcli": dlcli.__version__,
+            "dlcli": __version__,
             "run": self.run.number,
             "checkpoint": "best",
             "epoch": state["epoch"],

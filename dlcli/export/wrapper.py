@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlcli.data.dataset import Preprocessing
+from dlcli.data.preprocessing import Preprocessing
 from dlcli.export.recurrent import with_scans
 
 

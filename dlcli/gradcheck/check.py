@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from dlcli.errors import DlcliError
+from dlcli.core.errors import DlcliError
 from dlcli.gradcheck import device as device_check
 from dlcli.gradcheck import forward_mode, opinion, second_order
 from dlcli.gradcheck.localise import localise

@@ -5,13 +5,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dlcli.errors import DlcliError, ResourceError
+from dlcli.compute.devices import set_precision
+from dlcli.core.errors import DlcliError, ResourceError
+from dlcli.core.seeds import derive
 from dlcli.gradcheck.probing import unravel
 from dlcli.gradcheck.report import Row, Worst
 from dlcli.gradcheck.structure import map_tensors
 from dlcli.gradcheck.subject import OBJECTIVES, Case, Subject, build, first_line
-from dlcli.seeds import derive
-from dlcli.training.devices import set_precision
 
 # Largest error of a gradient's element, relative to the largest element of the same tensor (or to 1e-3 of the
 # model's largest, for a gradient that is nearly zero).

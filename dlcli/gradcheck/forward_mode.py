@@ -8,11 +8,11 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dlcli.errors import DlcliError
+from dlcli.core.errors import DlcliError
+from dlcli.core.seeds import derive
 from dlcli.gradcheck.probing import Probe, floors_of, results, row
 from dlcli.gradcheck.report import Finding, Row
 from dlcli.gradcheck.subject import Gradients, Subject, Variable, first_line
-from dlcli.seeds import derive
 
 
 def check(subject: Subject, *, seed: int) -> tuple[list[Row], list[Finding]]:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dlcli.errors import ConfigError
+from dlcli.core.errors import ConfigError
 
 _FORM = re.compile(r"(?:(float|int|bool):)?(\d+(?:,\d+)*)?(?::([-+.\de]+?)\.\.([-+.\de]+))?")
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli.layers import SelfAttention
+from dlcli.models.blocks import SelfAttention
 
 
 class _Spoil(torch.autograd.Function):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dlcli.core.seeds import derive
 from dlcli.gradcheck import numeric
 from dlcli.gradcheck.numeric import Outcome
 from dlcli.gradcheck.report import Row, Worst
 from dlcli.gradcheck.subject import OBJECTIVES, Gradients, Subject, Variable
-from dlcli.seeds import derive
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dlcli.errors import DlcliError
+from dlcli.core.errors import DlcliError
+from dlcli.core.seeds import derive
 from dlcli.gradcheck.probing import Effort, choose, floors_of, results, row
 from dlcli.gradcheck.report import Finding, Row
 from dlcli.gradcheck.subject import Gradients, Subject, Variable, backward, first_line
-from dlcli.seeds import derive
 
 
 def check(subject: Subject, effort: Effort, *, seed: int) -> tuple[list[Row], list[Finding]]:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dlcli.core.seeds import derive
+from dlcli.core.spec import DataSpec
 from dlcli.gradcheck.check import Settings, check_case
 from dlcli.gradcheck.inputs import Input
 from dlcli.gradcheck.mutations import MUTATIONS, Mutation
@@ -15,8 +17,6 @@ from dlcli.gradcheck.probing import Effort
 from dlcli.gradcheck.subject import MODEL, Case, Subject, build, quiet_double
 from dlcli.gradcheck.targets import built_in_cases
 from dlcli.models.mlp import MLP
-from dlcli.seeds import derive
-from dlcli.spec import DataSpec
 
 # Fewer probes than a real check makes: what is found with these is found with more.
 EFFORT = Effort(

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from dlcli.errors import ConfigError, DlcliError
+from dlcli.core.errors import ConfigError, DlcliError
+from dlcli.core.seeds import derive
 from dlcli.gradcheck.inputs import Input
 from dlcli.gradcheck.report import Kind
 from dlcli.gradcheck.structure import float_tensors
 from dlcli.gradcheck.taps import Tap, tapped
-from dlcli.seeds import derive
 
 OBJECTIVES = ("loss", "cotangent")
 MODEL = "(model)"

@@ -10,15 +10,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dlcli import options, tasks
-from dlcli.errors import ConfigError, did_you_mean
+from dlcli.config.own_code import load
+from dlcli.config.registry import MODELS
+from dlcli.core import options
+from dlcli.core.errors import ConfigError, did_you_mean
+from dlcli.core.spec import DataSpec
 from dlcli.gradcheck import inputs as input_specs
 from dlcli.gradcheck.inputs import Input
 from dlcli.gradcheck.subject import Case
-from dlcli.gru import GRU
-from dlcli.layers import ACTIVATIONS, MeanMixing, SelfAttention
-from dlcli.registry import MODELS, load
-from dlcli.spec import DataSpec
+from dlcli.models.blocks import ACTIVATIONS, MeanMixing, SelfAttention
+from dlcli.models.gru import GRU
+from dlcli.tasks.choose import choose_task
+from dlcli.tasks.task import Task
 
 # What every built-in model is checked on: a label, the data, and options that switch on what is off by default.
 _FEATURES = DataSpec("regression", "features", (5,), 1)
@@ -64,7 +67,7 @@ _LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[Input, ...]]] = {
 class Loss(nn.Module):
     """A task's loss as a module: output and target -> a scalar."""
 
-    def __init__(self, task: tasks.Task) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
 
@@ -73,7 +76,7 @@ class Loss(nn.Module):
 
 
 def _loss(spec: DataSpec, **settings: Any) -> Callable[[], nn.Module]:
-    return lambda: Loss(tasks.make(spec, **settings))
+    return lambda: Loss(choose_task(spec, **settings))
 
 
 _REAL = (Input("float", (6, 1)), Input("float", (6,)))
@@ -144,7 +147,7 @@ def _model_case(name: str, label: str, spec: DataSpec, settings: Mapping[str, An
         build,
         (kind,),
         label=_label(spec, _BATCH),
-        loss=tasks.make(spec).loss,
+        loss=choose_task(spec).loss,
     )
 
 
@@ -213,7 +216,7 @@ def _constructed(
 
     if spec is None:
         return _with_contract(Case(target, build, shapes), make)
-    return Case(target, build, shapes, label=_label(spec, shapes[0].shape[0]), loss=tasks.make(spec).loss)
+    return Case(target, build, shapes, label=_label(spec, shapes[0].shape[0]), loss=choose_task(spec).loss)
 
 
 def _data_spec(

@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dlcli.errors import ConfigError
-from dlcli.layers import MeanMixing, SelfAttention, check_options, sinusoidal_positions
-from dlcli.spec import DataSpec
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.models.blocks import MeanMixing, SelfAttention, check_options, sinusoidal_positions
 
 
 class Attention(nn.Module):

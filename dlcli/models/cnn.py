@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli.layers import check_options, need_image
-from dlcli.spec import DataSpec
+from dlcli.core.spec import DataSpec
+from dlcli.models.blocks import check_options, need_image
 
 
 class CNN(nn.Module):

@@ -4,8 +4,8 @@ import math
 
 from torch import Tensor, nn
 
-from dlcli.errors import ConfigError
-from dlcli.spec import DataSpec
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
 
 
 class Logistic(nn.Module):

@@ -4,9 +4,9 @@ import math
 
 from torch import Tensor, nn
 
-from dlcli.errors import ConfigError
-from dlcli.layers import ACTIVATIONS, Activation, check_options
-from dlcli.spec import DataSpec
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.models.blocks import ACTIVATIONS, Activation, check_options
 
 
 class MLP(nn.Module):

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from dlcli.errors import ConfigError
-from dlcli.gru import GRU
-from dlcli.layers import check_options
-from dlcli.spec import DataSpec
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.models.blocks import check_options
+from dlcli.models.gru import GRU
 
 
 class RNN(nn.Module):

@@ -6,9 +6,9 @@ import time
 
 import torch
 
+from dlcli.compute.devices import autocast
 from dlcli.data import batches
-from dlcli.experiment import Experiment
-from dlcli.training.devices import autocast
+from dlcli.experiment.build import Experiment
 
 _WARM_UP, _MEASURED = 2, 5
 

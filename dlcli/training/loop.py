@@ -11,24 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlcli import experiment, tasks
-from dlcli.config import TrainConfig
+from dlcli.checkpoints import checkpoint
+from dlcli.checkpoints.checkpoint import Checkpoint
+from dlcli.compute.devices import autocast
+from dlcli.compute.schedules import learning_rate
+from dlcli.compute.threads import bound, places
+from dlcli.config.settings import TrainConfig
+from dlcli.core.errors import DivergedError, ResourceError
+from dlcli.core.files import write_bytes
 from dlcli.data import batches
 from dlcli.data.batches import Batch
-from dlcli.errors import DivergedError, ResourceError
-from dlcli.estimate import check_space
-from dlcli.evaluation import finite, measure
-from dlcli.experiment import Experiment
-from dlcli.files import write_bytes
-from dlcli.runs import Run, now
-from dlcli.training import checkpoint, compiling
-from dlcli.training.checkpoint import Checkpoint
-from dlcli.training.devices import autocast
+from dlcli.evaluation.measure import finite, measure
+from dlcli.experiment.build import Experiment, build
+from dlcli.experiment.estimate import check_space
+from dlcli.experiment.load import import_own
+from dlcli.runs.run import Run, now
+from dlcli.tasks.task import Task
+from dlcli.training import compiling
 from dlcli.training.provenance import describe
 from dlcli.training.saver import Saver
-from dlcli.training.schedules import learning_rate
 from dlcli.training.state import TrainingState
-from dlcli.training.threads import bound, places
 from dlcli.training.watch import Watch
 
 _PROGRESS_SECONDS = 0.2
@@ -82,8 +84,8 @@ def train(
     config: TrainConfig, *, runs_dir: str | Path = "runs", stop: Callable[[], str | None] | None = None
 ) -> Iterator[Epoch]:
     """Train `config` in a new run and yield a record an evaluation. See `fit`."""
-    experiment.import_own(config, runs_dir=runs_dir)
-    built = experiment.build(config)
+    import_own(config, runs_dir=runs_dir)
+    built = build(config)
     check_space(built, runs_dir)
     for record in fit(built, Run.create(runs_dir), stop=stop):
         if isinstance(record, Epoch):
@@ -97,10 +99,10 @@ def resume(run: Run, *, stop: Callable[[], str | None] | None = None, **changes:
         changed; else that is a DataError (exit 3). See `fit`.
     """
     config, saved = run.config().replace(**changes), standing(run)
-    experiment.import_own(config, runs_dir=run.root)
+    import_own(config, runs_dir=run.root)
     anew = bool({"data", "data_options"} & changes.keys()) or not (run.path / "data.json").exists()
     fingerprint = None if anew else run.data().get("fingerprint")
-    built = experiment.build(config, weights=saved.weights if saved else None, fingerprint=fingerprint)
+    built = build(config, weights=saved.weights if saved else None, fingerprint=fingerprint)
     for record in fit(built, run, stop=stop, saved=saved):
         if isinstance(record, Epoch):
             yield record
@@ -385,7 +387,7 @@ def _continued(
     return info, float(before.get("seconds") or 0.0)
 
 
-def _loss(output: Tensor, batch: Batch, task: tasks.Task) -> Tensor:
+def _loss(output: Tensor, batch: Batch, task: Task) -> Tensor:
     loss = task.loss(output, batch.y)
     if batch.other_y is not None:
         loss = batch.weight * loss + (1 - batch.weight) * task.loss(output, batch.other_y)

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-import dlcli
-from dlcli.experiment import Experiment
-from dlcli.processor import processor
-from dlcli.runs import now
+from dlcli.compute.processor import processor
+from dlcli.core.version import __version__
+from dlcli.experiment.build import Experiment
+from dlcli.runs.run import now
 
 # What decides, beside the settings, how every sum is rounded: name in run.json -> how a person calls it.
 _MACHINERY = {
@@ -63,7 +63,7 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "command": command,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "dlcli": dlcli.__version__,
+        "dlcli": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

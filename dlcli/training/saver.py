@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlcli.config import checkpoint_interval
-from dlcli.errors import DivergedError
-from dlcli.runs import Run
-from dlcli.training import checkpoint
+from dlcli.checkpoints import checkpoint
+from dlcli.config.settings import checkpoint_interval
+from dlcli.core.errors import DivergedError
+from dlcli.runs.run import Run
 from dlcli.training.state import TrainingState
 
 # A run of very short epochs would otherwise do little but save.

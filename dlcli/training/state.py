@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlcli import tasks
-from dlcli.errors import RunError
-from dlcli.experiment import Experiment
-from dlcli.seeds import derive
-from dlcli.training.checkpoint import Checkpoint
-from dlcli.training.optimizers import Optimizer, WeightAverage
+from dlcli.checkpoints.checkpoint import Checkpoint
+from dlcli.compute.optimizers import Optimizer, WeightAverage
+from dlcli.core.errors import RunError
+from dlcli.core.seeds import derive
+from dlcli.experiment.build import Experiment
+from dlcli.tasks.choose import higher_is_better
 
 
 class TrainingState:
@@ -66,7 +66,7 @@ class TrainingState:
             return True
         if value is None:
             return False
-        higher = tasks.higher_is_better(monitor)
+        higher = higher_is_better(monitor)
         if self.best is not None and self.best["value"] is not None:
             gain = value - self.best["value"] if higher else self.best["value"] - value
             smaller_loss = loss is not None and (self.best_loss is None or loss < self.best_loss)

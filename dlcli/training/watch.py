@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlcli.core.errors import DivergedError
 from dlcli.data import batches
-from dlcli.errors import DivergedError
-from dlcli.experiment import Experiment
+from dlcli.experiment.build import Experiment
 from dlcli.training.state import TrainingState
 
 _EARLY_STEPS = 50

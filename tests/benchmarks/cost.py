@@ -48,8 +48,9 @@ def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
 
 def saving(model: str, optimizer: str) -> dict[str, float]:
     """Milliseconds in which the training of one epoch waits for its checkpoints and its records."""
-    from dlcli import TrainConfig, experiment
-    from dlcli.runs import Run
+    from dlcli import TrainConfig
+    from dlcli.experiment.build import build
+    from dlcli.runs.run import Run
     from dlcli.training.loop import fit
     from dlcli.training.saver import Saver
 
@@ -57,7 +58,7 @@ def saving(model: str, optimizer: str) -> dict[str, float]:
         model=model, data="random", data_options={"samples": 640, "shape": (1, 28, 28)}, optimizer=optimizer,
         val_fraction=0.0, test_fraction=0.0, epochs=1,
     )  # fmt: skip
-    built = experiment.build(config)
+    built = build(config)
     spent = {"saving": 0.0, "logging": 0.0}
 
     def timed(what: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlcli import TrainConfig, experiment
-from dlcli.training.devices import autocast, set_precision
+from dlcli import TrainConfig
+from dlcli.compute.devices import autocast, set_precision
+from dlcli.experiment.build import build
 from tests.benchmarks import data, models
 
 IMAGES = ("cnn", "lenet", "mlp")
@@ -177,10 +178,10 @@ def tight(work: Work, after_step: Callable[[], None], fixed: bool) -> Loop:
 def ours(work: Work, after_step: Callable[[], None] = nothing) -> Loop:
     from dlcli.cli.output import Reporter
     from dlcli.cli.train import Stop, show
-    from dlcli.evaluation import measure
-    from dlcli.runs import Run
+    from dlcli.evaluation.measure import measure
+    from dlcli.runs.run import Run
 
-    built = experiment.build(config(work))
+    built = build(config(work))
     part = built.dataset.test if work.model in IMAGES else built.dataset.train
     assert len(built.dataset.train) == work.samples and part is not None and len(part) == work.evaluated
     runs = tempfile.mkdtemp()
@@ -229,7 +230,7 @@ class Threads(NamedTuple):
 
 def auto_threads(model: str, batch_size: int) -> Threads:
     """How many threads dlcli takes on this machine by itself."""
-    built = experiment.build(config(Work(model, batch_size, samples=batch_size)))
+    built = build(config(Work(model, batch_size, samples=batch_size)))
     return Threads(built.threads, built.eval_threads)
 
 

@@ -7,7 +7,7 @@ only printed where the fixed work took nearly the same time throughout.
 import time
 from collections.abc import Callable, Sequence
 
-from dlcli.training.threads import usable_cores
+from dlcli.compute.threads import usable_cores
 
 # Above this a round does not count.
 BOUND = 1.25

@@ -92,8 +92,8 @@ def machine() -> str:
     """What a figure depends on; neither the machine's name nor a path of it."""
     import torch
 
-    from dlcli.processor import processor
-    from dlcli.training.threads import usable_cores
+    from dlcli.compute.processor import processor
+    from dlcli.compute.threads import usable_cores
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     device = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from dlcli.training.threads import usable_cores
+from dlcli.compute.threads import usable_cores
 from tests.benchmarks.noise import Guard
 from tests.benchmarks.report import cells, markdown, run
 from tests.benchmarks.rounds import compare

@@ -1,0 +1,75 @@
+"""What a model costs: floating-point operations, memory, and the batch that suits its evaluation."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dlcli.models.blocks import SelfAttention
+
+# A batch of an evaluation keeps the largest tensor between two layers within this, so that the next layer finds it in
+# the cache, and the allocator a place for it. A GPU wants long kernels instead.
+_LARGEST_BYTES = {"cpu": 8_000_000}
+_LARGEST_BYTES_ELSEWHERE = 256_000_000
+_MOST_SAMPLES = 512
+
+
+class Cost(NamedTuple):
+    """Of one evaluation. flops: of the matrix products, a multiply-add counting two.
+
+    bytes: of the outputs of all layers. largest: bytes of the largest of them, or of the input.
+    chain: steps of a recurrent layer, each of which waits for the one before; 1 without such a layer.
+    """
+
+    flops: int
+    bytes: int
+    largest: int
+    chain: int
+
+
+@torch.no_grad()
+def measure_cost(model: nn.Module, x: Tensor) -> Cost:
+    """The cost of `model(x)`, counted layer by layer: linear, convolutional and recurrent weights, and attention."""
+    flops, total, largest, chain = 0, 0, x.numel() * x.element_size(), 1
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        nonlocal flops, total, largest, chain
+        first = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(first, Tensor):
+            size = first.numel() * first.element_size()
+            largest = max(largest, size)
+            if not list(module.children()):
+                total += size
+        if isinstance(module, SelfAttention):
+            b, t, d = inputs[0].shape
+            flops += 4 * b * t * t * d
+        elif isinstance(module, nn.RNNBase):
+            weights = sum(p.numel() for name, p in module.named_parameters() if "weight" in name)
+            flops += 2 * weights * inputs[0].shape[:-1].numel()
+            chain = max(chain, inputs[0].shape[-2 if module.batch_first else 0])
+        elif isinstance(module, nn.Linear) and isinstance(output, Tensor):
+            flops += 2 * module.in_features * output.numel()
+        elif isinstance(module, nn.modules.conv._ConvNd) and isinstance(output, Tensor):
+            flops += 2 * module.weight[0].numel() * output.numel()
+
+    hooks = [module.register_forward_hook(count) for module in model.modules()]
+    was_training = model.training
+    model.eval()
+    try:
+        model(x)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return Cost(flops, total, largest, chain)
+
+
+def choose_eval_batch_size(setting: int | str, *, device: torch.device, largest: int) -> int:
+    """Samples a batch in evaluation; `auto` is a power of two that suits the caches.
+
+    largest: bytes of the largest tensor of one sample.
+    """
+    if setting != "auto":
+        return int(setting)
+    fitting = _LARGEST_BYTES.get(device.type, _LARGEST_BYTES_ELSEWHERE) // max(largest, 1)
+    return min(1 << max(fitting.bit_length() - 1, 0), _MOST_SAMPLES)

@@ -1,0 +1,32 @@
+"""Settings from the environment: DLCLI_LR, DLCLI_DATA_DIR and so on."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from dlcli.config.settings import TrainConfig
+from dlcli.core.errors import ConfigError, did_you_mean
+
+
+def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Settings from DLCLI_LR, DLCLI_DATA_DIR and so on; empty values count as not given.
+
+    DLCLI_RUNS_DIR and DLCLI_DEBUG belong to the command line and are left to it. Any other DLCLI_ name is
+    an error, since a misspelt one would be ignored in silence.
+    """
+    environment = os.environ if environment is None else environment
+    known = {f"DLCLI_{f.name.upper()}": f.name for f in fields(TrainConfig) if f.metadata}
+    values = {}
+    for variable, value in environment.items():
+        if not variable.startswith("DLCLI_") or variable in ("DLCLI_RUNS_DIR", "DLCLI_DEBUG"):
+            continue
+        if variable not in known:
+            # Compared without what they all share, which would make any two look alike.
+            near = did_you_mean(variable.removeprefix("DLCLI_"), [n.removeprefix("DLCLI_") for n in known])
+            near = re.sub(r"\b([A-Z][A-Z0-9_]*)\b", r"DLCLI_\1", near)
+            raise ConfigError(f"unknown environment variable {variable}: {near}")
+        if value:
+            values[known[variable]] = value
+    return values

@@ -1,0 +1,254 @@
+"""MODELS and DATASETS: what is built in, by name, and where it lives. Nothing is imported until asked for.
+
+A name that is not registered but has the form `package.module:Name` is imported from the Python path or the
+current folder, so a user's own model needs no plug-in.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """target: "module:attribute" of the nn.Module. data: its default data set. defaults: its own settings."""
+
+    target: str
+    summary: str
+    takes: str
+    data: str = "digits"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataEntry:
+    """target: "module:attribute" of the loader. defaults: settings that suit the data.
+
+    size: training samples (before a validation split) + test samples of an official test set.
+    """
+
+    target: str
+    summary: str
+    task: str
+    shape: str
+    size: str
+    licence: str
+    origin: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+MODELS: dict[str, ModelEntry] = {
+    "linear": ModelEntry(
+        "dlcli.models.linear:Linear",
+        "linear regression: y = Wx + b",
+        "features or images; regression",
+        data="make-regression",
+        defaults={"optimizer": "gd", "lr": 0.01, "epochs": 1000, "eval_every": 50},
+    ),
+    "logistic": ModelEntry(
+        "dlcli.models.logistic:Logistic",
+        "logistic regression; for k classes, softmax regression",
+        "features or images; binary or classes",
+        data="breast-cancer",
+        defaults={"epochs": 50},
+    ),
+    "mlp": ModelEntry(
+        "dlcli.models.mlp:MLP",
+        "fully connected layers with an activation between them",
+        "features or images; any task but next-token",
+        defaults={"epochs": 20},
+    ),
+    "lenet": ModelEntry(
+        "dlcli.models.lenet:LeNet",
+        "LeNet-5 (LeCun et al. 1998) with ReLU and max pooling",
+        "images",
+        defaults={"epochs": 20},
+    ),
+    "cnn": ModelEntry(
+        "dlcli.models.cnn:CNN",
+        "two 3x3 convolutions with pooling, two fully connected layers",
+        "images",
+        defaults={"epochs": 20},
+    ),
+    "simple-cnn": ModelEntry(
+        "dlcli.models.simple_cnn:SimpleCNN",
+        "one 3x3 convolution with pooling, one fully connected layer",
+        "images",
+        defaults={"optimizer": "adam", "epochs": 10, "batch_size": 32},
+    ),
+    "rnn": ModelEntry(
+        "dlcli.models.rnn:RNN",
+        "embedding, GRU, and a linear layer on every step",
+        "tokens; next-token",
+        data="pydocs",
+        defaults={"optimizer": "adam", "lr": 0.005, "epochs": 5, "clip_norm": 1.0},
+    ),
+    "attention": ModelEntry(
+        "dlcli.models.attention:Attention",
+        "embedding, positions, multi-head scaled dot-product self-attention, linear",
+        "tokens, or images as a sequence of rows; classes or next-token",
+        data="recall",
+        defaults={"optimizer": "adam", "lr": 0.003, "epochs": 5},
+    ),
+}
+
+_SKLEARN = "bundled with scikit-learn"
+
+_GENERATED = "generated from a seed"
+
+DATASETS: dict[str, DataEntry] = {
+    "digits": DataEntry(
+        "dlcli.data.builtin:digits",
+        "handwritten digits, 8x8 pixels",
+        "classes (10)",
+        "1x8x8",
+        "1797",
+        "CC BY 4.0",
+        f"{_SKLEARN} (UCI, Alpaydin and Kaynak 1998)",
+    ),
+    "breast-cancer": DataEntry(
+        "dlcli.data.builtin:breast_cancer",
+        "breast tumours, malignant or benign",
+        "binary",
+        "30",
+        "569",
+        "CC BY 4.0",
+        f"{_SKLEARN} (UCI, Wolberg et al. 1995)",
+        {"batch_size": 32},
+    ),
+    "iris": DataEntry(
+        "dlcli.data.builtin:iris",
+        "iris flowers by leaf sizes",
+        "classes (3)",
+        "4",
+        "150",
+        "CC BY 4.0",
+        f"{_SKLEARN} (UCI, Fisher 1936)",
+        {"batch_size": 16},
+    ),
+    "wine": DataEntry(
+        "dlcli.data.builtin:wine",
+        "wines by chemical analysis",
+        "classes (3)",
+        "13",
+        "178",
+        "CC BY 4.0",
+        f"{_SKLEARN} (UCI, Aeberhard and Forina 1991)",
+        {"batch_size": 16},
+    ),
+    "diabetes": DataEntry(
+        "dlcli.data.builtin:diabetes",
+        "progression of diabetes after a year",
+        "regression",
+        "10",
+        "442",
+        "free with citation",
+        f"{_SKLEARN} (Efron et al. 2004)",
+        {"batch_size": 32},
+    ),
+    "line": DataEntry(
+        "dlcli.data.synthetic:line",
+        "y = x + 3 noise, x ~ 5 N(0, 1)",
+        "regression",
+        "1",
+        "1000",
+        "none needed",
+        _GENERATED,
+        {"normalize": False},
+    ),
+    "make-regression": DataEntry(
+        "dlcli.data.synthetic:make_regression",
+        "scikit-learn's make_regression: a linear function with noise",
+        "regression",
+        "1",
+        "100",
+        "none needed",
+        _GENERATED,
+        {"normalize": False},
+    ),
+    "random": DataEntry(
+        "dlcli.data.synthetic:random",
+        "noise with random labels: nothing can be learned from it",
+        "classes (10)",
+        "3",
+        "1000",
+        "none needed",
+        _GENERATED,
+    ),
+    "recall": DataEntry(
+        "dlcli.data.synthetic:recall",
+        "key-value pairs and a query key: the class is the value of that key",
+        "classes (8)",
+        "9 tokens",
+        "20000",
+        "none needed",
+        _GENERATED,
+    ),
+    "pydocs": DataEntry(
+        "dlcli.data.text:pydocs",
+        "characters of Python's own help topics",
+        "next token",
+        "128 tokens",
+        "about 0.4 M characters",
+        "PSF",
+        "bundled with Python (pydoc_data.topics)",
+    ),
+    "text": DataEntry(
+        "dlcli.data.text:text_file",
+        "characters of your own file: --data text:FILE",
+        "next token",
+        "128 tokens",
+        "the file",
+        "yours",
+        "your file",
+    ),
+    "tinyshakespeare": DataEntry(
+        "dlcli.data.text:tinyshakespeare",
+        "40,000 lines of Shakespeare's plays",
+        "next token",
+        "128 tokens",
+        "1.1 M characters",
+        "public domain",
+        "downloaded (Karpathy 2015)",
+    ),
+    "mnist": DataEntry(
+        "dlcli.data.vision:mnist",
+        "handwritten digits, 28x28 pixels",
+        "classes (10)",
+        "1x28x28",
+        "60000 + 10000",
+        "CC BY-SA 3.0",
+        "downloaded (LeCun et al. 1998)",
+        {"epochs": 5},
+    ),
+    "fashion-mnist": DataEntry(
+        "dlcli.data.vision:fashion_mnist",
+        "articles of clothing, 28x28 pixels",
+        "classes (10)",
+        "1x28x28",
+        "60000 + 10000",
+        "MIT",
+        "downloaded (Xiao et al. 2017)",
+        {"epochs": 5},
+    ),
+    "kmnist": DataEntry(
+        "dlcli.data.vision:kmnist",
+        "cursive Japanese characters, 28x28 pixels",
+        "classes (10)",
+        "1x28x28",
+        "60000 + 10000",
+        "CC BY-SA 4.0",
+        "downloaded (Clanuwat et al. 2018)",
+        {"epochs": 5},
+    ),
+    "cifar10": DataEntry(
+        "dlcli.data.vision:cifar10",
+        "small colour photographs of ten kinds of things",
+        "classes (10)",
+        "3x32x32",
+        "50000 + 10000",
+        "none stated",
+        "downloaded (Krizhevsky 2009)",
+        {"epochs": 10},
+    ),
+}

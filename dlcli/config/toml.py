@@ -1,0 +1,74 @@
+"""Settings as files: .toml and .json read, TOML written."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from dlcli.config.recipe import recipe_path
+from dlcli.config.schemes import data_entry, model_entry
+from dlcli.config.settings import TrainConfig, flatten
+from dlcli.core.errors import ConfigError
+from dlcli.core.files import check_depth, parse_json, read_bytes
+
+# Bytes of a config file. The standard TOML parser takes minutes for 100 kB of a.a.a.a.
+_MOST_CONFIG = 20_000
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """Settings from a .toml or .json file, or from `recipe:NAME`, flat. `summary` is a recipe's own text."""
+    file = recipe_path(path.removeprefix("recipe:")) if path.startswith("recipe:") else Path(path)
+    if file.suffix not in (".toml", ".json"):
+        raise ConfigError(f"config file {path} must end in .toml or .json")
+    try:
+        content = read_bytes(file, most=_MOST_CONFIG, follow=True)
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
+    try:
+        document = parse_json(content) if file.suffix == ".json" else _parse_toml(content)
+    except UnicodeDecodeError:
+        raise ConfigError(f"config file {path} cannot be read: it is not UTF-8 text") from None
+    except ValueError as error:
+        raise ConfigError(f"config file {path} is damaged: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"config file {path} must hold a table of settings")
+    document.pop("recipe", None)
+    document.pop("format", None)
+    return flatten(document)
+
+
+def _parse_toml(content: bytes) -> dict[str, Any]:
+    """ValueError unless it is TOML that is not nested deeply."""
+    try:
+        document = tomllib.loads(content.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    check_depth(document)
+    return document
+
+
+def to_toml(config: TrainConfig) -> str:
+    """The config as TOML that `--config` takes back.
+
+    TOML has no null. A setting that is None is left out, unless the model or data set has another default
+    of its own for it, which "none" then sets aside.
+    """
+    own = {**model_entry(config.model).defaults, **data_entry(config.data).defaults}
+    lines, tables = [], []
+    for name, value in config.as_dict().items():
+        if isinstance(value, dict):
+            tables += ["", f"[{name}]"] + [f"{k} = {_toml(v)}" for k, v in value.items() if v is not None]
+        elif value is not None or own.get(name) is not None:
+            lines.append(f"{name} = {_toml('none' if value is None else value)}")
+    return "\n".join(lines + tables) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, str):
+        # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value)

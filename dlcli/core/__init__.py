@@ -1,0 +1,1 @@
+"""What everything stands on: errors, seeds, files, documents, options. Nothing here knows a run or a tensor."""

@@ -1,0 +1,64 @@
+"""What a model and a task must know of their data: kind, shapes, and the number of outputs."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from dlcli.core.documents import COUNT, WHOLE, Kind, check, list_of
+
+Task = Literal["regression", "binary", "multiclass", "next-token"]
+DataKind = Literal["image", "features", "tokens"]
+
+# Values of one sample that a run's data.json may ask for.
+_MOST_VALUES = 2**25
+_AXES = {"image": 3, "features": 1, "tokens": 1}
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The shape of one sample, and what is to be predicted from it.
+
+    task: regression (outputs real numbers), binary (one logit), multiclass (a logit a class),
+        next-token (a logit a token of the vocabulary at every step).
+    kind: image (channels, height, width), features (features,), tokens (steps,).
+    input_shape: the shape of one sample, without the batch.
+    outputs: size of the last dimension of the model's output.
+    vocabulary: number of different tokens; 0 unless kind is tokens.
+    """
+
+    task: Task
+    kind: DataKind
+    input_shape: tuple[int, ...]
+    outputs: int
+    vocabulary: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"input_shape": list(self.input_shape)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DataSpec":
+        """The inverse of `as_dict`; ValueError when no data can be so."""
+        check(values, _FIELDS, needed=True)
+        kind, task, shape = values["kind"], values["task"], values["input_shape"]
+        outputs, vocabulary = values["outputs"], values["vocabulary"]
+        if len(shape) != _AXES[kind] or math.prod(shape) > _MOST_VALUES:
+            raise ValueError(f"input_shape = {shape[:4]} is no shape of {kind}")
+        if (vocabulary > 0) != (kind == "tokens"):
+            raise ValueError(f"vocabulary = {vocabulary} does not go with {kind}")
+        least = {"multiclass": 2, "next-token": vocabulary}.get(task, 1)
+        if outputs < least or (task != "multiclass" and outputs > least):
+            raise ValueError(f"outputs = {outputs} does not go with {task}")
+        return cls(task, kind, tuple(shape), outputs, vocabulary)
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.input_shape))
+        return f"{self.kind} of {shape}"
+
+
+_FIELDS = {
+    "task": Kind(f"one of {', '.join(get_args(Task))}", lambda v: v in get_args(Task)),
+    "kind": Kind(f"one of {', '.join(_AXES)}", lambda v: v in get_args(DataKind)),
+    "input_shape": list_of(COUNT),
+    "outputs": COUNT,
+    "vocabulary": WHOLE,
+}

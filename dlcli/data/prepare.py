@@ -1,0 +1,138 @@
+"""A Source -> a Dataset: split, normalised by its training part, on a device."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from dlcli.core.errors import ConfigError, DataError
+from dlcli.data.dataset import Dataset, Split
+from dlcli.data.preprocessing import Preprocessing
+from dlcli.data.source import Source
+
+# The part that is held out for testing, where there is no official test set, does not follow the run's
+# seed: all runs on one data set are measured on the same samples.
+_TEST_SEED = 20240229
+
+
+def prepare(
+    source: Source,
+    *,
+    val_fraction: float,
+    test_fraction: float | None,
+    normalize: bool,
+    seed: int,
+    device: torch.device | str = "cpu",
+    preprocessing: Preprocessing | None = None,
+) -> Dataset:
+    """Split `source`, normalise it by its training part, and put it on `device`.
+
+    An official test set stays the test set, and `test_fraction` must then be None; else that part
+    (default 0.2, of a text 0.1) is held out, the same one for every seed. The validation part is drawn from the
+    training part by `seed`. An `ordered` source is cut rather than drawn from: train, then val, then test.
+    `preprocessing` replaces the one that would be computed: for other data of the same shape.
+    """
+    n = len(source.x)
+    fingerprint = _fingerprint(source)
+    if source.test_x is not None and test_fraction is not None:
+        raise ConfigError(f"test_fraction = {test_fraction} does not go with data that has a test set of its own")
+    if test_fraction is None:
+        test_fraction = 0.0 if source.test_x is not None else 0.1 if source.ordered else 0.2
+    test_size = round(n * test_fraction)
+    val_size = round((n - test_size) * val_fraction)
+    if val_fraction and not val_size:
+        val_size = 1
+    if n - test_size - val_size < 1:
+        raise DataError(f"{n} samples are too few for a training, a validation and a test part")
+    rest, test_index = _hold_out(torch.arange(n), test_size, seed=None if source.ordered else _TEST_SEED)
+    train_index, val_index = _hold_out(rest, val_size, seed=None if source.ordered else seed)
+
+    if preprocessing is None:
+        preprocessing = _fit(source, train_index, normalize)
+
+    def on_device(x: Tensor) -> Tensor:
+        x = preprocessing.apply(x.to(device))
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    def targets(y: Tensor | None) -> Tensor | None:
+        if y is None:
+            return None
+        if preprocessing.spec.task == "regression":
+            y = (y - preprocessing.target_mean) / preprocessing.target_std
+        return y.to(device)
+
+    x, y = on_device(source.x), targets(source.y)
+    if test_size or val_size:
+        train = Split(x, y, train_index.to(device))
+    else:
+        train = Split(x, y)
+    val = Split(x, y, val_index.to(device)) if val_size else None
+    test: Split | None
+    if source.test_x is not None:
+        test = Split(on_device(source.test_x), targets(source.test_y))
+    else:
+        test = Split(x, y, test_index.to(device)) if test_size else None
+    return Dataset(preprocessing, train, val, test, fingerprint)
+
+
+def _hold_out(index: Tensor, size: int, *, seed: int | None) -> tuple[Tensor, Tensor]:
+    """`index` without, and only, `size` of its entries: the last ones, or with a seed random ones. Sorted."""
+    if not size:
+        return index, index[:0]
+    if seed is None:
+        return index[:-size], index[-size:]
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))
+    return index[order[size:].sort().values], index[order[:size].sort().values]
+
+
+def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    target_mean, target_std = 0.0, 1.0
+    if normalize and source.spec.kind != "tokens":
+        mean, std = _mean_and_std(source.x, train_index)
+        if source.spec.task == "regression" and source.y is not None:
+            y = source.y[train_index].double()
+            target_mean, target_std = y.mean().item(), y.std(correction=0).item() or 1.0
+    return Preprocessing(
+        spec=source.spec,
+        mean=mean,
+        std=std,
+        target_mean=target_mean,
+        target_std=target_std,
+        class_names=source.class_names,
+        feature_names=source.feature_names,
+        alphabet=source.alphabet,
+        pixel_max=source.pixel_max,
+    )
+
+
+def _mean_and_std(x: Tensor, index: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Over the rows of `index`: a value a channel (axis 1). A constant channel gets a deviation of 1."""
+    if x.dtype == torch.uint8:
+        # Exact, and without a float copy of the images: count how often each of 256 values occurs.
+        values = torch.arange(256, dtype=torch.float64)
+        rows = x if len(index) == len(x) else x[index]
+        counts = torch.stack([rows[:, c].flatten().bincount(minlength=256) for c in range(x.shape[1])]).double()
+        total = counts.sum(1)
+        mean = counts @ values / total
+        std = (counts @ values.square() / total - mean.square()).clamp_min(0).sqrt()
+    else:
+        rows = x[index].double()
+        others = [d for d in range(x.dim()) if d != 1]
+        mean, std = rows.mean(others), rows.std(others, correction=0)
+    std = torch.where(std < 1e-12, torch.ones_like(std), std)
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _fingerprint(source: Source) -> str:
+    """sha256 over every value of the source, in the order in which it was read."""
+    digest = hashlib.sha256()
+    for tensor in (source.x, source.y, source.test_x, source.test_y):
+        if tensor is None:
+            digest.update(b"none")
+        else:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+    digest.update(source.alphabet.encode("utf-8", "surrogatepass"))  # what the tokens of a text stand for
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""Preprocessing: what turns raw input into model input, and model output into an answer."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlcli.core.documents import NUMBER, TABLE, TEXT, Kind, check, list_of
+from dlcli.core.spec import DataSpec
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What turns raw input into model input, and model output into an answer: all that `predict` needs.
+
+    mean, std: one value a channel or feature, over the training part; empty when not normalised.
+    target_mean, target_std: of a regression's target, in its own units; 0 and 1 when not normalised.
+    alphabet: character of each token of a text.
+    """
+
+    spec: DataSpec
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    target_mean: float = 0.0
+    target_std: float = 1.0
+    class_names: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
+    alphabet: str = ""
+    pixel_max: float = 255.0
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Raw (N, ...) values as model input: float32, normalised; tokens are returned as they are."""
+        if self.spec.kind == "tokens":
+            return x
+        out = x.to(torch.float32, copy=True)
+        if not self.mean:
+            return out
+        return out.sub_(self._a_channel(self.mean, out)).mul_(1 / self._a_channel(self.std, out))
+
+    def blank(self, x: Tensor) -> Tensor:
+        """The model input of a raw value of 0 (a black pixel), shaped to broadcast over `x`."""
+        if not self.mean:
+            return torch.zeros((), device=x.device)
+        return -self._a_channel(self.mean, x) / self._a_channel(self.std, x)
+
+    def _a_channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        shape = (-1, 1, 1) if self.spec.kind == "image" else (-1,)
+        return torch.tensor(values, dtype=torch.float32, device=like.device).view(shape)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "spec": self.spec.as_dict(),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "target_mean": self.target_mean,
+            "target_std": self.target_std,
+            "class_names": list(self.class_names),
+            "feature_names": list(self.feature_names),
+            "alphabet": self.alphabet,
+            "pixel_max": self.pixel_max,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `as_dict`; ValueError when the values do not go with each other."""
+        check(values, _FIELDS, needed=True)
+        spec = DataSpec.from_dict(values["spec"])
+        # What has a value a channel, a class, a feature or a token has all of them, or none.
+        classes = 2 if spec.task == "binary" else spec.outputs
+        sizes = {"mean": spec.input_shape[0], "std": spec.input_shape[0], "class_names": classes}
+        sizes |= {"feature_names": math.prod(spec.input_shape), "alphabet": spec.vocabulary}
+        for name, size in sizes.items():
+            if len(values[name]) not in (0, size):
+                raise ValueError(f"{name} has {len(values[name])} values, but the data is {spec} for {spec.task}")
+        if len(values["mean"]) != len(values["std"]):
+            raise ValueError("mean and std are not of the same length")
+        return cls(
+            spec=spec,
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            target_mean=values["target_mean"],
+            target_std=values["target_std"],
+            class_names=tuple(values["class_names"]),
+            feature_names=tuple(values["feature_names"]),
+            alphabet=values["alphabet"],
+            pixel_max=values["pixel_max"],
+        )
+
+
+_POSITIVE = Kind("a number above 0", lambda v: NUMBER.holds(v) and v > 0)
+
+_FIELDS = {
+    "spec": TABLE, "mean": list_of(NUMBER), "std": list_of(_POSITIVE), "target_mean": NUMBER, "target_std": _POSITIVE,
+    "class_names": list_of(TEXT), "feature_names": list_of(TEXT), "alphabet": TEXT, "pixel_max": _POSITIVE,
+}  # fmt: skip

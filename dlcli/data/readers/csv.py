@@ -1,0 +1,102 @@
+"""A CSV file -> rows of numbers. Every fault is told with its line."""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dlcli.core.errors import DataError, did_you_mean
+from dlcli.core.spec import DataSpec
+from dlcli.data.readers.text import read_text
+
+# Python's float() also takes 1_000, nan, and digits of other scripts.
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+def read_rows(path: Path, spec: DataSpec, feature_names: Sequence[str] = ()) -> tuple[list[str], Tensor]:
+    """A name (file:line) a row, and the rows as raw (N, ...) values of `spec`.
+
+    Values stand between commas, text of any kind in double quotes. A header orders the columns by the names of the
+    features (x0, x1 and so on where they have none); other columns are left out. A first line with numbers in it is
+    a row. Empty lines are skipped.
+    """
+    lines = _lines(path)
+    expected = list(feature_names) or [f"x{i}" for i in range(math.prod(spec.input_shape))]
+    order, width, needed = list(range(len(expected))), len(expected), "are needed"
+    number, first = lines[0]
+    named = set(first) & set(expected)
+    if not named:
+        _refuse_other_separators(path, number, first)
+    if named or not any(_NUMBER.fullmatch(cell) for cell in first):
+        order, width, needed = _columns(path, number, first, expected), len(first), "stand in the header"
+        lines = lines[1:]
+    if not lines:
+        raise DataError(f"{path} has a header but no rows")
+    rows = []
+    for number, cells in lines:
+        if len(cells) != width:
+            raise DataError(f"{path}:{number} has {len(cells)} values, but {width} {needed}")
+        row = [_value(cells[place], f"{path}:{number}: {name}") for name, place in zip(expected, order, strict=True)]
+        if spec.kind == "tokens" and not all(v.is_integer() and 0 <= v < spec.vocabulary for v in row):
+            raise DataError(f"{path}:{number}: tokens must be whole numbers from 0 to {spec.vocabulary - 1}")
+        rows.append(row)
+    values = torch.tensor(rows, dtype=torch.int64 if spec.kind == "tokens" else torch.float32)
+    return [f"{path}:{number}" for number, _ in lines], values.view(len(rows), *spec.input_shape)
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Each row's cells without surrounding blanks, and the line in which it begins: a cell in quotes may span some."""
+    reader = csv.reader(io.StringIO(read_text(path)), strict=True, skipinitialspace=True)
+    found, number = [], 1
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if cells and cells != [""]:
+                found.append((number, cells))
+            number = reader.line_num + 1
+    except csv.Error as error:
+        reason = "a quote that begins there does not end" if "end of data" in str(error) else str(error)
+        raise DataError(f"{path}:{number} is no CSV: {reason}") from None
+    if not found:
+        raise DataError(f"{path} is empty")
+    return found
+
+
+def _refuse_other_separators(path: Path, number: int, cells: Sequence[str]) -> None:
+    for mark, word in ((";", "semicolons"), ("\t", "tabs")):
+        if any(mark in cell for cell in cells):
+            raise DataError(
+                f"{path}:{number} has {word} between its values: save it with commas there, and points in numbers"
+            )
+
+
+def _columns(path: Path, number: int, header: Sequence[str], expected: Sequence[str]) -> list[int]:
+    """Where each expected column stands."""
+    for name in expected:
+        if name not in header:
+            near = did_you_mean(name, [column for column in header if column not in expected])
+            hint = f"; {near}" if near.startswith("did") else ""
+            raise DataError(f"{path}:{number} has no column {name!r}: it needs {_listed(expected)}{hint}")
+        if header.count(name) > 1:
+            raise DataError(f"{path}:{number} has {header.count(name)} columns {name!r}: one is needed")
+    return [header.index(name) for name in expected]
+
+
+def _value(cell: str, where: str) -> float:
+    if not _NUMBER.fullmatch(cell):
+        shown = repr(cell if len(cell) <= 40 else cell[:37] + "...")
+        raise DataError(f"{where} is {'empty' if not cell else f'{shown}, which is no number'}")
+    value = float(cell)
+    if abs(value) > torch.finfo(torch.float32).max:
+        raise DataError(f"{where} is {cell[:40]}, which is too large")
+    return value
+
+
+def _listed(columns: Sequence[str]) -> str:
+    """All of a few columns, the first of many."""
+    return ", ".join(columns) if len(columns) <= 12 else f"{len(columns)} columns, {', '.join(columns[:3])} and so on"

@@ -1,0 +1,44 @@
+"""A text file -> text."""
+
+from pathlib import Path
+
+from dlcli.core.errors import DataError, did_you_mean
+from dlcli.core.files import read_bytes
+
+_MOST_BYTES = 1_000_000_000
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file without its byte order mark, lines ended by \\n; DataError says what else it is."""
+    try:
+        if not path.is_file():
+            raise DataError(f"{path} {_no_file(path)}")
+        content = read_bytes(path, most=_MOST_BYTES, follow=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path} is not UTF-8 text but UTF-16: save it as UTF-8")
+    if (zero := content.find(0)) >= 0:
+        raise DataError(f"{path}:{_line(content, zero)} is not text: it holds a NUL character")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place, byte = error.start, content[error.start]
+        raise DataError(
+            f"{path}:{_line(content, place)} is not UTF-8 text: byte {place} is {byte:#04x}; save the file as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _no_file(path: Path) -> str:
+    """Why `path` is no file, as the end of a sentence."""
+    if path.is_dir():
+        return "is a folder: name a file in it"
+    if path.exists():
+        return "is no regular file"
+    near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [])
+    return f"does not exist: {near}" if near.startswith("did") else "does not exist"
+
+
+def _line(content: bytes, place: int) -> int:
+    return content.count(b"\n", 0, place) + 1

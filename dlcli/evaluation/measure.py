@@ -1,0 +1,153 @@
+"""A model and a split -> numbers; a run -> numbers."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlcli.compute.devices import autocast
+from dlcli.compute.threads import computing
+from dlcli.data.batches import in_order
+from dlcli.data.dataset import Split
+from dlcli.experiment.load import load_data
+from dlcli.experiment.restore import restore
+from dlcli.runs.run import Run, now
+from dlcli.tasks.binary import Binary
+from dlcli.tasks.multiclass import Multiclass, confusion_matrix, macro_f1, per_class
+from dlcli.tasks.task import Measures, Task
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    metrics: name -> value, None where undefined. per_class: a row a class with precision, recall, f1 and
+    count. confusion: a row an actual class, a column a predicted one. Both are None but for classes.
+    damage: of newer checkpoints that could not be used.
+    """
+
+    run: Run
+    checkpoint: str
+    epoch: int
+    step: int
+    data: str
+    split: str
+    samples: int
+    metrics: dict[str, float | None]
+    class_names: tuple[str, ...]
+    per_class: list[dict[str, Any]] | None
+    confusion: list[list[int]] | None
+    damage: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run),
+            "checkpoint": self.checkpoint,
+            "epoch": self.epoch,
+            "step": self.step,
+            "data": self.data,
+            "split": self.split,
+            "samples": self.samples,
+            "metrics": self.metrics,
+            "class_names": list(self.class_names),
+            "per_class": self.per_class,
+            "confusion": self.confusion,
+            "damage": list(self.damage),
+        }
+
+
+@torch.inference_mode()
+def measure(
+    model: nn.Module,
+    split: Split,
+    task: Task,
+    *,
+    batch_size: int,
+    threads: int,
+    precision: str,
+    device: torch.device,
+) -> list[Measures]:
+    """The task's measures of every batch, in order; the model is left in the mode in which it was.
+
+    Training and `dlcli eval` both come through here, with the same batches and as many threads, so their numbers
+    are the same.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with computing(threads), autocast(precision, device):
+            return [task.measure(model(batch.x), batch.y) for batch in in_order(split, batch_size)]
+    finally:
+        model.train(was_training)
+
+
+def evaluate(
+    run: Run, *, split: str = "test", checkpoint: str = "best", data: str | None = None, device: str = "auto"
+) -> Report:
+    """Measure a run's checkpoint and write eval/SPLIT.json into the run.
+
+    data: a data set of the same shape, normalised as the run's own; of another one the record is
+        eval/SPLIT-DATA.json. Without it, the run's data must be what they were at the training, else DataError.
+    """
+    restored = restore(run, role=checkpoint, device=device)
+    config = restored.config
+    dataset = load_data(
+        config,
+        device=restored.device,
+        name=data,
+        preprocessing=restored.preprocessing,
+        fingerprint=run.data().get("fingerprint") if data is None else None,
+    )
+    part = dataset.split(split)
+    measures = measure(
+        restored.model,
+        part,
+        restored.task,
+        batch_size=restored.eval_batch_size,
+        threads=torch.get_num_threads(),
+        precision=config.precision,
+        device=restored.device,
+    )
+    metrics = finite(restored.task.metrics(measures))
+    per_class, confusion = _of_classes(measures, restored.task)
+    if per_class is not None:
+        metrics["macro_f1"] = macro_f1(per_class)
+    report = Report(
+        run=run,
+        checkpoint=checkpoint,
+        epoch=restored.checkpoint.state["epoch"],
+        step=restored.checkpoint.state["step"],
+        data=data or config.data,
+        split=split,
+        samples=len(part),
+        metrics=metrics,
+        class_names=restored.preprocessing.class_names,
+        per_class=per_class,
+        confusion=confusion,
+        damage=restored.checkpoint.damage,
+    )
+    record = {**report.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
+    other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)
+    run.write_record("eval", split + other, record)
+    return report
+
+
+def finite(metrics: dict[str, float | None]) -> dict[str, float | None]:
+    """NaN and infinity, which JSON does not have, as None."""
+    return {name: v if v is not None and abs(v) < float("inf") else None for name, v in metrics.items()}
+
+
+def _of_classes(measures: list[Measures], task: Task) -> tuple[list[dict[str, Any]] | None, list[list[int]] | None]:
+    target = torch.cat([m["target"] for m in measures]) if "target" in measures[0] else None
+    if isinstance(task, Multiclass) and target is not None:
+        prediction: Tensor = torch.cat([m["prediction"] for m in measures])
+        classes = task.classes
+    elif isinstance(task, Binary) and target is not None:
+        prediction = (torch.cat([m["score"] for m in measures]) > 0).long()
+        classes = 2
+    else:
+        return None, None
+    confusion = confusion_matrix(prediction, target, classes)
+    return per_class(confusion), confusion.tolist()

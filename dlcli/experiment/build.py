@@ -1,0 +1,154 @@
+"""From a config to the things it describes, and from a run back to its trained model."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dlcli.compute import devices
+from dlcli.compute.cost import Cost, choose_eval_batch_size, measure_cost
+from dlcli.compute.threads import choose_threads
+from dlcli.config.settings import TrainConfig
+from dlcli.core import options
+from dlcli.core.errors import ConfigError
+from dlcli.core.seeds import derive
+from dlcli.core.spec import DataSpec
+from dlcli.data import augment
+from dlcli.data.augment import Augmentation
+from dlcli.data.dataset import Dataset
+from dlcli.data.preprocessing import Preprocessing
+from dlcli.experiment.guard import _model_class, build_model
+from dlcli.experiment.load import _loader, _with_path, load_data
+from dlcli.tasks.choose import choose_task, default_loss
+from dlcli.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that a config describes, built and checked. `config` has every `auto` settled but `device`'s,
+    `threads`', `eval_batch_size`'s and `monitor`'s, which stand here.
+
+    cost: of one sample's evaluation.
+    """
+
+    config: TrainConfig
+    device: torch.device
+    threads: int
+    dataset: Dataset
+    model: nn.Module
+    task: Task
+    augmentations: tuple[Augmentation, ...]
+    monitor: str
+    cost: Cost
+
+    @property
+    def flops_per_step(self) -> float:
+        """Matrix-product work of one optimizer step, forward and backward."""
+        return _flops_to_train(self.cost, self.batch_size * self.config.accumulate)
+
+    @property
+    def eval_batch_size(self) -> int:
+        return choose_eval_batch_size(self.config.eval_batch_size, device=self.device, largest=self.cost.largest)
+
+    @property
+    def eval_threads(self) -> int:
+        """As many as train, or more where a batch of the evaluation is worth them."""
+        flops = self.cost.flops * self.eval_batch_size / self.cost.chain
+        return max(self.threads, choose_threads(self.config.threads, device=self.device, flops=flops))
+
+    @property
+    def batch_size(self) -> int:
+        size = self.config.batch_size
+        return len(self.dataset.train) if size == "full" else min(int(size), len(self.dataset.train))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        batches = -(-len(self.dataset.train) // self.batch_size)
+        return -(-batches // self.config.accumulate)
+
+
+def build(
+    config: TrainConfig, *, weights: Mapping[str, Tensor] | None = None, fingerprint: str | None = None
+) -> Experiment:
+    """Load the data, build the model, and check that all settings fit them. Writes nothing.
+
+    Sets the number of threads and the arithmetic of this process. The weights follow from `config.seed`.
+    weights: those of a run that goes on; RunError when the model is another.
+    fingerprint: of its data; DataError when they have changed.
+    """
+    device = devices.choose_device(config.device)
+    devices.check_precision(config.precision, device)
+    devices.set_precision(config.precision)
+    devices.set_deterministic(config.deterministic)
+    torch.set_num_threads(1 if config.threads == "auto" else config.threads)
+    config = resolve_options(config)
+    data = load_data(config, device=device, fingerprint=fingerprint)
+    torch.manual_seed(derive(config.seed, "weights"))
+    model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
+    batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
+    cost = measure_cost(model, sample_input(data.spec, 1))
+    # An accumulated batch waits for the one before it, as a time step does.
+    flops = _flops_to_train(cost, batch_size) / cost.chain
+    threads = choose_threads(config.threads, device=device, flops=flops)
+    torch.set_num_threads(threads)
+    task = make_task(config, data.preprocessing)
+    return Experiment(
+        config=config.replace(loss=default_loss(data.spec.task) if config.loss == "auto" else config.loss),
+        device=device,
+        threads=threads,
+        dataset=data,
+        model=model.to(device),
+        task=task,
+        augmentations=augment.parse(config.augment, data.spec),
+        monitor=_monitor(config, data, task),
+        cost=cost,
+    )
+
+
+def with_data(built: Experiment, data: Dataset) -> Experiment:
+    """The same experiment on other data of the same shape."""
+    return dataclasses.replace(built, dataset=data)
+
+
+def resolve_options(config: TrainConfig) -> TrainConfig:
+    """`config` with every option of its model and data set spelt out and checked."""
+    model_options = options.resolve(_model_class(config.model), config.model_options, where="model")
+    data_options = options.resolve(_loader(config.data), _with_path(config), where="data")
+    data_options.pop("path" if config.data.startswith("text:") else "", None)  # it stands in the name
+    return config.replace(model_options=model_options, data_options=data_options)
+
+
+def make_task(config: TrainConfig, preprocessing: Preprocessing) -> Task:
+    return choose_task(
+        preprocessing.spec,
+        loss=config.loss,
+        label_smoothing=config.label_smoothing,
+        target_mean=preprocessing.target_mean,
+        target_std=preprocessing.target_std,
+    )
+
+
+def sample_input(spec: DataSpec, batch_size: int) -> Tensor:
+    """An input of the right shape and type: zeros."""
+    kind = torch.int64 if spec.kind == "tokens" else torch.float32
+    x = torch.zeros(batch_size, *spec.input_shape, dtype=kind)
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _flops_to_train(cost: Cost, samples: int) -> float:
+    return 3.0 * samples * cost.flops
+
+
+def _monitor(config: TrainConfig, data: Dataset, task: Task) -> str:
+    """The watched metric without its `val/`, checked against what the task reports."""
+    if config.monitor == "auto":
+        return task.monitor
+    known = task.names
+    name = config.monitor.removeprefix("val/")
+    if name not in known:
+        raise ConfigError(f"monitor = {config.monitor} is no metric of {data.spec.task}: use {', '.join(known)}")
+    if data.val is None:
+        raise ConfigError(f"monitor = {config.monitor} needs a validation split: val_fraction above 0")
+    return name

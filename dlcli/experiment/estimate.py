@@ -1,0 +1,78 @@
+"""What a training will take, before it is started: `dlcli train --dry-run`."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dlcli.core.errors import ResourceError
+from dlcli.experiment.build import Experiment
+
+# Values that an optimizer and an average keep beside each parameter.
+_STATE = {"gd": 0, "sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 1}
+
+
+def estimate(built: Experiment) -> dict[str, Any]:
+    """Parameters, steps, floating-point operations and bytes, by name.
+
+    flops: of the matrix products, a multiply-add counting two, backward counting twice the forward.
+    memory: weights, gradients, optimizer state and average; activations of a batch, measured by one
+    evaluation of one sample; the data. What the framework itself takes is not in it.
+    """
+    config = built.config
+    parameters = sum(p.numel() for p in built.model.parameters())
+    weights = 4 * parameters * (2 + _copies(built))
+    activations = built.cost.bytes * built.batch_size
+    data = _data_bytes(built)
+    return {
+        "parameters": parameters,
+        "train samples": len(built.dataset.train),
+        "val samples": len(built.dataset.val or ()),
+        "test samples": len(built.dataset.test or ()),
+        "batch size": built.batch_size,
+        "steps per epoch": built.steps_per_epoch,
+        "steps": built.steps_per_epoch * config.epochs,
+        "flops per step": int(built.flops_per_step),
+        "flops": int(built.flops_per_step) * built.steps_per_epoch * config.epochs,
+        "memory of weights (bytes)": weights,
+        "memory of activations (bytes)": activations,
+        "memory of data (bytes)": data,
+        "memory (bytes)": weights + activations + data,
+        "checkpoints (bytes)": _checkpoint_bytes(built),
+        "device": str(built.device),
+        "threads": built.threads,
+    }
+
+
+def check_space(built: Experiment, runs_dir: str | Path) -> None:
+    """ResourceError (exit 6) when the disk of `runs_dir` cannot hold the checkpoints of this training."""
+    folder = Path(runs_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    needed, free = _checkpoint_bytes(built), shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"runs_dir = {runs_dir} has {free / 1e6:,.1f} MB free, but the checkpoints of this training take "
+            f"{needed / 1e6:,.1f} MB: free some, choose another --runs-dir or a smaller --keep-last"
+        )
+
+
+def _copies(built: Experiment) -> int:
+    """What the optimizer and the average keep beside the weights, in their size."""
+    config = built.config
+    return (_STATE[config.optimizer] if config.optimizer != "sgd" or config.momentum else 0) + bool(config.ema)
+
+
+def _checkpoint_bytes(built: Experiment) -> int:
+    """At most: the last ones and the one that is being written, and two best ones."""
+    weights: int = sum(t.numel() * t.element_size() for t in built.model.state_dict().values())
+    return weights * ((1 + _copies(built)) * (built.config.keep_last + 1) + 2)
+
+
+def _data_bytes(built: Experiment) -> int:
+    tensors: dict[int, int] = {}
+    for split in (built.dataset.train, built.dataset.val, built.dataset.test):
+        for tensor in (split.x, split.y) if split is not None else ():
+            if tensor is not None:
+                storage = tensor.untyped_storage()
+                tensors[storage.data_ptr()] = storage.nbytes()
+    return sum(tensors.values())

@@ -1,0 +1,114 @@
+"""A model is built within the memory of the machine, and must fit the weights that it is to take."""
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.nn.parameter import is_lazy
+from torch.utils import deterministic
+
+from dlcli.compute import devices
+from dlcli.config.own_code import load
+from dlcli.config.schemes import model_entry
+from dlcli.config.settings import TrainConfig
+from dlcli.core import options
+from dlcli.core.errors import ConfigError, DlcliError, ResourceError, RunError
+from dlcli.core.spec import DataSpec
+
+# Of a parameter: itself, its gradient, and one value at least that the optimizer or the average keeps.
+_BYTES_TO_TRAIN = 12
+
+# Parameters and buffers of a model that starts from nothing; what one that has weights may have beside them.
+_MOST_TENSORS = 10_000
+
+_SPARE_TENSORS, _SPARE_VALUES = 100, 2**24
+
+
+def build_model(
+    config: TrainConfig, spec: DataSpec, *, weights: Mapping[str, Tensor] | None = None, where: object = ""
+) -> nn.Module:
+    """The model of `config` for data of `spec`, on the CPU, convolutions in channels-last memory.
+
+    weights: what it must take, by name, or an outline of it, from `where`; RunError when it does not.
+    Settings of a few bytes can ask for a model of any size, so it is stopped when it grows beyond its weights or
+    the memory of this machine.
+    """
+    model_class = _model_class(config.model)
+    chosen = options.resolve(model_class, config.model_options, where="model")
+    settings = ", ".join(f"{k}={v}" for k, v in chosen.items())
+    memory = devices.memory()
+    most_values, most_tensors = memory // _BYTES_TO_TRAIN, _MOST_TENSORS
+    too_large: DlcliError = ResourceError(
+        f"model {config.model} with {settings} does not fit into {memory / 1e9:.1f} GB of memory: take a smaller one"
+    )
+    if weights is not None:
+        # Some slack: a parameter may be set twice, and not every buffer is saved.
+        most_values = min(most_values, 2 * sum(t.numel() for t in weights.values()) + _SPARE_VALUES)
+        most_tensors = 2 * len(weights) + _SPARE_TENSORS
+        too_large = RunError(f"{where} does not fit the model that the run describes, which is far larger")
+    try:
+        with _stopped_beyond(most_tensors, most_values, too_large):
+            model = model_class(spec, **chosen)
+    except DlcliError:
+        raise
+    except (RuntimeError, ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"model {config.model} cannot be built with {settings}: {reason}") from error
+    if weights is not None:
+        _check_fit(model, weights, where)
+    return model.to(memory_format=torch.channels_last) if spec.kind == "image" else model
+
+
+def _model_class(name: str) -> type[nn.Module]:
+    found = load(model_entry(name).target)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ConfigError(f"model {name!r} is no torch.nn.Module class")
+    return found
+
+
+def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], where: object) -> None:
+    own = model.state_dict()
+    missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
+    both = own.keys() & weights.keys()
+    shape = [n for n in both if own[n].shape != weights[n].shape]
+    dtype = [n for n in both if own[n].shape == weights[n].shape and own[n].dtype != weights[n].dtype]
+    parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", shape), ("of another type", dtype)]
+    told = "; ".join(f"{what}: {_first(names)}" for what, names in parts if names)
+    if told:
+        raise RunError(f"{where} does not fit the model that the run describes ({told})")
+
+
+def _first(names: Collection[str]) -> str:
+    shown = ", ".join(name[:80] for name in sorted(names)[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+@contextlib.contextmanager
+def _stopped_beyond(tensors: int, values: int, error: DlcliError) -> Iterator[None]:
+    """Raise `error` as soon as the modules that are made have more parameters and buffers than this.
+
+    torch's own layers ask for memory, register it, and only then fill it, so that none is used by then.
+    """
+    made = [0, 0]
+
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        if tensor is not None and not is_lazy(tensor):
+            made[0] += 1
+            made[1] += tensor.numel()
+            if made[0] > tensors or made[1] > values:
+                raise error
+
+    hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
+    fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,107 @@
+"""Blocks that models share. B batch, T steps, D width, H heads."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+
+Activation = Literal["relu", "gelu", "silu", "tanh", "sigmoid", "none"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "none": nn.Identity,
+}
+
+_MOST_POSITIONS = 2**26
+
+
+class SelfAttention(nn.Module):
+    """Multi-head scaled dot-product self-attention (Vaswani et al. 2017, eq. 1): softmax(QK^T / sqrt(D/H)) V.
+
+    (B, T, D) -> (B, T, D). `causal`: a step sees itself and the steps before it.
+    """
+
+    def __init__(self, width: int, *, heads: int = 1, causal: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ConfigError(f"model.heads = {heads} must divide model.width = {width}")
+        self.heads, self.causal, self.dropout = heads, causal, dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, t, d = x.shape
+
+        def split(y: Tensor) -> Tensor:
+            return y.view(b, t, self.heads, d // self.heads).transpose(1, 2)  # (B, H, T, D/H)
+
+        mixed = F.scaled_dot_product_attention(
+            split(self.query(x)),
+            split(self.key(x)),
+            split(self.value(x)),
+            is_causal=self.causal,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.output(mixed.transpose(1, 2).reshape(b, t, d))  # type: ignore[no-any-return]
+
+
+class MeanMixing(nn.Module):
+    """What attention is measured against: every step gets the plain mean of all values. (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, width: int, *, causal: bool = False) -> None:
+        super().__init__()
+        self.causal = causal
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = self.value(x)
+        if self.causal:
+            mean = value.cumsum(1) / torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
+        else:
+            mean = value.mean(1, keepdim=True).expand_as(value)
+        return self.output(mean)  # type: ignore[no-any-return]
+
+
+def sinusoidal_positions(steps: int, width: int) -> Tensor:
+    """(T, D) positional encoding of Vaswani et al. 2017, section 3.5: sines in even columns, cosines in odd ones."""
+    if steps * width > _MOST_POSITIONS:
+        raise ConfigError(f"model.width = {width} is too large for {steps} steps: take a smaller one")
+    position = torch.arange(steps)[:, None]
+    frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    table = torch.zeros(steps, width)
+    table[:, 0::2] = torch.sin(position * frequency)
+    table[:, 1::2] = torch.cos(position * frequency[: width // 2])
+    return table
+
+
+def check_options(*, dropout: float = 0.0, **sizes: int | tuple[int, ...]) -> None:
+    """ConfigError unless every one of a model's sizes is at least 1 and its dropout leaves something."""
+    for name, size in sizes.items():
+        if min(size if isinstance(size, tuple) else (size,), default=1) < 1:
+            raise ConfigError(f"model.{name} = {size} must be at least 1")
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"model.dropout = {dropout} is out of range: it must be in [0, 1)")
+
+
+def need_image(model: str, spec: DataSpec, *, shortest: int) -> tuple[int, int]:
+    """Height and width of image data; ConfigError when the data is no image, or one too small to pool."""
+    if spec.kind != "image":
+        raise ConfigError(f"model {model} is for images, but the data is {spec}: choose --data digits, or model mlp")
+    if spec.task == "next-token":
+        raise ConfigError(f"model {model} does not predict next tokens: choose rnn or attention")
+    _, height, width = spec.input_shape
+    if min(height, width) < shortest:
+        raise ConfigError(f"model {model} needs images of at least {shortest} pixels, but the data is {spec}")
+    return height, width

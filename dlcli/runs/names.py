@@ -1,0 +1,81 @@
+"""The grammar of naming runs: 42, runs/42, latest, best:accuracy, 40:45."""
+
+from pathlib import Path
+
+from dlcli.core.errors import DlcliError, RunError
+from dlcli.runs.run import _NUMBER, Run, all_runs
+
+_LONGEST_PATH = 4096
+
+
+def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[Run]:
+    """The runs that `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss` or `40:45` names, in that order.
+
+    RunError (exit 4) when there is none. best: looks at the best validation metric of finished runs that
+    watched that metric; whether more is better was recorded with it.
+    listed_by: the command that shows what there is, for the error.
+    """
+    root = Path(root)
+    if text == "latest":
+        runs = all_runs(root)
+        if not runs:
+            raise RunError(f"there are no runs in {root}: make one with `dlcli train cnn`")
+        return runs[:1]
+    if text.startswith("best:"):
+        return [_best(text.removeprefix("best:").removeprefix("val/"), root)]
+    low, colon, high = text.partition(":")
+    if colon and _NUMBER.fullmatch(low) and _NUMBER.fullmatch(high):
+        runs = [run for run in reversed(all_runs(root)) if int(low) <= run.number <= int(high)]
+        if not runs:
+            raise RunError(f"there is no run from {low} to {high} in {root}: see `{listed_by}`")
+        return runs
+    path = root / text if _NUMBER.fullmatch(text) else Path(text)
+    if not _NUMBER.fullmatch(path.name) or len(text) > _LONGEST_PATH or _climbs(path):
+        raise RunError(f"{text!r} names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST")
+    try:
+        there = path.is_dir() and not path.is_symlink()
+    except OSError:  # a name that is too long for the file system
+        there = False
+    if not there:
+        raise RunError(f"there is no run {text} in {path.parent}: see `{listed_by}`")
+    return [Run(path.parent, int(path.name))]
+
+
+def find_one(text: str, root: str | Path) -> Run:
+    """As `find`, for a command that takes one run."""
+    runs = find(text, root)
+    if len(runs) > 1:
+        raise RunError(f"{text} names {len(runs)} runs, but one is wanted")
+    return runs[0]
+
+
+def _best(metric: str, root: Path) -> Run:
+    best: tuple[float, Run] | None = None
+    watched: set[str] = set()
+    for run in all_runs(root):
+        try:
+            info = run.info()
+            found = info.get("best") or {}
+            name, value = found.get("metric"), found.get("value")
+        except (DlcliError, AttributeError):
+            continue
+        if not isinstance(name, str) or not isinstance(value, int | float):
+            continue
+        watched.add(name)
+        if name.removeprefix("val/") != metric:
+            continue
+        score = float(value) if found.get("higher_is_better") else -float(value)
+        if best is None or score > best[0]:
+            best = score, run
+    if best is None:
+        known = f"; the runs here watched {', '.join(sorted(watched))}" if watched else ""
+        raise RunError(f"no run in {root} has a best {metric}{known}")
+    return best[1]
+
+
+def _climbs(path: Path) -> bool:
+    """Whether `..` stands behind the name of a folder: a/../7."""
+    parts = list(path.parts)
+    while parts and parts[0] == "..":
+        del parts[0]
+    return ".." in parts

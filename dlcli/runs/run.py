@@ -1,0 +1,349 @@
+"""Run: the folder runs/N, its number, paths, lock, status and metrics.
+
+    runs/42/
+      config.json     the resolved TrainConfig
+      data.json       what the model needs to know of its data: task, shapes, normalisation, names
+      run.json        status, times, best metric, command line, versions
+      metrics.csv     a row an evaluation or log interval
+      log.txt         what the console said
+      lock            marks the folder as ours; held by the process that trains
+      checkpoints/    best-STEP/ and last-STEP/
+      eval/           what `dlcli eval` measured
+    runs/.trash/      runs that were removed (see trash.py)
+
+The files are the database. A run's status is derived: "running" in run.json counts only while the lock is
+held, which ends with the process however it dies.
+"""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import io
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dlcli.config.settings import FORMAT, MOST_THREADS, TrainConfig
+from dlcli.core.documents import BEST, COUNT, NUMBER, TABLE, TEXT, TIME, WHOLE, Kind, check, list_of, optional
+from dlcli.core.errors import BusyError, DlcliError, ResourceError, RunError
+from dlcli.core.files import (
+    append_line,
+    flush_folder,
+    flushed_size,
+    make_folder,
+    open_regular,
+    read_json,
+    sweep,
+    told_as_damage,
+    truncate,
+    write_json,
+)
+
+# What the lock of a run begins with, so that no other folder is ever taken for one of ours.
+MARK = b"a run of dlcli\n"
+
+TRASH = ".trash"
+
+# In the trash: a run that is being deleted for good.
+PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
+
+_NUMBER = re.compile(r"([1-9][0-9]{0,8})")
+
+_THREADS = Kind("a number of threads", lambda v: type(v) is int and 1 <= v <= MOST_THREADS)
+
+# What is read of run.json.
+_INFO: dict[str, Kind] = {
+    "status": TEXT, "stop": optional(TEXT), "reason": optional(TEXT), "stopped_early": optional(WHOLE),
+    "model": TEXT, "data": TEXT, "epochs": COUNT, "epochs_done": WHOLE, "step": WHOLE, "steps": WHOLE,
+    "metrics": TABLE, "best": optional(TABLE), "resumes": list_of(TABLE),
+    "started": TIME, "ended": optional(TIME), "seconds": optional(NUMBER),
+    "device": TEXT, "threads": _THREADS, "eval_threads": _THREADS,
+}  # fmt: skip
+
+# data.json has a mean, a deviation and a name a feature.
+_MOST_DATA = 16_000_000
+
+# Rows and values of metrics.csv, and bytes of a line.
+_MOST_ROWS, _MOST_VALUES, _LONGEST_LINE = 500_000, 5_000_000, 100_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """root: the folder of all runs. number: this one's."""
+
+    root: Path
+    number: int
+
+    @property
+    def path(self) -> Path:
+        return self.root / str(self.number)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.txt"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def create(cls, root: str | Path) -> "Run":
+        """A new folder with a number that no run has had. `mkdir` decides between processes that start at once."""
+        root = Path(root)
+        try:
+            make_folder(root)
+            run = cls(root, _highest(root) + 1)
+            while not run._take_number():
+                run = cls(root, max(run.number, _highest(root)) + 1)
+            try:
+                (run.path / "lock").write_bytes(MARK)
+                run.checkpoints.mkdir()
+                flush_folder(root)
+            except OSError:
+                shutil.rmtree(run.path, ignore_errors=True)
+                raise
+        except OSError as error:
+            raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
+        return run
+
+    def _take_number(self) -> bool:
+        """Make the folder, unless the number is taken: by an entry here, or by a run that has just been removed."""
+        if not _NUMBER.fullmatch(str(self.number)):
+            raise RunError(f"{self.root} holds, or held, a run of the highest number that there is: choose --runs-dir")
+        try:
+            self.path.mkdir()
+        except FileExistsError:
+            return False
+        if _highest_removed(self.root) < self.number:
+            return True
+        self.path.rmdir()
+        return False
+
+    # config.json, data.json, run.json
+
+    def write_config(self, config: TrainConfig) -> None:
+        write_json(self.path / "config.json", {"format": FORMAT, **config.as_dict()})
+
+    def config(self) -> TrainConfig:
+        """The settings of this run; RunError when they are damaged or of a newer dlcli."""
+        document = read_json(self.path / "config.json")
+        if not isinstance(document, dict):
+            raise RunError(f"{self.path / 'config.json'} is damaged: it holds no settings")
+        version = document.pop("format", None)
+        if version != FORMAT:
+            raise RunError(f"{self} has format {version}, but this dlcli reads format {FORMAT}: update dlcli")
+        try:
+            return TrainConfig.from_dict(document)
+        except DlcliError as error:
+            raise RunError(f"{self.path / 'config.json'} is damaged: {error}") from None
+
+    def write_data(self, preprocessing: Mapping[str, Any], fingerprint: str) -> None:
+        write_json(self.path / "data.json", {**preprocessing, "fingerprint": fingerprint})
+
+    def data(self) -> dict[str, Any]:
+        values = read_json(self.path / "data.json", most=_MOST_DATA)
+        if not isinstance(values, dict):
+            raise RunError(f"{self.path / 'data.json'} is damaged: it holds no description")
+        return values
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        write_json(self.path / "run.json", {"format": FORMAT, **info})
+
+    def info(self) -> dict[str, Any]:
+        """run.json as it stands; `status` derived."""
+        info = self._read_info()
+        if info["status"] == "running" and not self.is_locked():
+            info = self._read_info()  # it may have ended since it was read: the last word comes before the lock goes
+            if info["status"] == "running":
+                info["status"] = "dead"
+        return info
+
+    def _read_info(self) -> dict[str, Any]:
+        info = read_json(self.path / "run.json")
+        if not isinstance(info, dict) or "status" not in info:
+            raise RunError(f"{self.path / 'run.json'} is damaged: it has no status")
+        with told_as_damage(self.path / "run.json"):
+            check(info, _INFO)
+            check(info.get("best") or {}, BEST)
+        return info
+
+    def folder(self, name: str) -> Path:
+        """A folder in the run, made if it is not there. A link in its place would lead out of the run."""
+        path = self.path / name
+        try:
+            make_folder(path)
+            if path.is_symlink():
+                raise OSError(errno.EINVAL, "it is a symbolic link")
+        except OSError as error:
+            raise ResourceError(f"cannot write into {path}: {error.strerror}") from None
+        return path
+
+    def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
+        """What a later command found, as FOLDER/NAME.json."""
+        path = self.folder(folder) / f"{name}.json"
+        write_json(path, record)
+        return path
+
+    # metrics.csv, log.txt
+
+    def append_metrics(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
+        """Add a row; the header comes with the first. What is undefined stays empty."""
+        if not self.metrics_file.exists() or not self.metrics_file.stat().st_size:
+            append_line(self.metrics_file, _csv_line(columns))
+        append_line(self.metrics_file, _csv_line(["" if row.get(c) is None else row[c] for c in columns]))
+
+    def metrics(self) -> list[dict[str, float | None]]:
+        """All rows of metrics.csv; a last line that is not whole is left out."""
+        try:
+            descriptor = open_regular(self.metrics_file)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunError(f"{self.metrics_file} cannot be read: {error.strerror}") from None
+        with open(descriptor, "rb") as file:
+            reader = csv.DictReader(self._metrics_lines(file))
+            try:
+                return [{name: _metric(value) for name, value in row.items()} for row in reader]
+            except (ValueError, TypeError, csv.Error):
+                raise RunError(f"{self.metrics_file} is damaged: a value is no number") from None
+
+    def _metrics_lines(self, file: BinaryIO) -> Iterator[str]:
+        """The whole lines; RunError when there is more than memory should hold."""
+        values = 0
+        for count, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b"")):
+            values += line.count(b",") + 1
+            if count > _MOST_ROWS or values > _MOST_VALUES:
+                raise RunError(f"{self.metrics_file} has more than {_MOST_ROWS:,} rows or {_MOST_VALUES:,} values")
+            if len(line) == _LONGEST_LINE:
+                raise RunError(f"{self.metrics_file} is damaged: line {count + 1} is too long")
+            if line.endswith(b"\n"):
+                yield line.decode()
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files that grow, for `cut_back`; on the disk before a checkpoint speaks of them."""
+        return {"metrics_bytes": flushed_size(self.metrics_file), "log_bytes": flushed_size(self.log_file)}
+
+    def cut_back(self, sizes: Mapping[str, Any]) -> None:
+        """Take away what was written after a checkpoint with these `sizes`: it will be written again."""
+        for name, file in (("metrics_bytes", self.metrics_file), ("log_bytes", self.log_file)):
+            size = sizes.get(name)
+            if isinstance(size, int) and size >= 0:
+                truncate(file, size)
+
+    def log(self, line: str) -> None:
+        append_line(self.log_file, line)
+
+    # the lock
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run; BusyError (exit 9) when another process does, RunError when there is no such run any more.
+
+        What an earlier holder that was killed has left half written is cleared away.
+        """
+        try:
+            descriptor = open_regular(self.path / "lock", os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            raise RunError(f"there is no run {self} any more: it was moved or deleted") from None
+        except OSError as error:
+            kind = RunError if error.errno in (errno.EINVAL, errno.ELOOP) else ResourceError
+            raise kind(f"{self.path / 'lock'} cannot be opened: {error.strerror}") from None
+        try:
+            for attempt in range(5):  # a lister that probes the lock holds it for a moment
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if attempt == 4:
+                        raise BusyError(f"{self} is being trained by another process") from None
+                    time.sleep(0.02)
+            if not self._holds(descriptor):
+                raise RunError(f"there is no run {self} any more: it was moved or deleted")
+            sweep(self.path)
+            sweep(self.checkpoints)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _holds(self, descriptor: int) -> bool:
+        """Whether this open lock is still that of the run: the folder may have been moved while we waited for it."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.path / "lock"))
+        except FileNotFoundError:
+            return False
+
+    def is_locked(self) -> bool:
+        try:
+            descriptor = open_regular(self.path / "lock")
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+
+
+def all_runs(root: str | Path) -> list[Run]:
+    """Every numbered folder, newest first. Anything else in the folder is not a run."""
+    root = Path(root)
+    return [Run(root, number) for number in sorted(_numbers(root), reverse=True)]
+
+
+def now() -> str:
+    """UTC as ISO 8601, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _highest(root: Path) -> int:
+    """The highest number that a run has had: no number ever means two runs."""
+    return max([0, *_numbers(root), _highest_removed(root)])
+
+
+def _highest_removed(root: Path) -> int:
+    """Of the runs in the trash, those that are being purged, and the purged ones."""
+    numbers = [0, *_numbers(root / TRASH), *_numbers(root / TRASH, PURGING)]
+    with contextlib.suppress(RunError, ValueError, TypeError, KeyError):
+        numbers.append(int(read_json(root / TRASH / "purged.json")["highest"]))
+    return max(numbers)
+
+
+def _numbers(root: Path, pattern: re.Pattern[str] = _NUMBER) -> list[int]:
+    """Of the folders in `root` whose names are such."""
+    try:
+        with os.scandir(root) as entries:
+            named = [(entry, pattern.fullmatch(entry.name)) for entry in entries]
+            return [int(match[1]) for entry, match in named if match and entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ResourceError(f"cannot list {root}: {error.strerror}") from None
+
+
+def _metric(value: str | None) -> float | None:
+    number = float(value) if value else None
+    if number is not None and not abs(number) < float("inf"):
+        raise ValueError
+    return number
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(values)
+    return buffer.getvalue()

@@ -1,0 +1,63 @@
+"""All runs -> rows, a row a run; and the same as a pandas frame."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcli.core.errors import DlcliError
+from dlcli.runs.run import Run, all_runs
+
+if TYPE_CHECKING:
+    import pandas
+
+COLUMNS = (
+    "run", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "seconds", "device", "started", "reason"
+)  # fmt: skip
+
+
+def rows(root: str | Path, *, limit: int = 0) -> list[dict[str, Any]]:
+    """A row a run, newest first, at most `limit` unless 0. A broken or half-made folder is a row with its reason."""
+    found = [(run, row(run)) for run in all_runs(root)[: limit or None]]
+    return [values for run, values in found if values["model"] is not None or run.path.exists()]  # or just removed
+
+
+def row(run: Run) -> dict[str, Any]:
+    """COLUMNS of one run; `seconds` of a running one go up to now."""
+    empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {"run": run.number}
+    try:
+        info = run.info()
+        best = info.get("best") or {}
+        return empty | {
+            "status": info["status"],
+            "model": info["model"],
+            "data": info["data"],
+            "epochs": f"{info['epochs_done']}/{info['epochs']}",
+            "metric": best.get("metric"),
+            "best": best.get("value"),
+            "best_epoch": best.get("epoch"),
+            "seconds": _seconds_since(info["started"]) if info["status"] == "running" else info["seconds"],
+            "device": info["device"],
+            "started": info["started"],
+            "reason": info.get("reason") or _stop(info),
+        }
+    except DlcliError as error:
+        return empty | {"status": "starting" if run.is_locked() else "broken", "reason": str(error)}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return empty | {"status": "broken", "reason": f"{run.path / 'run.json'} is damaged: {error!r}"}
+
+
+def frame(root: str | Path = "runs") -> "pandas.DataFrame":
+    """`rows` as a pandas DataFrame, with the run's number as its index."""
+    import pandas
+
+    return pandas.DataFrame(rows(root), columns=list(COLUMNS)).set_index("run")
+
+
+def _seconds_since(started: str) -> float:
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds())
+
+
+def _stop(info: dict[str, Any]) -> str | None:
+    if info.get("stopped_early"):
+        return "stopped early"
+    return str(info["stop"]) if info.get("stop") else None

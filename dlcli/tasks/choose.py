@@ -1,0 +1,44 @@
+"""The task that suits the data."""
+
+from typing import Literal
+
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.tasks.binary import Binary
+from dlcli.tasks.multiclass import Multiclass
+from dlcli.tasks.next_token import NextToken
+from dlcli.tasks.regression import Regression
+from dlcli.tasks.task import Task
+
+
+def choose_task(
+    spec: DataSpec,
+    *,
+    loss: str = "auto",
+    label_smoothing: float = 0.0,
+    target_mean: float = 0.0,
+    target_std: float = 1.0,
+) -> Task:
+    """The task of `spec`; ConfigError when `loss` or `label_smoothing` does not belong to it."""
+    own = {"regression": ("mse", "l1", "huber"), "binary": ("bce",)}.get(spec.task, ("cross-entropy",))
+    if loss not in ("auto", *own):
+        raise ConfigError(f"loss = {loss} does not go with {spec.task}: use {' or '.join(own)}")
+    if label_smoothing and own != ("cross-entropy",):
+        raise ConfigError(f"label_smoothing = {label_smoothing} needs cross-entropy, but the task is {spec.task}")
+    if spec.task == "regression":
+        return Regression("mse" if loss == "auto" else loss, mean=target_mean, std=target_std)
+    if spec.task == "binary":
+        return Binary()
+    if spec.task == "multiclass":
+        return Multiclass(spec.outputs, label_smoothing)
+    return NextToken(label_smoothing)
+
+
+def higher_is_better(metric: str) -> bool:
+    return metric.rpartition("/")[2] in ("accuracy", "top5_accuracy", "macro_f1", "auc", "r2")
+
+
+def default_loss(task: str) -> Literal["mse", "bce", "cross-entropy"]:
+    if task == "regression":
+        return "mse"
+    return "bce" if task == "binary" else "cross-entropy"

@@ -1,0 +1,85 @@
+"""Classification: one logit per class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlcli.tasks.sums import _joined, _total
+from dlcli.tasks.task import Measures
+
+# Numbers in a vector register. A softmax over fewer classes goes number by number, unless classes come first in memory.
+_LANES = 16
+
+
+@dataclass(frozen=True)
+class Multiclass:
+    """(B, K) logits against (B,) classes. Label smoothing is of the training loss only."""
+
+    classes: int
+    label_smoothing: float = 0.0
+    monitor: str = "accuracy"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("loss", "accuracy", "top5_accuracy") if self.classes >= 10 else ("loss", "accuracy")
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
+
+    def measure(self, output: Tensor, target: Tensor) -> Measures:
+        output = output.float()
+        measures = {
+            "loss": _summed_cross_entropy(output, target),
+            "prediction": output.argmax(1),
+            "target": target,
+        }
+        if self.classes >= 10:
+            measures["top5"] = (output.topk(5, dim=1).indices == target[:, None]).any(1).sum()
+        return measures
+
+    def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
+        prediction, target = _joined(measures, "prediction"), _joined(measures, "target")
+        values: dict[str, float | None] = {
+            "loss": _total(measures, "loss") / len(target),
+            "accuracy": (prediction == target).double().mean().item(),
+        }
+        if self.classes >= 10:
+            values["top5_accuracy"] = _total(measures, "top5") / len(target)
+        return values
+
+
+def confusion_matrix(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
+    """(K, K) counts: a row an actual class, a column a predicted one."""
+    return (target * classes + prediction).bincount(minlength=classes * classes).view(classes, classes)
+
+
+def per_class(confusion: Tensor) -> list[dict[str, Any]]:
+    """Precision, recall, F1 and count of each class; None where it is 0 / 0."""
+    rows = []
+    for k, (row, column) in enumerate(zip(confusion.tolist(), confusion.T.tolist(), strict=True)):
+        hits, actual, predicted = row[k], sum(row), sum(column)
+        rows.append(
+            {
+                "precision": hits / predicted if predicted else None,
+                "recall": hits / actual if actual else None,
+                "f1": 2 * hits / (actual + predicted) if actual + predicted else None,
+                "count": actual,
+            }
+        )
+    return rows
+
+
+def macro_f1(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Mean F1 of the classes that occur or are predicted (scikit-learn's f1_score, average="macro")."""
+    scores = [row["f1"] for row in rows if row["f1"] is not None]
+    return sum(scores) / len(scores) if scores else None
+
+
+def _summed_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """(B, K) logits against (B,) classes: a scalar."""
+    if output.shape[1] >= _LANES:
+        return F.cross_entropy(output, target, reduction="sum")
+    return -output.t().contiguous().log_softmax(0).gather(0, target[None]).sum()

@@ -1,0 +1,45 @@
+"""Next-token prediction: one logit per token of the vocabulary, at every step."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlcli.tasks.sums import _total
+from dlcli.tasks.task import Measures
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """(B, T, V) logits against (B, T) tokens: the loss is over every step."""
+
+    label_smoothing: float = 0.0
+    monitor: str = "loss"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("loss", "accuracy", "perplexity", "bits_per_char")
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output.flatten(0, 1), target.flatten(), label_smoothing=self.label_smoothing)
+
+    def measure(self, output: Tensor, target: Tensor) -> Measures:
+        output, target = output.flatten(0, 1).float(), target.flatten()
+        return {
+            "loss": F.cross_entropy(output, target, reduction="sum"),
+            "correct": (output.argmax(1) == target).sum(),
+            "count": torch.tensor(len(target)),
+        }
+
+    def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
+        count = _total(measures, "count")
+        loss = _total(measures, "loss") / count
+        return {
+            "loss": loss,
+            "accuracy": _total(measures, "correct") / count,
+            "perplexity": math.exp(loss) if loss < 700 else None,
+            "bits_per_char": loss / math.log(2),
+        }

@@ -1,0 +1,50 @@
+"""Regression: real numbers."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlcli.tasks.sums import _joined, _total
+from dlcli.tasks.task import Measures
+
+
+@dataclass(frozen=True)
+class Regression:
+    """(B, 1) output against (B,) targets, both normalised by `mean` and `std` of the target.
+
+    loss is in normalised units; mse, rmse and mae are in the target's own.
+    """
+
+    kind: str = "mse"
+    mean: float = 0.0
+    std: float = 1.0
+    monitor: str = "loss"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("loss", "mse", "rmse", "mae", "r2")
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        losses: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
+        return losses[self.kind](output.squeeze(-1), target)
+
+    def measure(self, output: Tensor, target: Tensor) -> Measures:
+        output = output.float()
+        return {"loss": self.loss(output, target) * len(target), "prediction": output.squeeze(-1), "target": target}
+
+    def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
+        prediction = _joined(measures, "prediction").double() * self.std + self.mean
+        target = _joined(measures, "target").double() * self.std + self.mean
+        error = prediction - target
+        mse = error.square().mean().item()
+        spread = (target - target.mean()).square().mean().item()
+        return {
+            "loss": _total(measures, "loss") / len(target),
+            "mse": mse,
+            "rmse": math.sqrt(mse),
+            "mae": error.abs().mean().item(),
+            "r2": 1 - mse / spread if spread > 0 else None,
+        }
