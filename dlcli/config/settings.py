@@ -1,11 +1,11 @@
 """TrainConfig: every setting of a run, with its default, its unit and its check."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from dlcli.config.intervals import interval
 from dlcli.config.schemes import data_entry, model_entry
 from dlcli.core.errors import ConfigError, did_you_mean
 from dlcli.core.options import convert
@@ -58,7 +58,13 @@ class TrainConfig:
         (), "Any of shift=2, flip, rotate=10, erase=0.25, noise=0.1, mixup=0.2; comma-separated.", group="Data"
     )
 
-    epochs: int = _setting(10, "Passes over the training data.", group="Training", range=">= 1")
+    epochs: int | None = _setting(
+        None, "Passes over the training data. (default: 10, unless --steps is given)", group="Training", range=">= 1"
+    )
+    steps: int | None = _setting(
+        None, "Optimizer steps, in place of epochs. (default: as many as the epochs have)", group="Training",
+        range=">= 1",
+    )  # fmt: skip
     batch_size: int | Literal["full"] = _setting(64, "Samples a step, or full.", group="Training", range=">= 1")
     accumulate: int = _setting(1, "Batches whose gradients are averaged for a step.", group="Training", range=">= 1")
     loss: Loss = _setting("auto", "Loss; auto is the task's own.", group="Training")
@@ -106,7 +112,7 @@ class TrainConfig:
     patience: int = _setting(
         0, "Stop after so many evaluations without improvement; 0 never.", group="Selection", range=">= 0"
     )
-    eval_every: int = _setting(1, "Epochs between evaluations.", group="Selection", range=">= 1")
+    eval_every: str = _setting("1epoch", "When to evaluate: such as 1epoch or 250steps.", group="Selection")
     checkpoint_every: str = _setting(
         "1epoch", "When to save what a resume needs: such as 500steps, 30s, 2min or 1epoch.", group="Selection"
     )
@@ -145,9 +151,14 @@ class TrainConfig:
                     raise ConfigError(f"{name} = {value!r} is not a table of options")
                 value = dict(value)
             else:
-                value = convert(values.get(name, f.default), hints[name], name=name)
+                value = values.get(name, f.default)
+                if name.endswith("_every") and name != "log_every":
+                    value = str(value)
+                value = convert(value, hints[name], name=name)
                 _check_range(name, value, f.metadata.get("range", ""))
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "eval_every", str(interval(self.eval_every, name="eval_every", times=False)))
+        object.__setattr__(self, "checkpoint_every", str(interval(self.checkpoint_every, name="checkpoint_every")))
         self._settle()
 
     def _settle(self) -> None:
@@ -171,8 +182,6 @@ class TrainConfig:
         if self.patience and not self.val_fraction:
             raise ConfigError("patience needs a validation split: val_fraction above 0")
 
-        checkpoint_interval(self.checkpoint_every)
-
         def default(name: str, value: Any) -> None:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -180,12 +189,33 @@ class TrainConfig:
         default("lr", DEFAULT_LR[self.optimizer])
         if self.optimizer in ("sgd", "rmsprop"):
             default("momentum", 0.9 if self.optimizer == "sgd" else 0.0)
-        default("warmup_epochs", self.epochs / 4 if self.schedule == "one-cycle" else 0.0)
-        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
-            raise ConfigError(f"warmup_epochs = {self.warmup_epochs} is more than epochs = {self.epochs}")
+        if self.epochs is not None and self.steps is not None:
+            raise ConfigError(f"epochs = {self.epochs} and steps = {self.steps} exclude each other: give one of them")
+        if self.steps is None:
+            default("epochs", 10)
+        if self.epochs is not None:
+            default("warmup_epochs", self.epochs / 4 if self.schedule == "one-cycle" else 0.0)
+            if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
+                raise ConfigError(f"warmup_epochs = {self.warmup_epochs} is more than epochs = {self.epochs}")
         if self.schedule == "step":
-            default("step_epochs", max(1, self.epochs // 3))
             default("step_gamma", 0.1)
+            if self.epochs is not None:
+                default("step_epochs", max(1, self.epochs // 3))
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole training."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+
+    def warmup_steps(self, steps_per_epoch: int) -> int:
+        if self.warmup_epochs is not None:
+            return min(round(self.warmup_epochs * steps_per_epoch), self.total_steps(steps_per_epoch))
+        return round(self.total_steps(steps_per_epoch) / 4) if self.schedule == "one-cycle" else 0
+
+    def steps_per_drop(self, steps_per_epoch: int) -> int:
+        """Between two drops of the step schedule."""
+        if self.step_epochs is not None:
+            return self.step_epochs * steps_per_epoch
+        return max(1, self.total_steps(steps_per_epoch) // 3)
 
     def replace(self, **changes: Any) -> "TrainConfig":
         """A copy with some settings changed; all else, defaults included, stays as it is."""
@@ -203,15 +233,6 @@ class TrainConfig:
     def from_dict(cls, document: Mapping[str, Any]) -> "TrainConfig":
         """The inverse of `as_dict`."""
         return config_from(flatten(document))
-
-
-def checkpoint_interval(text: str) -> tuple[int, str]:
-    """`500steps`, `30s`, `2min` or `1epoch` as a number and a unit; else ConfigError."""
-    match = re.fullmatch(r"([1-9][0-9]{0,8}) ?(steps?|s|min|epochs?)", text)
-    if match is None:
-        raise ConfigError(f"checkpoint_every = {text!r} is not of the form 500steps, 30s, 2min or 1epoch")
-    unit = {"steps": "step", "epochs": "epoch"}.get(match[2], match[2])
-    return int(match[1]), unit
 
 
 def config_from(values: Mapping[str, Any]) -> TrainConfig:

@@ -16,6 +16,7 @@ from dlcli.checkpoints.checkpoint import Checkpoint
 from dlcli.compute.devices import autocast
 from dlcli.compute.schedules import learning_rate
 from dlcli.compute.threads import bound, places
+from dlcli.config.intervals import interval
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import DivergedError, ResourceError
 from dlcli.core.files import write_bytes
@@ -305,7 +306,7 @@ def _loop(
 
         if reason:
             break
-        if state.epoch % config.eval_every and state.epoch != config.epochs:
+        if state.epoch % interval(config.eval_every, name="eval_every").count and state.epoch != config.epochs:
             epoch, save = state.epoch, saver.due(state, epoch_done=True)
             state.epoch, state.batch = epoch + 1, 0
             if save:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dlcli.checkpoints import checkpoint
-from dlcli.config.settings import checkpoint_interval
+from dlcli.config.intervals import interval
 from dlcli.core.errors import DivergedError
 from dlcli.runs.run import Run
 from dlcli.training.state import TrainingState
@@ -28,7 +28,8 @@ class Saver:
     def __init__(self, run: Run, *, every: str, keep_last: int) -> None:
         self.run = run
         self.keep_last = keep_last
-        self.count, self.unit = checkpoint_interval(every)
+        found = interval(every, name="checkpoint_every")
+        self.count, self.unit = found.count, found.unit
         self._best: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         self._written = time.monotonic()
         self._first = True
