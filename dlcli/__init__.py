@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dlcli.evaluation.measure import evaluate
     from dlcli.runs.run import Run
     from dlcli.runs.table import frame as runs_frame
-    from dlcli.training.loop import train as train
+    from dlcli.training.train import resume, train
 
 _PUBLIC = {
     "DataSpec": "dlcli.core.spec:DataSpec",
@@ -29,10 +29,11 @@ _PUBLIC = {
     "evaluate": "dlcli.evaluation.measure:evaluate",
     "Source": "dlcli.data.source:Source",
     "runs_frame": "dlcli.runs.table:frame",
-    "train": "dlcli.training.loop:train",
+    "resume": "dlcli.training.train:resume",
+    "train": "dlcli.training.train:train",
 }
 
-__all__ = ["DataSpec", "Run", "Source", "TrainConfig", "__version__", "evaluate", "runs_frame", "train"]
+__all__ = ["DataSpec", "Run", "Source", "TrainConfig", "__version__", "evaluate", "resume", "runs_frame", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,8 +19,8 @@ from dlcli.evaluation.measure import evaluate
 from dlcli.experiment.build import build
 from dlcli.models.mlp import MLP
 from dlcli.runs.run import Run
-from dlcli.training import loop, watch
-from dlcli.training.loop import resume
+from dlcli.training import loop, saver, watch
+from dlcli.training.train import resume
 from tests.conftest import Dlcli
 from tests.test_resume import assert_same, stopping_at
 
@@ -167,7 +167,7 @@ def train_without_waiting(made: TrainConfig, runs_dir: Path, monkeypatch: pytest
     monkeypatch.setattr(watch, "_EARLY_STEPS", 1)
     monkeypatch.setattr(loop, "_PROGRESS_SECONDS", float("inf"))
     for owner, name in (
-        (watch.Watch, "look"), (loop, "measure"), (loop.Saver, "write"), (loop.Saver, "keep_best"),
+        (watch.Watch, "look"), (loop, "measure"), (saver.Saver, "write"), (saver.Saver, "keep_best"),
         (loop.batches, "epoch_order"),
     ):  # fmt: skip
         allow(monkeypatch, owner, name)

@@ -352,8 +352,8 @@ def test_nothing_outside_the_run_is_written(good: Good, root: Path) -> None:
 
 
 def test_the_log_of_an_error_follows_no_link(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlcli import resume
     from dlcli.runs.run import Run
-    from dlcli.training import loop
 
     victim = root / "victim"
     victim.write_text("precious")
@@ -363,9 +363,9 @@ def test_the_log_of_an_error_follows_no_link(root: Path, monkeypatch: pytest.Mon
         raise RuntimeError("on purpose")
         yield
 
-    monkeypatch.setattr(loop, "_loop", fail)
+    monkeypatch.setattr("dlcli.training.train.steps", fail)
     with pytest.raises(RuntimeError, match="on purpose"):
-        list(loop.resume(Run(root, 1), epochs=3))
+        list(resume(Run(root, 1), epochs=3))
     assert victim.read_text() == "precious"
     assert "on purpose" in (root / "1" / "error.log").read_text()
 

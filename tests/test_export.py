@@ -34,7 +34,7 @@ from dlcli.export.formats import FORMATS, check_formats
 from dlcli.export.runtime import Artifact
 from dlcli.export.signature import Port, Signature
 from dlcli.runs.run import Run
-from dlcli.training.loop import train
+from dlcli.training.train import train
 from tests.conftest import needs_data
 
 STORY = "".join(

@@ -174,14 +174,14 @@ def _settled(layers: dict[str, Any], *, saves: bool) -> TrainConfig:
     from dlcli.experiment.build import build
 
     a_epoch = build(config).steps_per_epoch
-    if "epochs" not in layers:
-        layers = layers | {"epochs": min(config.epochs, max(2, math.ceil(_STEPS / a_epoch)))}
+    if "epochs" not in layers and "steps" not in layers:
+        layers = layers | {"epochs": min(config.epochs or 10**9, max(2, math.ceil(_STEPS / a_epoch)))}
         config = config_from(layers)
     if saves and "checkpoint_every" not in layers:
-        config = config.replace(checkpoint_every=f"{max(1, config.epochs * a_epoch // _SAVES)}steps")
-    epochs, every = f"{config.epochs} epoch{'s' * (config.epochs > 1)}", config.checkpoint_every
+        config = config.replace(checkpoint_every=f"{max(1, config.total_steps(a_epoch) // _SAVES)}steps")
+    steps, every = config.total_steps(a_epoch), config.checkpoint_every
     how = f", saved every {every}" if saves else ""
-    say(f"{config.model} on {config.data}: {epochs} of {a_epoch} step{'s' * (a_epoch > 1)}{how}")
+    say(f"{config.model} on {config.data}: {steps} step{'s' * (steps > 1)}, {a_epoch} per epoch{how}")
     return config
 
 

@@ -1,6 +1,5 @@
 """From a config to the things it describes, and from a run back to its trained model."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from dlcli.data.dataset import Dataset
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.guard import _model_class, build_model
 from dlcli.experiment.load import _loader, _with_path, load_data
+from dlcli.experiment.objective import Objective, choose_objective
 from dlcli.tasks.choose import choose_task, default_loss
 from dlcli.tasks.task import Task
 
@@ -44,6 +44,18 @@ class Experiment:
     cost: Cost
 
     @property
+    def objective(self) -> Objective:
+        return choose_objective(self.task, self.augmentations)
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.total_steps(self.steps_per_epoch)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.dataset.train) // self.batch_size)
+
+    @property
     def flops_per_step(self) -> float:
         """Matrix-product work of one optimizer step, forward and backward."""
         return _flops_to_train(self.cost, self.batch_size * self.config.accumulate)
@@ -65,8 +77,7 @@ class Experiment:
 
     @property
     def steps_per_epoch(self) -> int:
-        batches = -(-len(self.dataset.train) // self.batch_size)
-        return -(-batches // self.config.accumulate)
+        return -(-self.batches_per_epoch // self.config.accumulate)
 
 
 def build(
@@ -105,11 +116,6 @@ def build(
         monitor=_monitor(config, data, task),
         cost=cost,
     )
-
-
-def with_data(built: Experiment, data: Dataset) -> Experiment:
-    """The same experiment on other data of the same shape."""
-    return dataclasses.replace(built, dataset=data)
 
 
 def resolve_options(config: TrainConfig) -> TrainConfig:

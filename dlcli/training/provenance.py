@@ -23,7 +23,17 @@ _MACHINERY = {
 }  # fmt: skip
 
 # Settings that say how long to train and what to write, not what a step computes.
-_HARMLESS = ("epochs", "patience", "log_every", "data_dir", "device", "threads", "checkpoint_every", "keep_last")
+_HARMLESS = (
+    "epochs",
+    "steps",
+    "patience",
+    "log_every",
+    "data_dir",
+    "device",
+    "threads",
+    "checkpoint_every",
+    "keep_last",
+)
 
 # All of the environment that is ever recorded: what decides which kernels compute.
 _ENVIRONMENT = (
@@ -39,10 +49,10 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "status": "running",
         "model": config.model,
         "data": config.data,
-        "epochs": config.epochs,
+        "epochs": config.epochs or -(-built.total_steps // built.steps_per_epoch),
         "epochs_done": 0,
         "step": 0,
-        "steps": config.epochs * built.steps_per_epoch,
+        "steps": built.total_steps,
         "metrics": {},
         "best": None,
         "stop": None,
@@ -89,12 +99,16 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         harmless = name in _HARMLESS or (name == "warmup_epochs" and new.get("schedule") == "constant")
         if old.get(name) != new.get(name) and not harmless:
             found.append(f"{name} {old.get(name)} -> {new.get(name)}")
-    stretched = new.get("schedule") in ("cosine", "one-cycle") and old.get("epochs") != new.get("epochs")
-    if stretched:
-        found.append(f"schedule {new['schedule']} stretched from {old.get('epochs')} to {new['epochs']} epochs")
+    if new.get("schedule") in ("cosine", "one-cycle") and before.get("steps") != after["steps"]:
+        found.append(f"schedule {new['schedule']} stretched from {_length(before, old)} to {_length(after, new)}")
     if str(after.get("device")).startswith("cuda") and not new.get("deterministic"):
         found.append("cuda without deterministic")
     return found
+
+
+def _length(info: dict[str, Any], config: dict[str, Any]) -> str:
+    """Of a training, in the words in which it was asked for."""
+    return f"{info.get('steps')} steps" if config.get("epochs") is None else f"{config['epochs']} epochs"
 
 
 def _git() -> dict[str, Any]:
