@@ -362,7 +362,7 @@ def test_why_a_resume_is_not_exact() -> None:
     ]  # fmt: skip
     cosine = settings | {"schedule": "cosine"}
     assert differences(before | {"config": cosine}, before | {"config": cosine | {"epochs": 20}}) == [
-        "schedule cosine stretched from 10 to 20 epochs"
+        "schedule cosine stretched from 10 epochs to 20 epochs"
     ]
 
 

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
-from dlcli.cli.flags import with_settings
+from dlcli.cli.flags import typed_layer, with_settings
 from dlcli.cli.output import Reporter, choose_format, tell_damage
 from dlcli.cli.train import command_line, finish, show, stop_signals
-from dlcli.config.settings import config_from, flatten, parse_assignment
+from dlcli.config.layers import flatten
 from dlcli.core.errors import ConfigError, RunError
 
 
@@ -39,14 +39,15 @@ def resume(
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
-    stored = flatten(found.config().as_dict())
+    before = found.config()
+    stored = flatten(before.as_dict())
     info = found.info()
     if info["status"] == "running":
         from dlcli.core.errors import BusyError
 
         raise BusyError(f"{found} is being trained by process {info.get('pid')} on {info.get('host')}")
-    changes = dict(parse_assignment(text) for text in set_ or []) | settings
-    config = config_from(stored | changes)
+    changes = typed_layer(set_ or [], settings)
+    config = before.under(changes)
     from dlcli.experiment.build import build
     from dlcli.experiment.load import import_own
 
