@@ -215,7 +215,8 @@ def test_print_config_is_taken_back(name: str, tmp_path: Path) -> None:
 # What a run remembers
 
 SMALL: dict[str, Any] = {
-    "model": "linear", "data": "diabetes", "optimizer": "sgd", "batch_size": 128, "device": "cpu", "eval_every": "1epoch"
+    "model": "linear", "data": "diabetes", "optimizer": "sgd", "batch_size": 128, "device": "cpu",
+    "eval_every": "1epoch",
 }  # fmt: skip
 ONE_CYCLE = TrainConfig(**SMALL, schedule="one-cycle", epochs=4)
 
@@ -334,7 +335,10 @@ def test_a_run_that_cannot_be_built_lists_shows_and_compares(
     assert str(document["config"][shown[0]]) == shown[1] and "damage" not in document["config"]
     for words in (("eval", "1"), ("resume", "1", "--epochs", "2"), ("predict", "1", "a.csv"), ("export", "1")):
         told = invoke(*words, *where, code=4).stderr
-        start = f"error: {run.path / 'config.json'} does not fit this dlcli (edit it, or use the one that wrote it): "
+        start = (
+            f"error: {run.path / 'config.json'} does not fit this version of dlcli (edit it, or use the version that "
+        )
+        start += "wrote it): "
         assert told.startswith(start + reason), words
         assert told.count("\n") == 1
 

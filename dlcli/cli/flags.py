@@ -63,7 +63,8 @@ def _option(field: Any) -> inspect.Parameter:
     hint = typing.get_type_hints(TrainConfig)[field.name]
     flag, metavar = "--" + field.name.replace("_", "-"), field.metadata["metavar"] or _metavar(hint)
     help = f"{field.metadata['help']} (default: {field.metadata['shown'] or _shown(field.default)})"
-    panel, annotation = _PANELS[field.metadata["group"]], str | None
+    panel = _PANELS[field.metadata["group"]]
+    annotation: Any = str | None
     if hint is bool:
         flag, annotation = f"{flag}/--no-{flag[2:]}", bool | None
     option = typer.Option(flag, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)

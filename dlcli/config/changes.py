@@ -1,6 +1,7 @@
 """A config with some settings changed: what depends on them moves, and nothing else."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from typing import Any
 
 from dlcli.config.layers import GROUPS, flatten, group, kind, stack
@@ -14,10 +15,9 @@ def change(config: Any, layer: Mapping[str, Any], *, afresh: Collection[str] = (
     """
     stays = flatten(config.as_dict())
     given = {name: stays[name] for name in config.given if name.partition(".")[0] not in afresh or "." not in name}
-    given = {"model": config.model, **given}
     under = stack(given, layer)
     before, after = type(config)(**group(given)), type(config)(**group(under))
-    values = {name: getattr(after, name) for name in type(config).__dataclass_fields__}
+    values = {name: getattr(after, name) for name in (f.name for f in fields(config))}
     for name, value in values.items():
         if name not in under and value == getattr(before, name):
             values[name] = getattr(config, name)

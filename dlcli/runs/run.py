@@ -153,12 +153,12 @@ class Run:
         RunError when they are damaged, or when this dlcli has no such model, data set, setting or value.
         """
         document, given = self._read_config()
+        file = self.path / "config.json"
         try:
             return TrainConfig.from_dict(document, given=given)
         except ConfigError as error:
-            raise RunError(
-                f"{self.path / 'config.json'} does not fit this dlcli (edit it, or use the one that wrote it): {error}"
-            ) from None
+            mend = "edit it, or use the version that wrote it"
+            raise RunError(f"{file} does not fit this version of dlcli ({mend}): {error}") from None
 
     def settings(self) -> dict[str, Any]:
         """The settings of this run as they are stored, flat (`model.hidden`) and unchecked, for what builds nothing.
