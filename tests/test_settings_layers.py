@@ -335,10 +335,8 @@ def test_a_run_that_cannot_be_built_lists_shows_and_compares(
     assert str(document["config"][shown[0]]) == shown[1] and "damage" not in document["config"]
     for words in (("eval", "1"), ("resume", "1", "--epochs", "2"), ("predict", "1", "a.csv"), ("export", "1")):
         told = invoke(*words, *where, code=4).stderr
-        start = (
-            f"error: {run.path / 'config.json'} does not fit this version of dlcli (edit it, or use the version that "
-        )
-        start += "wrote it): "
+        start = f"error: {run.path / 'config.json'} does not fit this version of dlcli "
+        start += "(edit it, or use the version that wrote it): "
         assert told.startswith(start + reason), words
         assert told.count("\n") == 1
 
