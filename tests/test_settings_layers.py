@@ -292,7 +292,7 @@ def test_a_run_of_an_earlier_version_is_resumed_exactly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "shown"),
     [
-        (["lr", "rate"], "['lr', 'rate']"),
+        (["lr", 3], "['lr', 3]"),
         ([[]], "[[]]"),
         (7, "7"),
         ({"lr": 1}, "{'lr': 1}"),
@@ -303,8 +303,16 @@ def test_a_damaged_record_is_told(given: Any, shown: str, tmp_path: Path) -> Non
     run.write_config(TrainConfig("cnn"))
     edit(run, given=given)
     done = invoke("eval", "1", "--runs-dir", str(tmp_path), code=4)
-    message = f"given = {shown} is not a list, each of it the name of a setting here, or null"
+    message = f"given = {shown} is not a list, each of it text, or null"
     assert done.stderr == f"error: {run.path / 'config.json'} is damaged: {message}\n"
+
+
+def test_what_was_edited_away_is_not_missed(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+    run.write_config(TrainConfig("mlp", lr=0.5, model_options={"hidden": [9]}))
+    edit(run, model={"name": "linear"}, lr=None)
+    found = run.config()
+    assert (found.model, found.model_options, found.lr, found.given) == ("linear", {}, 0.01, {"model"})
 
 
 # Runs that this version cannot build

@@ -247,14 +247,17 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], *, given: Iterable[str] | None = None) -> "TrainConfig":
-        """The inverse of `as_dict`. given: which settings were; without it those that are not what would follow."""
+        """The inverse of `as_dict`.
+
+        given: which settings were, names of none are left aside; without it those that are not what would follow.
+        """
         layer = flatten(document)
         made = cls.from_flat(layer)
         if given is None:
             stays = {name: value for name, value in layer.items() if name not in _FOLLOWING}
             follows = cls.from_flat(stays)
             given = {n for n in layer if n in stays or getattr(follows, n) != getattr(made, n)}
-        made._remember(n for n in {"model", *given} if not is_left_open(n, layer[n]))
+        made._remember(n for n in {"model", *given} & layer.keys() if not is_left_open(n, layer[n]))
         return made
 
     @classmethod
