@@ -202,6 +202,7 @@ def test_print_config_is_taken_back(name: str, tmp_path: Path) -> None:
         first.write_text(to_toml(CONFIGS[name]))
         words = ("--config", str(first))
     printed = invoke("train", *words, "--print-config").stdout
+    assert 'epochs = "none"' not in printed  # steps say it
     second = tmp_path / "second.toml"
     second.write_text(printed)
     assert invoke("train", "--config", str(second), "--print-config").stdout == printed
