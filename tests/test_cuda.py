@@ -13,7 +13,6 @@ import torch
 from dlcli import TrainConfig, train
 from dlcli.compute import devices
 from dlcli.config.recipe import recipes
-from dlcli.config.settings import config_from
 from dlcli.config.toml import read_file
 from dlcli.evaluation.measure import evaluate
 from dlcli.experiment.build import build
@@ -45,7 +44,7 @@ def _as_it_was() -> Iterator[None]:
 def recipe(name: str, **changes: Any) -> TrainConfig:
     """A recipe on the GPU, with settings replaced before what depends on them is derived."""
     values = read_file(f"recipe:{name}") | {"epochs": 1, "eval_every": 1, "device": "cuda"} | changes
-    return config_from(values)
+    return TrainConfig.from_flat(values)
 
 
 def close(found: dict[str, float | None], expected: dict[str, float | None]) -> None:

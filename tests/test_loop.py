@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from dlcli import TrainConfig, evaluate, train
 from dlcli.checkpoints import checkpoint
-from dlcli.config.settings import config_from
 from dlcli.config.toml import read_file
 from dlcli.core.errors import ConfigError, DivergedError, ResourceError
 from dlcli.data.batches import epoch_order
@@ -300,7 +299,7 @@ def test_settings_that_do_not_fit_are_refused_before_a_run_is_made(
 
 
 def test_least_squares_is_reached_on_whatever_rows_a_split_leaves(tmp_path: Path) -> None:
-    config = config_from(read_file("recipe:linear-make-regression"))
+    config = TrainConfig.from_flat(read_file("recipe:linear-make-regression"))
     for changes in ({}, {"val_fraction": 0.1, "test_fraction": None}):
         built = build(config.replace(**changes))
         fit_new(built, tmp_path)

@@ -363,8 +363,14 @@ def test_why_a_resume_is_not_exact() -> None:
     ]  # fmt: skip
     cosine = settings | {"schedule": "cosine"}
     assert differences(before | {"config": cosine}, before | {"config": cosine | {"epochs": 20}}) == [
-        "schedule cosine stretched from 10 to 20 epochs"
+        "schedule cosine stretched from 10 epochs to 20 epochs"
     ]
+    for schedule, reasons in (("constant", []), ("step", ["schedule step stretched from 50 steps to 80 steps"])):
+        in_steps = settings | {"epochs": None, "schedule": schedule, "step_epochs": None}
+        configs = [before | {"config": in_steps | {"steps": steps}} for steps in (50, 80)]
+        assert differences(*configs) == reasons
+    warmer = before | {"config": settings | {"warmup_epochs": 3.0}}
+    assert differences(same, warmer) == ["warmup_epochs None -> 3.0"]
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlcli.checks.snapshot import digest
-from dlcli.config.settings import TrainConfig, config_from
+from dlcli.config.settings import TrainConfig
 from dlcli.config.toml import read_file
 from dlcli.core.errors import DlcliError
 from dlcli.experiment.build import build
@@ -90,7 +90,7 @@ def _weights(model: nn.Module) -> dict[str, str]:
 def _main(config: str, runs_dir: str, file: str) -> Any:
     sys.path.append(os.getcwd())
     try:
-        trace(config_from(read_file(config)), Path(runs_dir), Path(file))
+        trace(TrainConfig.from_flat(read_file(config)), Path(runs_dir), Path(file))
     except DlcliError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -5,10 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
-from dlcli.cli.flags import with_settings
+from dlcli.cli.flags import typed_layer, with_settings
 from dlcli.cli.output import choose_format
 from dlcli.cli.training import Print, check_print, command_line, show
-from dlcli.config.settings import parse_assignment
 
 
 @with_settings
@@ -40,7 +39,7 @@ def resume(
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
-    changes = dict(parse_assignment(text) for text in set_ or []) | settings
+    changes = typed_layer(set_ or [], settings)
     from dlcli.training.session import resumed
 
     def opened() -> Any:

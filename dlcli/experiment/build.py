@@ -106,7 +106,7 @@ def build(
     torch.set_num_threads(threads)
     task = make_task(config, data.preprocessing)
     return Experiment(
-        config=config.replace(loss=default_loss(data.spec.task) if config.loss == "auto" else config.loss),
+        config=config.with_values(loss=default_loss(data.spec.task)) if config.loss == "auto" else config,
         device=device,
         threads=threads,
         dataset=data,
@@ -123,7 +123,7 @@ def resolve_options(config: TrainConfig) -> TrainConfig:
     model_options = options.resolve(_model_class(config.model), config.model_options, where="model")
     data_options = options.resolve(_loader(config.data), _with_path(config), where="data")
     data_options.pop("path" if config.data.startswith("text:") else "", None)  # it stands in the name
-    return config.replace(model_options=model_options, data_options=data_options)
+    return config.with_values(model_options=model_options, data_options=data_options)
 
 
 def make_task(config: TrainConfig, preprocessing: Preprocessing) -> Task:

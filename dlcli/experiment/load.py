@@ -50,7 +50,7 @@ def load_data(
     if name is not None and name != config.data:
         same_loader = data_entry(name).target == data_entry(config.data).target
         kept = config.data_options if same_loader else {}
-        config = config.replace(
+        config = config.with_values(
             data=name, data_options=kept, test_fraction=config.test_fraction if same_loader else None
         )
     source = _read(config)

@@ -96,19 +96,21 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             found.append("data changed" if word == "data" else told)
     old, new = before["config"], after["config"]
     for name in sorted(old.keys() | new.keys()):
-        harmless = name in _HARMLESS or (name == "warmup_epochs" and new.get("schedule") == "constant")
-        if old.get(name) != new.get(name) and not harmless:
+        if old.get(name) != new.get(name) and name not in _HARMLESS:
             found.append(f"{name} {old.get(name)} -> {new.get(name)}")
-    if new.get("schedule") in ("cosine", "one-cycle") and before.get("steps") != after["steps"]:
-        found.append(f"schedule {new['schedule']} stretched from {_length(before, old)} to {_length(after, new)}")
+    schedule = new.get("schedule")
+    stretches = schedule in ("cosine", "one-cycle") or (schedule == "step" and new.get("step_epochs") is None)
+    if stretches and _length(old) != _length(new):
+        found.append(f"schedule {schedule} stretched from {_length(old)} to {_length(new)}")
     if str(after.get("device")).startswith("cuda") and not new.get("deterministic"):
         found.append("cuda without deterministic")
     return found
 
 
-def _length(info: dict[str, Any], config: dict[str, Any]) -> str:
-    """Of a training, in the words in which it was asked for."""
-    return f"{info.get('steps')} steps" if config.get("epochs") is None else f"{config['epochs']} epochs"
+def _length(settings: dict[str, Any]) -> str:
+    """How long a training with these settings is, in words."""
+    steps, epochs = settings.get("steps"), settings.get("epochs")
+    return f"{epochs} epochs" if steps is None else f"{steps} steps"
 
 
 def _git() -> dict[str, Any]:

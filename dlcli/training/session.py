@@ -16,7 +16,7 @@ import torch
 
 from dlcli.checkpoints import checkpoint
 from dlcli.checkpoints.checkpoint import Checkpoint
-from dlcli.config.settings import config_from, flatten
+from dlcli.config.settings import flatten
 from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
 from dlcli.core.files import write_bytes
 from dlcli.experiment.build import Experiment, build
@@ -87,7 +87,7 @@ def resumed(
     before = _info(run)
     if before["status"] == "running":
         raise BusyError(f"{run} is being trained by process {before.get('pid')} on {before.get('host')}")
-    config = config_from(flatten(stored.as_dict()) | changes)
+    config = stored.under(changes)
     import_own(config, runs_dir=run.root)
     with run.locked():
         before = _info(run)
