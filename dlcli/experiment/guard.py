@@ -53,7 +53,10 @@ def build_model(
         most_tensors = 2 * len(weights) + _SPARE_TENSORS
         too_large = RunError(f"{where} does not fit the model that the run describes, which is far larger")
     how = f"with {settings}" if settings else f"as {model_class.__name__}(spec)"
-    with blamed(ConfigError, f"model {config.model} cannot be built {how}"), _stopped_beyond(most_tensors, most_values, too_large):
+    with (
+        blamed(ConfigError, f"model {config.model} cannot be built {how}"),
+        _stopped_beyond(most_tensors, most_values, too_large),
+    ):
         model = model_class(spec, **chosen)
     if weights is not None:
         _check_fit(model, weights, where)

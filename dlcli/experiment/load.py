@@ -87,7 +87,7 @@ def data_folder(config: TrainConfig) -> Path:
 
 
 def read_source(config: TrainConfig) -> Source:
-    """What the loader of `config`'s data set returns. DataError when an own loader fails, or returns no sound Source."""
+    """What the loader of `config`'s data set returns; DataError when an own one fails, or returns no sound Source."""
     loader = _loader(config.data)
     chosen = options.resolve(loader, _with_path(config), where="data")
     with blamed(DataError, f"data {config.data} cannot be loaded") if _is_own(config.data) else nullcontext():

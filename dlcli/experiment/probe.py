@@ -26,18 +26,23 @@ def try_model(model: nn.Module, task: Task, spec: DataSpec, *, model_name: str, 
         model.train(was_training)
 
 
-def check_output(output: object, spec: DataSpec, samples: int, *, model: nn.Module, model_name: str, data: str) -> None:
-    """ConfigError with both shapes unless `output` is what the task of `spec` expects for so many samples."""
+def check_output(
+    output: object, spec: DataSpec, samples: int, *, name: str, data: str, mode: str = "", place: str = ""
+) -> None:
+    """ConfigError with both shapes unless `output` is what the task of `spec` expects for so many samples.
+
+    mode, place: where it was so, for the message.
+    """
     wanted, has = expected_output(spec, samples)
     if isinstance(output, Tensor) and tuple(output.shape) == wanted and output.is_floating_point():
         return
     gave: object = f"a {type(output).__name__}"
     if isinstance(output, Tensor):
         gave = f"{tuple(output.shape)}" + ("" if output.is_floating_point() else f" of {output.dtype}")
-    place = defined(type(model).forward)
+    when = f" in {mode} mode" if mode else ""
     raise ConfigError(
-        f"model {model_name} gave {gave} in {'training' if model.training else 'evaluation'} mode, but {data} has {has}: "
-        f"return {wanted} for a batch of {samples}" + (f", in {place}" if place else "")
+        f"{name} gave {gave}{when}, but {data} has {has}: return {wanted} for a batch of {samples}"
+        + (f", in {place}" if place else "")
     )
 
 
@@ -56,9 +61,7 @@ def sample_input(spec: DataSpec, batch_size: int) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
-def _try(
-    model: nn.Module, task: Task, spec: DataSpec, samples: int, *, model_name: str, data_name: str
-) -> Tensor:  # fmt: skip
+def _try(model: nn.Module, task: Task, spec: DataSpec, samples: int, *, model_name: str, data_name: str) -> Tensor:
     """The loss."""
     x = sample_input(spec, samples)
     buffers = [] if not model.training else [(b, b.clone()) for b in model.buffers()]
@@ -67,7 +70,10 @@ def _try(
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
-    check_output(output, spec, samples, model=model, model_name=model_name, data=data_name)
+    mode = "training" if model.training else "evaluation"
+    check_output(
+        output, spec, samples, name=f"model {model_name}", data=data_name, mode=mode, place=defined(type(model).forward)
+    )
     steps = spec.input_shape if spec.task == "next-token" else ()
     target = torch.zeros(samples, *steps, dtype=torch.float32 if spec.task == "regression" else torch.int64)
     with torch.no_grad():

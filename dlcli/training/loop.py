@@ -18,6 +18,7 @@ from dlcli.compute.schedules import learning_rate
 from dlcli.compute.threads import bound, places
 from dlcli.config.intervals import interval
 from dlcli.config.settings import TrainConfig
+from dlcli.core.blame import told
 from dlcli.core.errors import DivergedError, ResourceError
 from dlcli.core.files import write_bytes
 from dlcli.data import batches
@@ -26,6 +27,7 @@ from dlcli.evaluation.measure import finite, measure
 from dlcli.experiment.build import Experiment, build
 from dlcli.experiment.estimate import check_space
 from dlcli.experiment.load import import_own
+from dlcli.runs.names import as_run
 from dlcli.runs.run import Run, now
 from dlcli.tasks.task import Task
 from dlcli.training import compiling
@@ -93,12 +95,14 @@ def train(
             yield record
 
 
-def resume(run: Run, *, stop: Callable[[], str | None] | None = None, **changes: Any) -> Iterator[Epoch]:
+def resume(run: Run | str | Path, *, stop: Callable[[], str | None] | None = None, **changes: Any) -> Iterator[Epoch]:
     """Go on with a run where its last checkpoint stands and yield a record an evaluation.
 
+    run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`).
     changes: settings to change, such as epochs=200. With `data` or `data_options` among them the data may have
         changed; else that is a DataError (exit 3). See `fit`.
     """
+    run = as_run(run)
     config, saved = run.config().replace(**changes), standing(run)
     import_own(config, runs_dir=run.root)
     anew = bool({"data", "data_options"} & changes.keys()) or not (run.path / "data.json").exists()
@@ -175,7 +179,7 @@ def fit(
             info["status"], info["reason"] = "failed", message
             raise ResourceError(message) from error
         except BaseException as error:
-            info["status"], info["reason"] = "failed", str(error) or type(error).__name__
+            info["status"], info["reason"] = "failed", told(error)
             with contextlib.suppress(ResourceError):
                 write_bytes(run.path / "error.log", traceback.format_exc().encode(errors="replace"))
             raise
