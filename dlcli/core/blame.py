@@ -21,8 +21,8 @@ _named: set[str] = set()
 
 
 def name_own(module: str) -> None:
-    """From now on `module`'s top-level package counts as own code, wherever it lies."""
-    _named.add(module.partition(".")[0])
+    """From now on `module`'s top-level package counts as own code, wherever it lies; not torch, which all code calls."""
+    _named.update({module.partition(".")[0]} - {"torch"})
 
 
 def told(error: BaseException) -> str:
