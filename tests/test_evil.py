@@ -195,7 +195,7 @@ def test_a_run_that_was_made_to_harm_is_removed_or_left(name: str, purged: bool 
 def test_own_code_beside_the_runs_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_code.py").write_text(
         "import torch\nfrom torch import nn\nfrom pathlib import Path\n"
-        "from dlcli.data.dataset import Source\nfrom dlcli.core.spec import DataSpec\n\n"
+        "from dlcli import DataSpec, Source\n\n"
         "class Net(nn.Linear):\n"
         "    def __init__(self, spec, *, bias: bool = True):\n"
         "        super().__init__(spec.input_shape[0], spec.outputs, bias)\n\n"

@@ -21,7 +21,7 @@ _named: set[str] = set()
 
 
 def name_own(module: str) -> None:
-    """From now on `module`'s top-level package counts as own code, wherever it lies; not torch, which all code calls."""
+    """From now on `module`'s top-level package counts as own code, wherever it lies; torch never does."""
     _named.update({module.partition(".")[0]} - {"torch"})
 
 
