@@ -13,7 +13,6 @@ from dlcli.config.settings import TrainConfig
 from dlcli.core import options
 from dlcli.core.errors import ConfigError
 from dlcli.core.seeds import derive
-from dlcli.core.spec import DataSpec
 from dlcli.data import augment
 from dlcli.data.augment import Augmentation
 from dlcli.data.dataset import Dataset
@@ -21,6 +20,7 @@ from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.guard import _model_class, build_model
 from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, choose_objective
+from dlcli.experiment.probe import sample_input, try_model
 from dlcli.tasks.choose import choose_task, default_loss
 from dlcli.tasks.task import Task
 
@@ -99,12 +99,13 @@ def build(
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
+    task = make_task(config, data.preprocessing)
+    try_model(model, task, data.spec, model_name=config.model, data_name=config.data)
     cost = measure_cost(model, sample_input(data.spec, 1))
     # An accumulated batch waits for the one before it, as a time step does.
     flops = _flops_to_train(cost, batch_size) / cost.chain
     threads = choose_threads(config.threads, device=device, flops=flops)
     torch.set_num_threads(threads)
-    task = make_task(config, data.preprocessing)
     return Experiment(
         config=config.with_values(loss=default_loss(data.spec.task)) if config.loss == "auto" else config,
         device=device,
@@ -134,13 +135,6 @@ def make_task(config: TrainConfig, preprocessing: Preprocessing) -> Task:
         target_mean=preprocessing.target_mean,
         target_std=preprocessing.target_std,
     )
-
-
-def sample_input(spec: DataSpec, batch_size: int) -> Tensor:
-    """An input of the right shape and type: zeros."""
-    kind = torch.int64 if spec.kind == "tokens" else torch.float32
-    x = torch.zeros(batch_size, *spec.input_shape, dtype=kind)
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _flops_to_train(cost: Cost, samples: int) -> float:

@@ -17,6 +17,7 @@ import torch
 from dlcli.checkpoints import checkpoint
 from dlcli.checkpoints.checkpoint import Checkpoint
 from dlcli.config.settings import flatten
+from dlcli.core.blame import told
 from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
 from dlcli.core.files import write_bytes
 from dlcli.experiment.build import Experiment, build
@@ -48,8 +49,7 @@ class Session:
     def __post_init__(self) -> None:
         config = self.built.config
         self.saver = Saver(self.run, every=config.checkpoint_every, keep_last=config.keep_last)
-        if self.state.step:
-            self.saver.saved_at = self.state.step
+        self.saver.saved_at = self.state.step
 
     @property
     def verdict(self) -> str:
@@ -153,7 +153,7 @@ def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
         info["status"], info["reason"] = "failed", message
         raise ResourceError(message) from error
     except BaseException as error:
-        info["status"], info["reason"] = "failed", str(error) or type(error).__name__
+        info["status"], info["reason"] = "failed", told(error)
         with contextlib.suppress(ResourceError):
             write_bytes(run.path / "error.log", traceback.format_exc().encode(errors="replace"))
         raise

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from dlcli.compute.threads import bound, places
+from dlcli.config.layers import ungroup
 from dlcli.config.settings import TrainConfig
 from dlcli.experiment.build import build
 from dlcli.experiment.load import import_own
+from dlcli.runs.names import as_run
 from dlcli.runs.run import Run
 from dlcli.training import compiling
 from dlcli.training.loop import steps
@@ -37,15 +39,16 @@ def train(config: TrainConfig, *, runs_dir: str | Path = "runs", stop: AskedToSt
     asked.pass_on()
 
 
-def resume(run: Run, *, stop: AskedToStop | None = None, **changes: Any) -> Iterator[Row]:
+def resume(run: Run | str | Path, *, stop: AskedToStop | None = None, **changes: Any) -> Iterator[Row]:
     """Go on with a run where its last checkpoint stands, and yield a Row for each evaluation; see `train`.
 
+    run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`).
     changes: settings to change, such as epochs=200 or model_options={"dropout": 0.1}. With `data` or `data_options`
         among them the data may have changed; else that is a DataError.
     Raises BusyError when another process trains the run, ConfigError when it has nothing left to do.
     """
     asked = Stop()
-    with resumed(run, _dotted(changes)) as session:
+    with resumed(as_run(run), ungroup(changes)) as session:
         yield from _rows(session, asked, stop)
     asked.pass_on()
 
@@ -87,12 +90,3 @@ def _rows(session: Session, asked: Stop, stop: AskedToStop | None) -> Iterator[R
                 return
             if isinstance(record, Row):
                 yield record
-
-
-def _dotted(changes: dict[str, Any]) -> dict[str, Any]:
-    """model_options={"hidden": 9} as {"model.hidden": 9}, as a command line says it."""
-    groups = {"model_options": "model", "data_options": "data"}
-    flat = {name: value for name, value in changes.items() if name not in groups}
-    for name in groups.keys() & changes.keys():
-        flat |= {f"{groups[name]}.{option}": value for option, value in changes[name].items()}
-    return flat
