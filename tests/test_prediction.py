@@ -21,6 +21,7 @@ from dlcli.evaluation.generate import generate
 from dlcli.evaluation.predict import Prediction, predict
 from dlcli.experiment.restore import Restored, restore
 from dlcli.runs.run import Run
+from dlcli.tasks.multiclass import Multiclass
 from dlcli.training.loop import train
 
 STORY = "".join(
@@ -161,7 +162,7 @@ def probe(shape: tuple[int, int, int], **about: Any) -> Restored:
     config = TrainConfig(model="cnn", data="random")
     nothing: Any = None
     device = torch.device("cpu")
-    return Restored(Run(Path("runs"), 1), config, device, preprocessing, Probe(), nothing, nothing)
+    return Restored(Run(Path("runs"), 1), config, device, preprocessing, Probe(), Multiclass(2), nothing)
 
 
 def picture(file: Path, *shape: int) -> np.ndarray[Any, Any]:

@@ -14,7 +14,8 @@ from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
 from dlcli.tasks.binary import Binary, area_under_curve
 from dlcli.tasks.choose import choose_task, default_loss, higher_is_better
-from dlcli.tasks.multiclass import Multiclass, confusion_matrix, macro_f1, per_class
+from dlcli.tasks.classes import confusion_matrix, macro_f1, per_class
+from dlcli.tasks.multiclass import Multiclass
 from dlcli.tasks.next_token import NextToken
 from dlcli.tasks.regression import Regression
 from dlcli.tasks.task import Task

@@ -1,6 +1,5 @@
 """From a config to the things it describes, and from a run back to its trained model."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,15 +13,15 @@ from dlcli.config.settings import TrainConfig
 from dlcli.core import options
 from dlcli.core.errors import ConfigError
 from dlcli.core.seeds import derive
-from dlcli.core.spec import DataSpec
 from dlcli.data import augment
 from dlcli.data.augment import Augmentation
 from dlcli.data.dataset import Dataset
+from dlcli.data.kinds import sample_input
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.guard import _model_class, build_model
 from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.tasks.choose import choose_task, default_loss
-from dlcli.tasks.task import Task
+from dlcli.tasks.task import AnsweringTask, Task
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,6 @@ def build(
     )
 
 
-def with_data(built: Experiment, data: Dataset) -> Experiment:
-    """The same experiment on other data of the same shape."""
-    return dataclasses.replace(built, dataset=data)
-
-
 def resolve_options(config: TrainConfig) -> TrainConfig:
     """`config` with every option of its model and data set spelt out and checked."""
     model_options = options.resolve(_model_class(config.model), config.model_options, where="model")
@@ -120,7 +114,7 @@ def resolve_options(config: TrainConfig) -> TrainConfig:
     return config.replace(model_options=model_options, data_options=data_options)
 
 
-def make_task(config: TrainConfig, preprocessing: Preprocessing) -> Task:
+def make_task(config: TrainConfig, preprocessing: Preprocessing) -> AnsweringTask:
     return choose_task(
         preprocessing.spec,
         loss=config.loss,
@@ -128,13 +122,6 @@ def make_task(config: TrainConfig, preprocessing: Preprocessing) -> Task:
         target_mean=preprocessing.target_mean,
         target_std=preprocessing.target_std,
     )
-
-
-def sample_input(spec: DataSpec, batch_size: int) -> Tensor:
-    """An input of the right shape and type: zeros."""
-    kind = torch.int64 if spec.kind == "tokens" else torch.float32
-    x = torch.zeros(batch_size, *spec.input_shape, dtype=kind)
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _flops_to_train(cost: Cost, samples: int) -> float:
