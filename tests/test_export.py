@@ -262,7 +262,7 @@ def no_path_in(content: bytes, run: Run) -> bool:
 def test_onnx_takes_every_batch_size_from_1_to_257(exported: Export) -> None:
     about = original.Original(exported("cnn").run, raw=False, dtype="float32")
     samples = about.data.train.x[:257]
-    x, expected = samples.contiguous().numpy(), about.output(samples).numpy()
+    x, expected = samples.contiguous().numpy(), about.restored.answer(samples).numpy()
     opened = exported("cnn").session()
     for size in range(1, 258):
         (answer,) = opened.run(None, {"image": x[:size]})
@@ -331,7 +331,7 @@ def test_raw_leaves_the_normalisation_to_others(trained: Trained) -> None:
     mean, std = record["preprocessing"]["mean"][0], record["preprocessing"]["std"][0]
     opened = onnxruntime.InferenceSession(run.path / "export/model-raw.onnx")
     (answer,) = opened.run(None, {"image": ((x.numpy() - mean) / std).astype(np.float32)})
-    np.testing.assert_allclose(answer, about.output(x).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(answer, about.restored.answer(x).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_raw_leaves_the_targets_units_to_others_too(exported: Export) -> None:
