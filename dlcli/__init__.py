@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dlcli.core.spec import DataSpec
     from dlcli.data.source import Source
     from dlcli.evaluation.answers import predict
-    from dlcli.evaluation.measure import Report, evaluate
+    from dlcli.evaluation.measure import Evaluation, evaluate
     from dlcli.evaluation.predict import Prediction
     from dlcli.runs.run import Run
     from dlcli.runs.table import frame as runs_frame
@@ -31,7 +31,7 @@ _PUBLIC = {
     "DataSpec": "dlcli.core.spec:DataSpec",
     "DlcliError": "dlcli.core.errors:DlcliError",
     "Prediction": "dlcli.evaluation.predict:Prediction",
-    "Report": "dlcli.evaluation.measure:Report",
+    "Evaluation": "dlcli.evaluation.measure:Evaluation",
     "Row": "dlcli.training.records:Row",
     "Run": "dlcli.runs.run:Run",
     "Source": "dlcli.data.source:Source",
@@ -46,8 +46,8 @@ _PUBLIC = {
 __all__ = [
     "DataSpec",
     "DlcliError",
+    "Evaluation",
     "Prediction",
-    "Report",
     "Row",
     "Run",
     "Source",

@@ -28,12 +28,15 @@ from dlcli.core.spec import DataSpec
 from dlcli.evaluation.measure import evaluate
 from dlcli.evaluation.predict import predict
 from dlcli.experiment.restore import preprocessing_of, restore
-from dlcli.export import exporter, latency, parity, recurrent, subject, wrapper
-from dlcli.export.child import Child
+from dlcli.export import exporter, latency, original, parity, recurrent, wrapper
+from dlcli.export.child import RuntimeProcess
 from dlcli.export.formats import FORMATS, check_formats
 from dlcli.export.runtime import Artifact
 from dlcli.export.signature import Port, Signature
 from dlcli.runs.run import Run
+from dlcli.tasks.binary import Binary
+from dlcli.tasks.multiclass import Multiclass
+from dlcli.tasks.regression import Regression
 from dlcli.training.train import train
 from tests.conftest import needs_data
 
@@ -257,9 +260,9 @@ def no_path_in(content: bytes, run: Run) -> bool:
 
 
 def test_onnx_takes_every_batch_size_from_1_to_257(exported: Export) -> None:
-    about = subject.Subject(exported("cnn").run, raw=False, dtype="float32")
+    about = original.Original(exported("cnn").run, raw=False, dtype="float32")
     samples = about.data.train.x[:257]
-    x, expected = samples.contiguous().numpy(), about.output(samples).numpy()
+    x, expected = samples.contiguous().numpy(), about.restored.answer(samples).numpy()
     opened = exported("cnn").session()
     for size in range(1, 258):
         (answer,) = opened.run(None, {"image": x[:size]})
@@ -323,12 +326,12 @@ def test_raw_leaves_the_normalisation_to_others(trained: Trained) -> None:
     run = trained("cnn")
     record = one(run, raw=True)
     assert (record["name"], record["file"], record["raw"]) == ("onnx-raw", "model-raw.onnx", True)
-    about = subject.Subject(run, raw=False, dtype="float32")
+    about = original.Original(run, raw=False, dtype="float32")
     x = about.data.train.x[:5]
     mean, std = record["preprocessing"]["mean"][0], record["preprocessing"]["std"][0]
     opened = onnxruntime.InferenceSession(run.path / "export/model-raw.onnx")
     (answer,) = opened.run(None, {"image": ((x.numpy() - mean) / std).astype(np.float32)})
-    np.testing.assert_allclose(answer, about.output(x).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(answer, about.restored.answer(x).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_raw_leaves_the_targets_units_to_others_too(exported: Export) -> None:
@@ -385,7 +388,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Trained], str]:
             change(module)
             return module
 
-        monkeypatch.setattr(subject, "wrap", wrap)
+        monkeypatch.setattr(original, "wrap", wrap)
 
     def fault(name: str, trained: Trained) -> str:
         if name == "normalisation left out":
@@ -508,8 +511,8 @@ def test_a_model_that_drops_out_in_evaluation_is_found(trained: Trained, capsys:
 def test_badly_calibrated_integers_are_found(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = subject.Subject.calibration
-    monkeypatch.setattr(subject.Subject, "calibration", lambda self: 0.01 * real(self))
+    real = original.Original.calibration
+    monkeypatch.setattr(original.Original, "calibration", lambda self: 0.01 * real(self))
     assert refused(trained("cnn"), capsys, "--quantize", "int8") == (
         7,
         "error: RUN: onnx-int8 is not the trained model, and was not kept: accuracy on test is # against #",
@@ -715,7 +718,7 @@ def test_a_runtime_that_crashes_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
     from dlcli.export import child
 
     monkeypatch.setattr(child, "_PROGRAM", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    with Child(tmp_path) as dead, pytest.raises(CheckError, match=r"^it crashes its runtime \(signal 11\)$"):
+    with RuntimeProcess(tmp_path) as dead, pytest.raises(CheckError, match=r"^it crashes its runtime \(signal 11\)$"):
         dead.ask("open")
 
 
@@ -735,9 +738,14 @@ def test_a_gru_as_a_scan_is_the_gru() -> None:
         torch.testing.assert_close(found, wanted)
 
 
-def difference(expected: Any, answer: Any, task: str = "multiclass", deviation: float = 1.0) -> parity.Difference:
-    probe = parity.Probe(2, len(expected))
-    return parity._difference(probe, torch.tensor(expected), torch.tensor(answer), deviation=deviation, task=task)
+TASKS = {"multiclass": Multiclass(3), "binary": Binary(), "regression": Regression()}
+
+
+def difference(expected: Any, answer: Any, task: str = "multiclass", deviation: float = 1.0) -> parity.Discrepancy:
+    question = parity.Question(2, len(expected))
+    return parity._difference(
+        question, torch.tensor(expected), torch.tensor(answer), deviation=deviation, task=TASKS[task]
+    )
 
 
 def test_differences_are_relative_to_the_deviation() -> None:
@@ -790,7 +798,7 @@ def test_the_lines_of_the_documentation_answer_as_dlcli_predict(exported: Export
     assert len([line for line in code.splitlines() if line.strip()]) <= 7
     (tmp_path / "runs/1/export").mkdir(parents=True)
     (tmp_path / "runs/1/export/model.onnx").write_bytes(exported("cnn").content)
-    images = subject.Subject(run, raw=False, dtype="float32").data.train.x[:6]
+    images = original.Original(run, raw=False, dtype="float32").data.train.x[:6]
     np.save(tmp_path / "images.npy", images.numpy())
     rows = "\n".join(",".join(map(str, image.flatten().tolist())) for image in images)
     (tmp_path / "images.csv").write_text(rows + "\n")

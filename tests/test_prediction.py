@@ -1,5 +1,7 @@
 """Answers of trained runs for new inputs: images, rows of numbers, texts; and text that goes on by itself."""
 
+import copy
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -13,14 +15,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dlcli.config.settings import TrainConfig
-from dlcli.core.errors import ConfigError, DataError
+from dlcli.core.errors import ConfigError, DataError, RunError
 from dlcli.core.spec import DataSpec
 from dlcli.data import builtin
+from dlcli.data.kinds import input_dtype
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.evaluation.generate import generate
 from dlcli.evaluation.predict import Prediction, predict
 from dlcli.experiment.restore import Restored, restore
 from dlcli.runs.run import Run
+from dlcli.tasks.multiclass import Multiclass
 from dlcli.training.train import train
 
 STORY = "".join(
@@ -161,7 +165,7 @@ def probe(shape: tuple[int, int, int], **about: Any) -> Restored:
     config = TrainConfig(model="cnn", data="random")
     nothing: Any = None
     device = torch.device("cpu")
-    return Restored(Run(Path("runs"), 1), config, device, preprocessing, Probe(), nothing, nothing)
+    return Restored(Run(Path("runs"), 1), config, device, preprocessing, Probe(), Multiclass(2), nothing)
 
 
 def picture(file: Path, *shape: int) -> np.ndarray[Any, Any]:
@@ -236,6 +240,52 @@ def test_a_digit_as_a_file_is_answered_as_the_digit_itself(restored: dict[str, R
         assert from_rows[i].values["class"] == from_files[i].values["class"] == str(int(expected[i].argmax()))
         assert from_rows[i].values["probability"] == pytest.approx(expected[i].max().item(), rel=1e-5)
         assert from_files[i].values["probability"] == pytest.approx(expected[i].max().item(), abs=0.02)
+
+
+# The one door to a trained model
+
+
+def test_an_answer_is_normalised_laid_out_and_computed_in_batches() -> None:
+    seen: list[Tensor] = []
+
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return x.mean((1, 2, 3))[:, None]
+
+    run = probe((3, 4, 4), mean=(1.0, 2.0, 3.0), std=(2.0, 4.0, 5.0))
+    run = dataclasses.replace(run, model=Mean(), config=run.config.replace(eval_batch_size=4))
+    raw = torch.randint(256, (10, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    output = run.answer(raw)
+    assert [len(x) for x in seen] == [4, 4, 2]
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in seen)
+    normalised = (raw.numpy() - np.array([1, 2, 3]).reshape(3, 1, 1)) / np.array([2, 4, 5]).reshape(3, 1, 1)
+    np.testing.assert_allclose(output[:, 0].numpy(), normalised.mean((1, 2, 3)), rtol=1e-5)
+
+
+def test_an_answer_is_computed_in_the_precision_of_the_training(restored: dict[str, Restored], tmp_path: Path) -> None:
+    run, raw = restored["digits"], builtin.digits(tmp_path).x[:20]
+    half = dataclasses.replace(run, config=run.config.replace(precision="bf16"))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        expected = run.model(run.preprocessing.apply(raw)).float()
+    assert half.answer(raw).dtype == torch.float32
+    assert torch.equal(half.answer(raw), expected) and not torch.equal(run.answer(raw), expected)
+
+
+def test_answers_that_are_not_finite_are_told(restored: dict[str, Restored]) -> None:
+    for name in ("iris", "rnn", "attention"):
+        run = dataclasses.replace(restored[name], model=copy.deepcopy(restored[name].model))
+        with torch.no_grad():
+            next(run.model.parameters()).fill_(float("nan"))
+        sample = torch.zeros(2, *run.preprocessing.spec.input_shape, dtype=input_dtype(run.preprocessing.spec))
+        said = f"the model of {run.run} gives values that are not finite: its weights are of no use"
+        with pytest.raises(RunError) as caught:
+            run.answer(sample)
+        assert str(caught.value) == said
+        if name != "iris":
+            with pytest.raises(RunError) as caught:
+                generated(run)
+            assert str(caught.value) == said
 
 
 # Texts

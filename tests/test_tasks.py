@@ -14,10 +14,11 @@ from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
 from dlcli.tasks.binary import Binary, area_under_curve
 from dlcli.tasks.choose import choose_task, default_loss, higher_is_better
-from dlcli.tasks.multiclass import Multiclass, confusion_matrix, macro_f1, per_class
+from dlcli.tasks.classes import confusion_matrix, macro_f1, per_class
+from dlcli.tasks.multiclass import Multiclass
 from dlcli.tasks.next_token import NextToken
 from dlcli.tasks.regression import Regression
-from dlcli.tasks.task import Task
+from dlcli.tasks.task import Tables, Task
 
 REGRESSION = DataSpec("regression", "features", (4,), 1)
 BINARY = DataSpec("binary", "features", (4,), 1)
@@ -189,6 +190,58 @@ def test_precision_recall_f1_and_count_are_scikit_learns() -> None:
         assert row["count"] == count[k]
     assert rows[5] == {"precision": None, "recall": None, "f1": None, "count": 0}
     assert rows[4]["recall"] is None and rows[4]["precision"] == 0 and rows[4]["f1"] == 0
+
+
+def test_tables_are_those_of_the_likeliest_class() -> None:
+    for spec in (BINARY, FEW):
+        output, target = sample(spec)
+        task = choose_task(spec)
+        predicted = (output[:, 0] > 0).long() if spec is BINARY else output.argmax(1)
+        tables = task.tables([task.measure(o, t) for o, t in zip(output.split(10), target.split(10), strict=True)])
+        assert tables.confusion == reference.confusion_matrix(target.numpy(), predicted.numpy()).tolist()
+        assert tables.metrics == {
+            "macro_f1": pytest.approx(reference.f1_score(target.numpy(), predicted.numpy(), average="macro"))
+        }
+        assert tables.per_class == per_class(torch.tensor(tables.confusion))
+    for spec in (REGRESSION, TEXT):
+        task = choose_task(spec)
+        assert task.tables([task.measure(*sample(spec))]) == Tables()
+
+
+def test_answers_are_classes_values_or_the_next_token() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+    share = np.exp(logits.numpy().astype(np.float64))
+    share /= share.sum(1, keepdims=True)
+    assert Multiclass(3).answers(logits, ("a", "b", "c")) == [
+        {"class": "b", "probability": pytest.approx(share[0, 1])},
+        {"class": "a", "probability": pytest.approx(share[1, 0])},
+    ]
+    assert [row["class"] for row in Multiclass(3).answers(logits, ())] == ["1", "0"]
+    assert Binary().answers(torch.tensor([[-1.0], [2.0]]), ("no", "yes")) == [
+        {"class": "no", "probability": pytest.approx(1 / (1 + math.exp(-1)))},
+        {"class": "yes", "probability": pytest.approx(1 / (1 + math.exp(-2)))},
+    ]
+    assert Regression(mean=10.0, std=4.0).answers(torch.tensor([[0.5], [-1.0]]), ()) == [
+        {"value": 12.0},
+        {"value": 6.0},
+    ]
+    steps = torch.tensor([[[9.0, 0.0], [0.0, 1.0]]])  # the last step counts
+    assert NextToken().answers(steps, "xy") == [{"next": "y"}]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_answers_are_in_the_units_of_the_target_and_back(name: str) -> None:
+    task, (output, _) = choose_task(SPECS[name], target_mean=3.0, target_std=2.0), sample(SPECS[name])
+    expected = output.double() * 2 + 3 if name == "regression" else output
+    torch.testing.assert_close(task.in_units(output), expected, rtol=0, atol=0)
+    torch.testing.assert_close(task.normalised(task.in_units(output)).float(), output)
+    scores = task.scores(output)
+    if name == "regression":
+        assert scores is None
+    else:
+        assert scores is not None
+        predicted = (output[:, 0] > 0).long() if name == "binary" else output.argmax(-1)
+        assert torch.equal(scores.argmax(-1), predicted)
 
 
 def test_macro_f1_is_scikit_learns() -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from dlcli.core.documents import COUNT, WHOLE, Kind, check, list_of
 
-Task = Literal["regression", "binary", "multiclass", "next-token"]
+TaskName = Literal["regression", "binary", "multiclass", "next-token"]
 DataKind = Literal["image", "features", "tokens"]
 
 # Values of one sample that a run's data.json may ask for.
@@ -26,7 +26,7 @@ class DataSpec:
     vocabulary: number of different tokens; 0 unless kind is tokens.
     """
 
-    task: Task
+    task: TaskName
     kind: DataKind
     input_shape: tuple[int, ...]
     outputs: int
@@ -56,7 +56,7 @@ class DataSpec:
 
 
 _FIELDS = {
-    "task": Kind(f"one of {', '.join(get_args(Task))}", lambda v: v in get_args(Task)),
+    "task": Kind(f"one of {', '.join(get_args(TaskName))}", lambda v: v in get_args(TaskName)),
     "kind": Kind(f"one of {', '.join(_AXES)}", lambda v: v in get_args(DataKind)),
     "input_shape": list_of(COUNT),
     "outputs": COUNT,

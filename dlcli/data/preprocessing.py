@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dlcli.core.documents import NUMBER, TABLE, TEXT, Kind, check, list_of
 from dlcli.core.spec import DataSpec
+from dlcli.data.kinds import laid_out
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,13 @@ class Preprocessing:
     pixel_max: float = 255.0
 
     def apply(self, x: Tensor) -> Tensor:
-        """Raw (N, ...) values as model input: float32, normalised; tokens are returned as they are."""
+        """Raw (N, ...) values as model input: float32, normalised, laid out; tokens are returned as they are."""
         if self.spec.kind == "tokens":
             return x
         out = x.to(torch.float32, copy=True)
-        if not self.mean:
-            return out
-        return out.sub_(self._a_channel(self.mean, out)).mul_(1 / self._a_channel(self.std, out))
+        if self.mean:
+            out.sub_(self._a_channel(self.mean, out)).mul_(1 / self._a_channel(self.std, out))
+        return laid_out(out)
 
     def blank(self, x: Tensor) -> Tensor:
         """The model input of a raw value of 0 (a black pixel), shaped to broadcast over `x`."""

@@ -85,10 +85,15 @@ def from_text(text: str, *, length: int) -> Source:
 
 def respelt(source: Source, alphabet: str) -> Source:
     """A text in the tokens of another `alphabet`; DataError when that lacks a character of it."""
-    unknown = sorted(set(source.alphabet) - set(alphabet))
-    if unknown:
-        raise DataError(f"the text has characters that the model never saw: {' '.join(map(repr, unknown[:8]))}")
-    token = {character: i for i, character in enumerate(alphabet)}
-    table = torch.tensor([token[character] for character in source.alphabet], dtype=torch.int32)
+    table = torch.tensor(encode(source.alphabet, alphabet, "the text"), dtype=torch.int32)
     spec = dataclasses.replace(source.spec, outputs=len(alphabet), vocabulary=len(alphabet))
     return dataclasses.replace(source, spec=spec, x=table[source.x.int()], alphabet=alphabet)
+
+
+def encode(text: str, alphabet: str, what: str) -> list[int]:
+    """The token of each character: its place in `alphabet`. DataError when that lacks one; what: the text's name."""
+    token = {character: i for i, character in enumerate(alphabet)}
+    unknown = sorted(set(text) - token.keys())
+    if unknown:
+        raise DataError(f"{what} has characters that the model never saw: {' '.join(map(repr, unknown[:8]))}")
+    return [token[character] for character in text]

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from dlcli.compute.devices import autocast
 from dlcli.core.errors import ConfigError
-from dlcli.evaluation.predict import _checked, _encode
+from dlcli.data.text import encode
 from dlcli.experiment.restore import Restored
 
 
-@torch.inference_mode()
 def generate(
     restored: Restored, prompt: str, *, length: int, temperature: float = 1.0, top_k: int = 0, seed: int = 0
 ) -> Iterator[str]:
@@ -27,20 +25,19 @@ def generate(
         raise ConfigError(f"{restored.run} is no language model: train one with `dlcli train rnn`")
     if temperature < 0 or top_k < 0 or length < 1:
         raise ConfigError("temperature and top-k must be at least 0, and length at least 1")
-    tokens = _encode(prompt or "\n", alphabet, "--prompt") if prompt or "\n" in alphabet else [0]
+    tokens = encode(prompt or "\n", alphabet, "--prompt") if prompt or "\n" in alphabet else [0]
     generator = torch.Generator().manual_seed(seed)
-    context = torch.tensor([tokens], device=restored.device)
-    run, state = getattr(restored.model, "run", None), None
-    with autocast(restored.config.precision, restored.device):
-        for _ in range(length):
-            if run is not None:  # a recurrent model carries its state and needs the new character only
-                output, state = run(context, state)
-            else:
-                output = restored.model(context[:, -spec.input_shape[0] :])
-            token = _draw(_checked(output[0, -1], restored).float().cpu(), temperature, top_k, generator)
-            yield alphabet[token]
-            new = torch.tensor([[token]], device=restored.device)
-            context = new if run is not None else torch.cat([context, new], 1)
+    context, state = torch.tensor([tokens]), None
+    recurrent = hasattr(restored.model, "run")
+    for _ in range(length):
+        if recurrent:  # its state stands for the text so far: it needs the new character only
+            output, state = restored.carry_on(context, state)
+        else:
+            output = restored.answer(context[:, -spec.input_shape[0] :])
+        token = _draw(output[0, -1].cpu(), temperature, top_k, generator)
+        yield alphabet[token]
+        new = torch.tensor([[token]])
+        context = new if recurrent else torch.cat([context, new], 1)
 
 
 def _draw(logits: Tensor, temperature: float, top_k: int, generator: torch.Generator) -> int:

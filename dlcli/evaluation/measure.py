@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dlcli.compute.devices import autocast
 from dlcli.compute.threads import computing
@@ -16,17 +16,15 @@ from dlcli.experiment.load import load_data
 from dlcli.experiment.restore import restore
 from dlcli.runs.names import as_run
 from dlcli.runs.run import Run, now
-from dlcli.tasks.binary import Binary
-from dlcli.tasks.multiclass import Multiclass, confusion_matrix, macro_f1, per_class
 from dlcli.tasks.task import Measures, Task
 
 
 @dataclass(frozen=True)
-class Report:
+class Evaluation:
     """What an evaluation found.
 
-    metrics: name -> value, None where undefined. per_class: a row a class with precision, recall, f1 and
-    count. confusion: a row an actual class, a column a predicted one. Both are None but for classes.
+    metrics: name -> value, None where undefined. per_class: one row per class with precision, recall, f1 and count.
+    confusion: one row per actual class, one column per predicted class. Both are None for a task without classes.
     damage: of newer checkpoints that could not be used.
     """
 
@@ -92,7 +90,7 @@ def evaluate(
     checkpoint: str = "best",
     data: str | None = None,
     device: str = "auto",
-) -> Report:
+) -> Evaluation:
     """Measure a run's checkpoint and write eval/SPLIT.json into the run.
 
     run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`, `best:accuracy`).
@@ -119,11 +117,8 @@ def evaluate(
         precision=config.precision,
         device=restored.device,
     )
-    metrics = finite(restored.task.metrics(measures))
-    per_class, confusion = _of_classes(measures, restored.task)
-    if per_class is not None:
-        metrics["macro_f1"] = macro_f1(per_class)
-    report = Report(
+    tables = restored.task.tables(measures)
+    found = Evaluation(
         run=run,
         checkpoint=checkpoint,
         epoch=restored.checkpoint.state["epoch"],
@@ -131,32 +126,18 @@ def evaluate(
         data=data or config.data,
         split=split,
         samples=len(part),
-        metrics=metrics,
+        metrics=finite(restored.task.metrics(measures)) | tables.metrics,
         class_names=restored.preprocessing.class_names,
-        per_class=per_class,
-        confusion=confusion,
+        per_class=tables.per_class,
+        confusion=tables.confusion,
         damage=restored.checkpoint.damage,
     )
-    record = {**report.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
+    record = {**found.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
     other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)
     run.write_record("eval", split + other, record)
-    return report
+    return found
 
 
 def finite(metrics: dict[str, float | None]) -> dict[str, float | None]:
     """NaN and infinity, which JSON does not have, as None."""
     return {name: v if v is not None and abs(v) < float("inf") else None for name, v in metrics.items()}
-
-
-def _of_classes(measures: list[Measures], task: Task) -> tuple[list[dict[str, Any]] | None, list[list[int]] | None]:
-    target = torch.cat([m["target"] for m in measures]) if "target" in measures[0] else None
-    if isinstance(task, Multiclass) and target is not None:
-        prediction: Tensor = torch.cat([m["prediction"] for m in measures])
-        classes = task.classes
-    elif isinstance(task, Binary) and target is not None:
-        prediction = (torch.cat([m["score"] for m in measures]) > 0).long()
-        classes = 2
-    else:
-        return None, None
-    confusion = confusion_matrix(prediction, target, classes)
-    return per_class(confusion), confusion.tolist()

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 from dlcli.core.errors import CheckError, ConfigError, did_you_mean
-from dlcli.evaluation.measure import Report
+from dlcli.evaluation.measure import Evaluation
 from dlcli.experiment.restore import preprocessing_of
 from dlcli.runs.run import Run
 from dlcli.tasks.choose import choose_task, higher_is_better
@@ -44,7 +44,7 @@ def check_rules(metrics: dict[str, float | None], rules: list[str]) -> list[tupl
     return results
 
 
-def check_drop(report: Report, baseline: Report, max_drop: float, metric: str) -> str:
+def check_drop(report: Evaluation, baseline: Evaluation, max_drop: float, metric: str) -> str:
     """A sentence that compares both runs; CheckError (exit 7) when this one is worse by more than `max_drop`."""
     value, base = report.metrics.get(metric), baseline.metrics.get(metric)
     if value is None or base is None:

@@ -16,13 +16,14 @@ from dlcli.core.seeds import derive
 from dlcli.data import augment
 from dlcli.data.augment import Augmentation
 from dlcli.data.dataset import Dataset
+from dlcli.data.kinds import sample_input
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.guard import _model_class, build_model
 from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, choose_objective
-from dlcli.experiment.probe import sample_input, try_model
+from dlcli.experiment.probe import try_model
 from dlcli.tasks.choose import choose_task, default_loss
-from dlcli.tasks.task import Task
+from dlcli.tasks.task import AnsweringTask, Task
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def resolve_options(config: TrainConfig) -> TrainConfig:
     return config.with_values(model_options=model_options, data_options=data_options)
 
 
-def make_task(config: TrainConfig, preprocessing: Preprocessing) -> Task:
+def make_task(config: TrainConfig, preprocessing: Preprocessing) -> AnsweringTask:
     return choose_task(
         preprocessing.spec,
         loss=config.loss,

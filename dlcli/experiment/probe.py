@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from dlcli.core.blame import blamed, defined
 from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
+from dlcli.data.kinds import sample_input
 from dlcli.tasks.task import Task
 
 
@@ -52,13 +53,6 @@ def expected_output(spec: DataSpec, samples: int) -> tuple[tuple[int, ...], str]
         return (samples, *spec.input_shape, spec.outputs), f"{spec.input_shape[0]} steps and {spec.outputs} tokens"
     has = {"binary": "two classes told apart by one logit", "regression": "one number to predict"}
     return (samples, spec.outputs), has.get(spec.task, f"{spec.outputs} classes")
-
-
-def sample_input(spec: DataSpec, batch_size: int) -> Tensor:
-    """An input of the right shape and type: zeros."""
-    kind = torch.int64 if spec.kind == "tokens" else torch.float32
-    x = torch.zeros(batch_size, *spec.input_shape, dtype=kind)
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _try(model: nn.Module, task: Task, spec: DataSpec, samples: int, *, model_name: str, data_name: str) -> Tensor:

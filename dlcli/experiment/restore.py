@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +13,15 @@ from dlcli.checkpoints import checkpoint
 from dlcli.compute import devices
 from dlcli.compute.cost import choose_eval_batch_size, measure_cost
 from dlcli.config.settings import TrainConfig
+from dlcli.core.errors import RunError
 from dlcli.core.files import told_as_damage
+from dlcli.data.kinds import sample_input
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.build import make_task
 from dlcli.experiment.guard import build_model
 from dlcli.experiment.load import import_own
-from dlcli.experiment.probe import sample_input
 from dlcli.runs.run import Run
-from dlcli.tasks.task import Task
+from dlcli.tasks.task import AnsweringTask
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,44 @@ class Restored:
     device: torch.device
     preprocessing: Preprocessing
     model: nn.Module
-    task: Task
+    task: AnsweringTask
     checkpoint: checkpoint.Checkpoint
 
-    @property
+    @cached_property
     def eval_batch_size(self) -> int:
         """That of the training."""
         setting, largest = self.config.eval_batch_size, 0
         if setting == "auto":
             largest = measure_cost(self.model, sample_input(self.preprocessing.spec, 1).to(self.device)).largest
         return choose_eval_batch_size(setting, device=self.device, largest=largest)
+
+    @torch.inference_mode()
+    def answer(self, raw: Tensor) -> Tensor:
+        """The model's output for raw (N, ...) samples: float32 (N, ...), on the model's device.
+
+        Computed in batches of `eval_batch_size` and the precision of the training. RunError (exit 4) where it is not
+        finite.
+        """
+        x = self.preprocessing.apply(raw.to(self.device))
+        with devices.autocast(self.config.precision, self.device):
+            output = torch.cat([self.model(batch).float() for batch in torch.split(x, self.eval_batch_size)])
+        return self._finite(output)
+
+    @torch.inference_mode()
+    def carry_on(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """A recurrent model's output for (N, T) tokens, as `answer` gives it, and its state after them.
+
+        state: before the tokens; None at the start of a text.
+        """
+        model: Any = self.model
+        with devices.autocast(self.config.precision, self.device):
+            output, state = model.run(tokens.to(self.device), state)
+        return self._finite(output.float()), state
+
+    def _finite(self, output: Tensor) -> Tensor:
+        if not bool(torch.isfinite(output).all()):
+            raise RunError(f"the model of {self.run} gives values that are not finite: its weights are of no use")
+        return output
 
 
 def restore(run: Run, *, role: str = "best", device: str = "auto") -> Restored:

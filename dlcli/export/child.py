@@ -14,13 +14,13 @@ from dlcli.core.errors import CheckError, ResourceError
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from dlcli.export.runtime import main; main()"
 
 
-class Child:
+class RuntimeProcess:
     """A context manager. folder: where the runtimes put what they unpack. Its sentences say `it` of the artifact."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __enter__(self) -> "Child":
+    def __enter__(self) -> "RuntimeProcess":
         self._errors = tempfile.TemporaryFile()
         root = Path(__file__).parents[2]
         self._process = subprocess.Popen(

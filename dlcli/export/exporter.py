@@ -24,20 +24,23 @@ from torch import nn
 from dlcli.core import files
 from dlcli.core.errors import CheckError, DlcliError, ResourceError, RunError
 from dlcli.export import aoti, latency, onnx, parity, pt2, quantize, safetensors
-from dlcli.export.child import Child
+from dlcli.export.child import RuntimeProcess
 from dlcli.export.formats import FORMATS, check_formats
+from dlcli.export.original import Original
 from dlcli.export.program import first_line
 from dlcli.export.signature import Signature
-from dlcli.export.subject import Subject
 from dlcli.runs.run import Run, now
 
 _LATENCY_BATCHES = (1, 64)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Of one format. name: `onnx`, `onnx-half`, ... record: what was written into the run, None when nothing could
-    be compared. error: why there is no artifact."""
+class FormatResult:
+    """What became of one format.
+
+    name: `onnx`, `onnx-half`, ... record: what was written into the run, None when nothing could be compared.
+    error: why there is no artifact.
+    """
 
     name: str
     record: dict[str, Any] | None
@@ -66,24 +69,24 @@ def export(
     quantize: str | None = None,
     raw: bool = False,
     tolerance: float | None = None,
-) -> Iterator[Outcome]:
+) -> Iterator[FormatResult]:
     """Write the run's best weights in each of `formats`, one after the other; one that fails does not stop the rest.
 
     tolerance: instead of `parity.TOLERANCE`'s, that of the dtype.
     """
     check_formats(formats, half=half, quantize=quantize)
-    subject = Subject(run, raw=raw, dtype=quantize or ("float16" if half else "float32"))
+    original = Original(run, raw=raw, dtype=quantize or ("float16" if half else "float32"))
     suffix = ("-half" if half else f"-{quantize}" if quantize else "") + ("-raw" if raw else "")
     for format in dict.fromkeys(formats):
         name = format + suffix
         try:
             _need_runtime(format)
-            made = _written(subject, format)
-            record = _record(subject, made, name=name, format=format, tolerance=tolerance)
-            outcome = _keep(run, made, record, name=name, file=f"model{suffix}{FORMATS[format]}")
+            made = _written(original, format)
+            record = _record(original, made, name=name, format=format, tolerance=tolerance)
+            result = _keep(run, made, record, name=name, file=f"model{suffix}{FORMATS[format]}")
         except DlcliError as error:
-            outcome = Outcome(name, None, error)
-        yield outcome
+            result = FormatResult(name, None, error)
+        yield result
 
 
 def _need_runtime(format: str) -> None:
@@ -104,66 +107,66 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _written(subject: Subject, format: str) -> Made:
+def _written(original: Original, format: str) -> Made:
     """As `_make`; RunError (exit 4) when a writer fails, as it may for a model of the user's own."""
     try:
-        return _make(subject, format)
+        return _make(original, format)
     except (DlcliError, OSError):
         raise
     except Exception as error:  # each writer has its own classes of errors
-        model = subject.restored.config.model
-        raise RunError(f"{subject.run}: model {model} cannot be written as {format}: {first_line(error)}") from error
+        model = original.restored.config.model
+        raise RunError(f"{original.run}: model {model} cannot be written as {format}: {first_line(error)}") from error
 
 
-def _make(subject: Subject, format: str) -> Made:
+def _make(original: Original, format: str) -> Made:
     if format == "safetensors":
-        signature, note = subject.signature, ""
+        signature, note = original.signature, ""
     else:
-        signature, note = subject.traced.signature, subject.traced.note
-    description = {**subject.describe(), **signature.as_dict()}
+        signature, note = original.traced.signature, original.traced.note
+    description = {**original.describe(), **signature.as_dict()}
     metadata = {key: value if isinstance(value, str) else _compact(value) for key, value in description.items()}
-    about: dict[str, Any] = {**description, "note": note, "damage": list(subject.restored.checkpoint.damage)}
+    about: dict[str, Any] = {**description, "note": note, "damage": list(original.restored.checkpoint.damage)}
     if format == "onnx":
-        content = onnx.finish(onnx.write(subject.traced), subject.traced, metadata)
-        if subject.dtype == "int8":
+        content = onnx.finish(onnx.write(original.traced), original.traced, metadata)
+        if original.dtype == "int8":
             about["float32_size"] = len(content)
-            content = onnx.finish(_quantized(subject, content), subject.traced, metadata)
+            content = onnx.finish(_quantized(original, content), original.traced, metadata)
         about["opset"] = onnx.opset(content)
         runtime = f"onnxruntime {onnx.runtime_version()}"
     elif format == "pt2":
-        content = pt2.write(subject.traced, metadata)
+        content = pt2.write(original.traced, metadata)
         runtime = f"torch.export {torch.__version__}"
     elif format == "aoti":
-        content = aoti.write(subject.traced, metadata)
+        content = aoti.write(original.traced, metadata)
         runtime = f"AOTInductor {torch.__version__}"
     else:
-        content = safetensors.write(subject.restored.model.state_dict(), metadata, dtype=subject.torch_dtype)
+        content = safetensors.write(original.restored.model.state_dict(), metadata, dtype=original.torch_dtype)
         runtime = f"safetensors {safetensors.runtime_version()}"
     return Made(content, signature, metadata, {**about, "runtime": runtime})
 
 
-def _quantized(subject: Subject, content: bytes) -> bytes:
-    if any(isinstance(module, nn.modules.conv._ConvNd) for module in subject.module.modules()):
-        return quantize.static(content, {subject.traced.signature.inputs[0].name: subject.calibration()})
+def _quantized(original: Original, content: bytes) -> bytes:
+    if any(isinstance(module, nn.modules.conv._ConvNd) for module in original.module.modules()):
+        return quantize.static(content, {original.traced.signature.inputs[0].name: original.calibration()})
     return quantize.dynamic(content)
 
 
-def _record(subject: Subject, made: Made, *, name: str, format: str, tolerance: float | None) -> dict[str, Any]:
+def _record(original: Original, made: Made, *, name: str, format: str, tolerance: float | None) -> dict[str, Any]:
     about = {"name": name, "format": format, "file": None, "size": len(made.content), "sha256": made.sha256}
     try:
-        measured = _measured(subject, made, format=format, tolerance=tolerance)
+        measured = _measured(original, made, format=format, tolerance=tolerance)
     except CheckError as error:
         measured = {"parity": {"holds": False, "faults": [str(error)]}, "latency": {}, "memory": None}
     return {**about, **made.about, **measured, "threads": torch.get_num_threads(), "when": now()}
 
 
-def _measured(subject: Subject, made: Made, *, format: str, tolerance: float | None) -> dict[str, Any]:
+def _measured(original: Original, made: Made, *, format: str, tolerance: float | None) -> dict[str, Any]:
     """What is found of the artifact in a fresh process. CheckError when it does not even run there."""
-    with tempfile.TemporaryDirectory(prefix="dlcli-export-") as temporary, Child(Path(temporary)) as child:
+    with tempfile.TemporaryDirectory(prefix="dlcli-export-") as temporary, RuntimeProcess(Path(temporary)) as child:
         folder = Path(temporary)
         artifact, x = folder / f"artifact{FORMATS[format]}", folder / "x.npy"
         artifact.write_bytes(made.content)
-        np.save(x, subject.reference.x, allow_pickle=False)
+        np.save(x, original.reference.x, allow_pickle=False)
         metadata = child.ask(
             "open",
             format=format,
@@ -177,18 +180,18 @@ def _measured(subject: Subject, made: Made, *, format: str, tolerance: float | N
             raise CheckError(f"its metadata has not what was written: {', '.join(lost)}")
         child.ask("time", inputs=str(x), batch_size=_LATENCY_BATCHES[-1])
         memory = child.ask("memory")
-        found = parity.compare(child, subject, made.signature, folder=folder, tolerance=tolerance)
+        found = parity.compare(child, original, made.signature, folder=folder, tolerance=tolerance)
         times = {}
         for size in _LATENCY_BATCHES if found.holds else ():
-            batch = torch.from_numpy(subject.reference.x[:size].copy())
+            batch = torch.from_numpy(original.reference.x[:size].copy())
             times[str(size)] = latency.paired(
                 lambda size=size: child.ask("time", inputs=str(x), batch_size=size),  # type: ignore[misc]
-                lambda batch=batch: subject.output(batch),  # type: ignore[misc]
+                lambda batch=batch: original.restored.answer(batch),  # type: ignore[misc]
             )
     return {"parity": found.as_dict(), "latency": times, "memory": memory}
 
 
-def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str) -> Outcome:
+def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str) -> FormatResult:
     """The artifact first, then its record: what the record's sha256 names is there. One that failed goes, and so
     does an older one of its name."""
     path, faults = run.folder("export") / file, record["parity"]["faults"]
@@ -202,7 +205,7 @@ def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str)
         record = {**record, "file": file}
     run.write_record("export", name, record)
     told = f"{run}: {name} is not the trained model, and was not kept: {'; '.join(faults)}"
-    return Outcome(name, record, CheckError(told) if faults else None)
+    return FormatResult(name, record, CheckError(told) if faults else None)
 
 
 def _compact(value: Any) -> str:

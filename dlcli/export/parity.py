@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcli.export.child import Child
+from dlcli.export.child import RuntimeProcess
+from dlcli.export.original import Original, Reference
 from dlcli.export.signature import Signature
-from dlcli.export.subject import Reference, Subject
+from dlcli.tasks.task import AnsweringTask
 
 # Largest difference from the trained model, as a part of the deviation of its answers; and largest loss of the
 # metric. Integers are judged by the metric alone.
@@ -19,11 +20,11 @@ TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 1e-2}
 _MOST_DROP = 0.01
 # Two classes whose logits lie closer, as a part of the same deviation, are a tie: rounding decides between them.
 _TIE = 1e-5
-_FEW = 16  # samples, for all probes but the one with large batches
+_FEW = 16  # samples, for all questions but the one with large batches
 
 
 @dataclass(frozen=True)
-class Probe:
+class Question:
     """How the artifact is asked. steps: of each sequence, its first ones. pieces: parts that a sequence is cut
     into, the state being carried over."""
 
@@ -39,12 +40,12 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Of one probe. relative: max_absolute over the deviation of the trained model's answers on the whole split.
+class Discrepancy:
+    """Of one question. relative: max_absolute over the deviation of the trained model's answers on the whole split.
     agreement: part of the predictions that are equal; None for real numbers. ties: unequal ones between classes
     that rounding decides."""
 
-    probe: Probe
+    question: Question
     max_absolute: float
     relative: float
     agreement: float | None
@@ -53,10 +54,10 @@ class Difference:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "batch_size": self.probe.batch_size,
-            "samples": self.probe.rows,
-            "steps": self.probe.steps,
-            "pieces": self.probe.pieces,
+            "batch_size": self.question.batch_size,
+            "samples": self.question.rows,
+            "steps": self.question.steps,
+            "pieces": self.question.pieces,
             "max_absolute_difference": _finite(self.max_absolute),
             "max_relative_difference": _finite(self.relative),
             "agreement": self.agreement,
@@ -73,7 +74,7 @@ class Parity:
     samples: int
     tolerance: float
     metric: str
-    differences: tuple[Difference, ...]
+    differences: tuple[Discrepancy, ...]
     trained: dict[str, float | None]
     exported: dict[str, float | None]
     faults: tuple[str, ...]
@@ -83,12 +84,12 @@ class Parity:
         return not self.faults
 
     @property
-    def whole(self) -> Difference:
+    def whole(self) -> Discrepancy:
         """That of the whole split."""
-        return max(self.differences, key=lambda d: d.probe.rows)
+        return max(self.differences, key=lambda d: d.question.rows)
 
     @property
-    def worst(self) -> Difference:
+    def worst(self) -> Discrepancy:
         return max(self.differences, key=lambda d: math.inf if math.isnan(d.relative) else d.relative)
 
     def as_dict(self) -> dict[str, Any]:
@@ -108,61 +109,63 @@ class Parity:
         }
 
 
-def compare(child: Child, subject: Subject, signature: Signature, *, folder: Path, tolerance: float | None) -> Parity:
-    """Ask `child`, which has opened the artifact, for every probe's answers.
+def compare(
+    child: RuntimeProcess, original: Original, signature: Signature, *, folder: Path, tolerance: float | None
+) -> Parity:
+    """Ask `child`, which has opened the artifact, every question, and compare its answers.
 
     folder: for the arrays that pass between the processes; x.npy, the samples, is there.
     """
-    reference, task = subject.reference, subject.preprocessing.spec.task
-    limit = TOLERANCE[subject.dtype] if tolerance is None else tolerance
+    reference, task = original.reference, original.restored.task
+    limit = TOLERANCE[original.dtype] if tolerance is None else tolerance
     deviation = _deviation(reference.answer)
     differences = []
     exported: dict[str, float | None] = {}
-    for probe in _probes(reference, signature):
-        expected = _expected(subject, probe)
+    for question in _questions(reference, signature):
+        expected = _expected(original, question)
         file = folder / "answer.npy"
         child.ask(
             "run",
             inputs=str(folder / "x.npy"),
             outputs=str(file),
-            rows=probe.rows,
-            batch_size=probe.batch_size,
-            steps=probe.steps,
-            pieces=probe.pieces,
+            rows=question.rows,
+            batch_size=question.batch_size,
+            steps=question.steps,
+            pieces=question.pieces,
         )
         answer = torch.from_numpy(np.load(file, allow_pickle=False))
-        differences.append(_difference(probe, expected, answer, deviation=deviation, task=task))
-        if probe.rows >= reference.samples and probe.steps is None and probe.pieces == 1:
-            exported = subject.metrics(answer[: reference.samples], reference.target)
+        differences.append(_difference(question, expected, answer, deviation=deviation, task=task))
+        if question.rows >= reference.samples and question.steps is None and question.pieces == 1:
+            exported = original.metrics(answer[: reference.samples], reference.target)
     parity = Parity(
         split=reference.split,
         samples=reference.samples,
         tolerance=limit,
-        metric="r2" if task == "regression" else "accuracy",
+        metric=task.judged_by,
         differences=tuple(differences),
         trained=reference.metrics,
         exported=exported,
         faults=(),
     )
-    return replace(parity, faults=tuple(_faults(parity, subject.dtype)))
+    return replace(parity, faults=tuple(_faults(parity, original.dtype)))
 
 
-def _probes(reference: Reference, signature: Signature) -> list[Probe]:
+def _questions(reference: Reference, signature: Signature) -> list[Question]:
     few, steps = min(_FEW, len(reference.x)), reference.x.shape[1]
-    probes = [Probe(64, len(reference.x)), Probe(1, few), Probe(2, few)]
+    questions = [Question(64, len(reference.x)), Question(1, few), Question(2, few)]
     if signature.steps_are_free and steps > 1:
-        probes.append(Probe(2, few, steps=steps // 2))
+        questions.append(Question(2, few, steps=steps // 2))
     if signature.stateful and steps > 1:
-        probes.append(Probe(2, few, pieces=2))
-    return probes
+        questions.append(Question(2, few, pieces=2))
+    return questions
 
 
-def _expected(subject: Subject, probe: Probe) -> Tensor:
-    reference = subject.reference
-    if probe.steps is not None:
-        return subject.output(torch.from_numpy(reference.x[: probe.rows, : probe.steps].copy()))
-    repeats = -(-probe.rows // reference.samples)
-    return torch.cat([reference.answer] * repeats)[: probe.rows]
+def _expected(original: Original, question: Question) -> Tensor:
+    reference = original.reference
+    if question.steps is not None:
+        return original.restored.answer(torch.from_numpy(reference.x[: question.rows, : question.steps].copy()))
+    repeats = -(-question.rows // reference.samples)
+    return torch.cat([reference.answer] * repeats)[: question.rows]
 
 
 def _deviation(answer: Tensor) -> float:
@@ -172,22 +175,22 @@ def _deviation(answer: Tensor) -> float:
     return max(values.std(correction=0).item(), 0.01 * values.abs().max().item()) or 1.0
 
 
-def _difference(probe: Probe, expected: Tensor, answer: Tensor, *, deviation: float, task: str) -> Difference:
+def _difference(
+    question: Question, expected: Tensor, answer: Tensor, *, deviation: float, task: AnsweringTask
+) -> Discrepancy:
+    scores = task.scores(expected)
     if answer.shape != expected.shape:
-        return Difference(probe, math.inf, math.inf, None if task == "regression" else 0.0, probe.rows, 0)
+        return Discrepancy(question, math.inf, math.inf, None if scores is None else 0.0, question.rows, 0)
     gap = (answer.double() - expected.double()).abs().max().item()
-    if task == "regression":
-        return Difference(probe, gap, gap / deviation, None, 0, 0)
-    if task == "binary":
-        chosen, margin = answer > 0, expected.abs()
-        differ = chosen != (expected > 0)
-    else:
-        chosen = answer.argmax(-1)
-        differ = chosen != expected.argmax(-1)
-        margin = expected.amax(-1) - expected.gather(-1, chosen[..., None])[..., 0]
+    found = task.scores(answer)
+    if scores is None or found is None:
+        return Discrepancy(question, gap, gap / deviation, None, 0, 0)
+    chosen = found.argmax(-1)
+    differ = chosen != scores.argmax(-1)
+    margin = scores.amax(-1) - scores.gather(-1, chosen[..., None])[..., 0]
     ties = differ & (margin <= _TIE * deviation)
-    return Difference(
-        probe, gap, gap / deviation, 1 - differ.double().mean().item(), int(differ.sum()), int(ties.sum())
+    return Discrepancy(
+        question, gap, gap / deviation, 1 - differ.double().mean().item(), int(differ.sum()), int(ties.sum())
     )
 
 
@@ -197,12 +200,12 @@ def _faults(parity: Parity, dtype: str) -> list[str]:
     if dtype != "int8" and not worst.relative <= parity.tolerance:
         faults.append(
             f"its answers differ by {_number(worst.relative)} of the deviation of the trained model's, "
-            f"more than {parity.tolerance:g} (at {worst.probe})"
+            f"more than {parity.tolerance:g} (at {worst.question})"
         )
     if dtype == "float32":
         for found in parity.differences:
             if found.disagreements > found.ties:
-                faults.append(f"{found.disagreements - found.ties:,} of its predictions differ (at {found.probe})")
+                faults.append(f"{found.disagreements - found.ties:,} of its predictions differ (at {found.question})")
                 break
     trained, exported = parity.trained.get(parity.metric), parity.exported.get(parity.metric)
     most = parity.tolerance if dtype == "int8" else _MOST_DROP

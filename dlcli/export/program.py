@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from dlcli.core.errors import RunError
-from dlcli.data.preprocessing import Preprocessing
+from dlcli.core.spec import DataSpec
+from dlcli.data.kinds import input_dtype
 from dlcli.export.signature import BATCH, STEPS, Port, Signature
 from dlcli.export.wrapper import Exportable
+from dlcli.tasks.task import AnsweringTask, Shape
 
 # The batch to trace with is one that no other size is equal to, or torch would take them for one; and not 0 or 1,
 # for which it makes exceptions.
@@ -31,21 +33,21 @@ class Traced:
     note: str = ""
 
 
-def trace(module: Exportable, preprocessing: Preprocessing, *, name: str) -> Traced:
+def trace(module: Exportable, spec: DataSpec, task: AnsweringTask, *, name: str) -> Traced:
     """`module` with a free batch, and a free number of steps where the model allows it.
 
     name: of the model. RunError (exit 4) when torch.export cannot follow it.
     """
-    spec = preprocessing.spec
     program, note = None, ""
-    if spec.kind == "tokens" and spec.input_shape[0] > 2:
+    dtype, sequence = input_dtype(spec), spec.kind == "tokens"
+    if sequence and spec.input_shape[0] > 2:
         # Not the longest, or torch could take the limit for the only length that there is.
-        program = _export(module, (spec.input_shape[0] - 1,), free_steps=True, name=name)
+        program = _export(module, (spec.input_shape[0] - 1,), dtype, free_steps=True, name=name)
         if not isinstance(_input_shape(program)[1], torch.SymInt):
             program = None
     if program is None:
-        program = _export(module, spec.input_shape, free_steps=False, name=name)
-        if spec.kind == "tokens":
+        program = _export(module, spec.input_shape, dtype, free_steps=False, name=name)
+        if sequence:
             note = f"takes sequences of exactly {spec.input_shape[0]} steps: torch.export fixed that length"
     _forget_sources(program)
     steps, most = _input_shape(program)[1], None
@@ -53,13 +55,15 @@ def trace(module: Exportable, preprocessing: Preprocessing, *, name: str) -> Tra
     if free:
         upper = program.range_constraints[steps.node.expr].upper
         most = int(upper) if upper.is_Integer and upper < 2**31 else None
-    signature = signature_of(preprocessing, module.state_shape, free_steps=free, most_steps=most)
+    signature = signature_of(spec, task, module.state_shape, free_steps=free, most_steps=most)
     return Traced(program, signature, note)
 
 
-def _export(module: Exportable, shape: tuple[int, ...], *, free_steps: bool, name: str) -> torch.export.ExportedProgram:
+def _export(
+    module: Exportable, shape: tuple[int, ...], dtype: torch.dtype, *, free_steps: bool, name: str
+) -> torch.export.ExportedProgram:
     batch = next(size for size in _BATCH_SIZES if size not in shape)
-    inputs: tuple[Tensor, ...] = (torch.zeros(batch, *shape, dtype=torch.int64 if module.tokens else torch.float32),)
+    inputs: tuple[Tensor, ...] = (torch.zeros(batch, *shape, dtype=dtype),)
     free_batch = torch.export.Dim(BATCH, min=1)
     free: tuple[dict[int, Any], ...] = ({0: free_batch, 1: torch.export.Dim.AUTO} if free_steps else {0: free_batch},)
     if module.state_shape:
@@ -73,18 +77,18 @@ def _export(module: Exportable, shape: tuple[int, ...], *, free_steps: bool, nam
 
 
 def signature_of(
-    preprocessing: Preprocessing,
+    spec: DataSpec,
+    task: AnsweringTask,
     state: tuple[int | None, ...],
     *,
     free_steps: bool = False,
     most_steps: int | None = None,
 ) -> Signature:
     """state: shape of a recurrent model's, None for the batch. free_steps: a sequence may have any length."""
-    spec = preprocessing.spec
-    shape: tuple[int | str, ...] = (STEPS,) if free_steps else spec.input_shape
-    answer = (*shape, spec.outputs) if spec.task == "next-token" else (spec.outputs,)
-    inputs = [Port(spec.kind, "int64" if spec.kind == "tokens" else "float32", (BATCH, *shape))]
-    outputs = [Port("value" if spec.task == "regression" else "logits", "float32", (BATCH, *answer))]
+    shape: Shape = (STEPS,) if free_steps else spec.input_shape
+    dtype = str(input_dtype(spec)).removeprefix("torch.")
+    inputs = [Port(spec.kind, dtype, (BATCH, *shape))]
+    outputs = [Port(task.answer_name, "float32", (BATCH, *task.answer_shape(shape, spec.outputs)))]
     if state:
         sizes = tuple(BATCH if size is None else size for size in state)
         inputs.append(Port("state", "float32", sizes))

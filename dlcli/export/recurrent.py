@@ -26,7 +26,7 @@ class ScannedGRU(nn.Module):
 
     def __init__(self, gru: nn.GRU) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(*gru.all_weights[i]) for i in range(gru.num_layers))
+        self.layers = nn.ModuleList(_ScannedLayer(*gru.all_weights[i]) for i in range(gru.num_layers))
         self.hidden = gru.hidden_size
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ class ScannedGRU(nn.Module):
         return x, torch.stack(after)
 
 
-class _Layer(nn.Module):
+class _ScannedLayer(nn.Module):
     """Cho et al. 2014 in cuDNN's form: the reset gate acts on the product, as in nn.GRU."""
 
     def __init__(self, input_weight: Tensor, state_weight: Tensor, input_bias: Tensor, state_bias: Tensor) -> None:

@@ -28,7 +28,6 @@ class Exportable(nn.Module):
         self.model: Any = model.to(dtype)
         self.state_shape: tuple[int | None, ...] = ()
         self.dtype = dtype
-        self.tokens = about.spec.kind == "tokens"
         self.normalises = bool(about.mean) and not raw
         self.mean: Tensor
         self.factor: Tensor
@@ -43,7 +42,7 @@ class Exportable(nn.Module):
         return self.answer(self.model(self.prepared(x)))
 
     def prepared(self, x: Tensor) -> Tensor:
-        if self.tokens:
+        if not x.is_floating_point():  # tokens
             return x
         if self.normalises:
             x = (x - self.mean) * self.factor

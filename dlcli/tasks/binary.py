@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlcli.tasks.classes import class_tables, likeliest
 from dlcli.tasks.sums import _joined, _total
-from dlcli.tasks.task import Measures
+from dlcli.tasks.task import AnsweringTask, Measures, Tables
 
 
 @dataclass(frozen=True)
-class Binary:
+class Binary(AnsweringTask):
     """(B, 1) logits of class 1 against (B,) labels 0 and 1."""
 
     monitor: str = "loss"
@@ -35,6 +37,17 @@ class Binary:
             "accuracy": ((score > 0) == (target == 1)).double().mean().item(),
             "auc": area_under_curve(score, target == 1),
         }
+
+    def tables(self, measures: Sequence[Measures]) -> Tables:
+        return class_tables((_joined(measures, "score") > 0).long(), _joined(measures, "target"), 2)
+
+    def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The class and its probability."""
+        positive = torch.sigmoid(output[:, 0].double())
+        return likeliest(torch.stack([1 - positive, positive], 1), names)
+
+    def scores(self, answer: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(answer), answer], -1)
 
 
 def area_under_curve(score: Tensor, positive: Tensor) -> float | None:

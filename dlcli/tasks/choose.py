@@ -8,7 +8,7 @@ from dlcli.tasks.binary import Binary
 from dlcli.tasks.multiclass import Multiclass
 from dlcli.tasks.next_token import NextToken
 from dlcli.tasks.regression import Regression
-from dlcli.tasks.task import Task
+from dlcli.tasks.task import AnsweringTask
 
 
 def choose_task(
@@ -18,7 +18,7 @@ def choose_task(
     label_smoothing: float = 0.0,
     target_mean: float = 0.0,
     target_std: float = 1.0,
-) -> Task:
+) -> AnsweringTask:
     """The task of `spec`; ConfigError when `loss` or `label_smoothing` does not belong to it."""
     own = {"regression": ("mse", "l1", "huber"), "binary": ("bce",)}.get(spec.task, ("cross-entropy",))
     if loss not in ("auto", *own):

@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlcli.tasks.classes import class_tables, likeliest
 from dlcli.tasks.sums import _joined, _total
-from dlcli.tasks.task import Measures
+from dlcli.tasks.task import AnsweringTask, Measures, Tables
 
 # Numbers in a vector register. A softmax over fewer classes goes number by number, unless classes come first in memory.
 _LANES = 16
 
 
 @dataclass(frozen=True)
-class Multiclass:
+class Multiclass(AnsweringTask):
     """(B, K) logits against (B,) classes. Label smoothing is of the training loss only."""
 
     classes: int
@@ -50,32 +52,12 @@ class Multiclass:
             values["top5_accuracy"] = _total(measures, "top5") / len(target)
         return values
 
+    def tables(self, measures: Sequence[Measures]) -> Tables:
+        return class_tables(_joined(measures, "prediction"), _joined(measures, "target"), self.classes)
 
-def confusion_matrix(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
-    """(K, K) counts: a row an actual class, a column a predicted one."""
-    return (target * classes + prediction).bincount(minlength=classes * classes).view(classes, classes)
-
-
-def per_class(confusion: Tensor) -> list[dict[str, Any]]:
-    """Precision, recall, F1 and count of each class; None where it is 0 / 0."""
-    rows = []
-    for k, (row, column) in enumerate(zip(confusion.tolist(), confusion.T.tolist(), strict=True)):
-        hits, actual, predicted = row[k], sum(row), sum(column)
-        rows.append(
-            {
-                "precision": hits / predicted if predicted else None,
-                "recall": hits / actual if actual else None,
-                "f1": 2 * hits / (actual + predicted) if actual + predicted else None,
-                "count": actual,
-            }
-        )
-    return rows
-
-
-def macro_f1(rows: Sequence[dict[str, Any]]) -> float | None:
-    """Mean F1 of the classes that occur or are predicted (scikit-learn's f1_score, average="macro")."""
-    scores = [row["f1"] for row in rows if row["f1"] is not None]
-    return sum(scores) / len(scores) if scores else None
+    def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The class and its probability."""
+        return likeliest(torch.softmax(output.double(), 1), names)
 
 
 def _summed_cross_entropy(output: Tensor, target: Tensor) -> Tensor:

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dlcli.tasks.sums import _total
-from dlcli.tasks.task import Measures
+from dlcli.tasks.task import AnsweringTask, Measures, Shape
 
 
 @dataclass(frozen=True)
-class NextToken:
+class NextToken(AnsweringTask):
     """(B, T, V) logits against (B, T) tokens: the loss is over every step."""
 
     label_smoothing: float = 0.0
@@ -43,3 +44,10 @@ class NextToken:
             "perplexity": math.exp(loss) if loss < 700 else None,
             "bits_per_char": loss / math.log(2),
         }
+
+    def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The likeliest token after the last step."""
+        return [{"next": names[token]} for token in output[:, -1].argmax(-1).tolist()]
+
+    def answer_shape(self, input_shape: Shape, outputs: int) -> Shape:
+        return (*input_shape, outputs)

@@ -3,16 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from dlcli.tasks.sums import _joined, _total
-from dlcli.tasks.task import Measures
+from dlcli.tasks.task import AnsweringTask, Measures
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(AnsweringTask):
     """(B, 1) output against (B,) targets, both normalised by `mean` and `std` of the target.
 
     loss is in normalised units; mse, rmse and mae are in the target's own.
@@ -22,6 +23,9 @@ class Regression:
     mean: float = 0.0
     std: float = 1.0
     monitor: str = "loss"
+
+    answer_name = "value"
+    judged_by = "r2"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -36,8 +40,8 @@ class Regression:
         return {"loss": self.loss(output, target) * len(target), "prediction": output.squeeze(-1), "target": target}
 
     def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
-        prediction = _joined(measures, "prediction").double() * self.std + self.mean
-        target = _joined(measures, "target").double() * self.std + self.mean
+        prediction = self.in_units(_joined(measures, "prediction"))
+        target = self.in_units(_joined(measures, "target"))
         error = prediction - target
         mse = error.square().mean().item()
         spread = (target - target.mean()).square().mean().item()
@@ -48,3 +52,16 @@ class Regression:
             "mae": error.abs().mean().item(),
             "r2": 1 - mse / spread if spread > 0 else None,
         }
+
+    def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The value in the target's units."""
+        return [{"value": value} for value in self.in_units(output)[:, 0].tolist()]
+
+    def in_units(self, output: Tensor) -> Tensor:
+        return output.double() * self.std + self.mean
+
+    def normalised(self, value: Tensor) -> Tensor:
+        return (value - self.mean) / self.std
+
+    def scores(self, answer: Tensor) -> None:
+        return None

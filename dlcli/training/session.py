@@ -16,7 +16,7 @@ import torch
 
 from dlcli.checkpoints import checkpoint
 from dlcli.checkpoints.checkpoint import Checkpoint
-from dlcli.config.settings import flatten
+from dlcli.config.layers import flatten
 from dlcli.core.blame import told
 from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
 from dlcli.core.files import write_bytes

@@ -41,12 +41,18 @@ class Reference:
     metrics: dict[str, float | None]
 
 
-class Subject:
-    """raw: without normalisation. dtype: float32, float16 or int8, that of the weights. data: not normalised."""
+class Original:
+    """The trained model that artifacts are made of and compared with.
+
+    raw: without normalisation. dtype: float32, float16 or int8, that of the weights. data: not normalised.
+    """
 
     def __init__(self, run: Run, *, raw: bool, dtype: str) -> None:
         self.run, self.raw, self.dtype = run, raw, dtype
-        self.restored: Restored = restore(run, device="cpu")
+        restored = restore(run, device="cpu")
+        # An artifact computes in the dtype of its weights, whatever autocast the training used.
+        config = restored.config.replace(precision="fp32")
+        self.restored: Restored = dataclasses.replace(restored, config=config)
         self.data: Dataset = self._raw_data()
         self.reference: Reference = self._answers()
 
@@ -64,12 +70,13 @@ class Subject:
 
     @cached_property
     def traced(self) -> Traced:
-        return trace(self.module, self.preprocessing, name=self.restored.config.model)
+        return trace(self.module, self.preprocessing.spec, self.restored.task, name=self.restored.config.model)
 
     @cached_property
     def signature(self) -> Signature:
         """Of the model as it stands, not traced."""
-        return signature_of(self.preprocessing, state_shape(self.restored.model, self.preprocessing))
+        state = state_shape(self.restored.model, self.preprocessing)
+        return signature_of(self.preprocessing.spec, self.restored.task, state)
 
     def _raw_data(self) -> Dataset:
         """The run's data with its own splits, not normalised; DataError when they are not what they were."""
@@ -80,16 +87,14 @@ class Subject:
 
     def _answers(self) -> Reference:
         split = next(name for name in ("test", "val", "train") if getattr(self.data, name) is not None)
-        about, restored = self.preprocessing, self.restored
+        restored = self.restored
         inputs, answers, targets, measures = [], [], [], []
         for batch in in_order(self.data.split(split), restored.eval_batch_size):
-            target = batch.y
-            if about.spec.task == "regression":
-                target = (target - about.target_mean) / about.target_std
-            output = self.output(batch.x)
+            target = restored.task.normalised(batch.y)
+            output = restored.answer(batch.x)
             measures.append(restored.task.measure(output, target))
             inputs.append(self.fed(batch.x))
-            answers.append(self._in_units(output))
+            answers.append(output if self.raw else restored.task.in_units(output))
             targets.append(target)
         x = torch.cat(inputs).numpy()
         return Reference(
@@ -105,19 +110,11 @@ class Subject:
         """Raw samples as the artifact takes them."""
         return (self.preprocessing.apply(x) if self.raw else x).contiguous()
 
-    @torch.inference_mode()
-    def output(self, x: Tensor) -> Tensor:
-        """The trained model's output for raw samples."""
-        x = self.preprocessing.apply(x)
-        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-        return self.restored.model(x).float()  # type: ignore[no-any-return]
-
     def metrics(self, answer: Tensor, target: Tensor) -> dict[str, float | None]:
         """The task's metrics of an artifact's answers, normalised back where it gives them in the target's units."""
-        about = self.preprocessing
-        if about.spec.task == "regression" and not self.raw:
-            answer = (answer - about.target_mean) / about.target_std
-        return finite(self.restored.task.metrics([self.restored.task.measure(answer, target)]))
+        task = self.restored.task
+        output = answer if self.raw else task.normalised(answer)
+        return finite(task.metrics([task.measure(output, target)]))
 
     def calibration(self) -> np.ndarray:
         """Samples of the training split, evenly drawn from it, as the artifact takes them."""
@@ -146,9 +143,3 @@ class Subject:
             "class_names": list(about.class_names),
             "preprocessing": about.as_dict(),
         }
-
-    def _in_units(self, output: Tensor) -> Tensor:
-        about = self.preprocessing
-        if about.spec.task == "regression" and not self.raw:
-            return output.double() * about.target_std + about.target_mean
-        return output
