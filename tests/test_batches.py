@@ -1,5 +1,7 @@
 """Batches: every sample once an epoch, in an order and with an augmentation that follow from the seed alone."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -65,9 +67,17 @@ def test_shuffling_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_full_is_the_whole_split_in_order() -> None:
-    assert ids([batches.full(numbered())]) == list(range(100))
-    assert ids([batches.full(numbered(index=SOME))]) == SOME.tolist()
+def test_endless_is_one_epoch_after_the_other() -> None:
+    split = numbered()
+    several = [b for epoch in (2, 3, 4) for b in batches.shuffled(split, 30, seed=5, epoch=epoch)]
+    stream = batches.endless(split, 30, seed=5, epoch=2, first=1)
+    assert ids(list(itertools.islice(stream, 11))) == ids(several[1:])
+
+
+def test_endless_gives_a_whole_split_in_order() -> None:
+    for split, rows in ((numbered(), list(range(100))), (numbered(index=SOME), SOME.tolist())):
+        for batch in itertools.islice(batches.endless(split, 100, seed=0, epoch=1), 3):
+            assert ids([batch]) == rows
 
 
 @pytest.mark.parametrize("index", [None, torch.tensor([1, 4, 8])])
@@ -106,9 +116,9 @@ def augmented(texts: tuple[str, ...] = ALL, *, seed: int = 0, epoch: int = 1) ->
 def test_augmentation_is_a_function_of_seed_epoch_and_batch() -> None:
     for a, b in zip(augmented(), augmented(), strict=True):
         assert torch.equal(a.x, b.x) and torch.equal(a.y, b.y)
-        assert torch.equal(a.other_y, b.other_y) and a.weight == b.weight
-    weights = [b.weight for s in (0, 1) for e in (1, 2) for b in augmented(seed=s, epoch=e)]
-    assert len(set(weights)) == len(weights) == 12
+        assert a.seed == b.seed
+    seeds = [b.seed for s in (0, 1) for e in (1, 2) for b in augmented(seed=s, epoch=e)]
+    assert len(set(seeds)) == len(seeds) == 12
 
 
 def test_a_batch_is_augmented_alike_whichever_batches_were_taken_before() -> None:
@@ -128,14 +138,6 @@ def test_augmentation_leaves_labels_and_the_split_alone() -> None:
         assert torch.equal(a.y, b.y)
         assert a.x.shape == b.x.shape and not torch.equal(a.x, b.x)
     assert torch.equal(split.x, before)
-
-
-def test_mixup_gives_the_other_targets_and_the_weight() -> None:
-    plain = list(batches.shuffled(pictures(), 4, seed=0, epoch=1))
-    for a, b in zip(augmented(("mixup=1",)), plain, strict=True):
-        assert torch.equal(a.other_y, b.y.flip(0))
-        torch.testing.assert_close(a.x, a.weight * b.x + (1 - a.weight) * b.x.flip(0))
-    assert all(b.other_y is None and b.weight == 1.0 for b in augmented(ALL[:-1]))
 
 
 def test_what_is_shifted_in_is_the_blank() -> None:

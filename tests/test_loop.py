@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from dlcli import TrainConfig, evaluate, train
+from dlcli import TrainConfig, evaluate, resume, train
 from dlcli.checkpoints import checkpoint
 from dlcli.config.toml import read_file
 from dlcli.core.errors import ConfigError, DivergedError, ResourceError
@@ -193,9 +194,58 @@ def test_rows_between_evaluations(tmp_path: Path) -> None:
     rows = run.metrics()
     assert [row["step"] for row in rows] == [5, 10, 15, 20, 21]
     assert [row["val/loss"] is None for row in rows] == [True] * 4 + [False]
-    whole, _ = finished(digits(epochs=1), tmp_path)
-    weighted = sum(row["train/loss"] * n for row, n in zip(rows, [320] * 4 + [14], strict=True)) / 1294  # type: ignore[operator]
-    assert weighted == pytest.approx(whole.metrics()[0]["train/loss"], rel=1e-9)
+    whole, _ = finished(digits(epochs=1, batch_size=64), tmp_path)
+    # An evaluation's row has the mean since the last evaluation, whatever was written between.
+    assert rows[-1]["train/loss"] == whole.metrics()[0]["train/loss"]
+    every_step, _ = finished(digits(log_every=1, epochs=1), tmp_path)
+    losses = [row["train/loss"] for row in every_step.metrics()[:20]]
+    assert [row["train/loss"] for row in rows[:4]] == pytest.approx(np.reshape(losses, (4, 5)).mean(1), rel=1e-12)
+
+
+def test_the_loss_of_a_row_does_not_change_with_log_every_even_over_a_resume(tmp_path: Path) -> None:
+    plain, _ = finished(digits(epochs=2), tmp_path)
+    steps = iter(range(1, 10**9))
+    list(train(digits(epochs=2, log_every=4), runs_dir=tmp_path, stop=lambda: "enough" if next(steps) == 30 else None))
+    logged = Run(tmp_path, 2)
+    list(resume(logged))
+    evaluated = [row for row in logged.metrics() if row["val/loss"] is not None]
+    assert [row["train/loss"] for row in evaluated] == [row["train/loss"] for row in plain.metrics()]
+
+
+def test_the_length_of_a_training_and_its_evaluations_in_steps(tmp_path: Path) -> None:
+    """25 steps of 21 an epoch: the weights are those of a longer training after its 25th step."""
+    run, rows = finished(digits(epochs=None, steps=25, eval_every="10steps", checkpoint_every="5steps"), tmp_path)
+    assert [(row.epoch, row.step, row.steps) for row in rows] == [(1, 10, 25), (1, 20, 25), (2, 25, 25)]
+    assert str(rows[0]).startswith("step 10/25  train/loss ")
+    info = run.info()
+    assert (info["status"], info["step"], info["steps"], info["epochs"], info["epochs_done"]) == (
+        "finished",
+        25,
+        25,
+        2,
+        1,
+    )
+    assert sorted(p.name for p in run.checkpoints.glob("last-*")) == ["last-20", "last-25"]
+    steps = iter(range(1, 10**9))
+    list(train(digits(epochs=3), runs_dir=tmp_path, stop=lambda: "enough" if next(steps) == 25 else None))
+    ours, longer = (load_file(Run(tmp_path, n).checkpoints / "last-25" / "model.safetensors") for n in (1, 2))
+    assert all(torch.equal(ours[name], longer[name]) for name in ours)
+    # Extended to the end of the second epoch, it is the run that was told its length in epochs.
+    list(resume(run, steps=42, eval_every="1epoch"))
+    list(train(digits(epochs=2), runs_dir=tmp_path))
+    ours, straight = (load_file(Run(tmp_path, n).checkpoints / "last-42" / "model.safetensors") for n in (1, 3))
+    assert all(torch.equal(ours[name], straight[name]) for name in ours)
+
+
+def test_an_evaluation_that_a_stop_left_out_comes_first_after_the_resume(tmp_path: Path) -> None:
+    steps = iter(range(1, 10**9))
+    config = digits(epochs=2, eval_every="10steps")
+    list(train(config, runs_dir=tmp_path, stop=lambda: "enough" if next(steps) == 20 else None))
+    run = Run(tmp_path, 1)
+    assert [row["step"] for row in run.metrics()] == [10]
+    list(resume(run))
+    straight, _ = finished(config, tmp_path)
+    assert without_times(run) == without_times(straight)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_finite_weights(tmp_path: Path) -> None:
@@ -234,7 +284,8 @@ def test_an_error_leaves_a_failed_run_with_its_traceback(tmp_path: Path, monkeyp
     with pytest.raises(ZeroDivisionError):
         fit_new(built, tmp_path)
     run = Run(tmp_path, 1)
-    assert (run.info()["status"], run.info()["reason"]) == ("failed", "division by zero")
+    assert run.info()["status"] == "failed"
+    assert re.fullmatch(r"ZeroDivisionError in .*test_loop.py, line \d+: division by zero", run.info()["reason"])
     assert "ZeroDivisionError: division by zero" in (run.path / "error.log").read_text()
 
 

@@ -26,7 +26,7 @@ class PoisonedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         output = self.linear(x)
-        self.calls += self.training
+        self.calls += self.training and len(x) > 2  # not those of the trial before there is a run
         if self.training and self.calls >= self.at:
             # The derivative of the square root at 0 is infinite, its value is not.
             return output + (output - output.detach()).abs().sqrt() if self.gradient_only else output * float("nan")

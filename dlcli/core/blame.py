@@ -29,7 +29,7 @@ def told(error: BaseException) -> str:
     """`NameError in mine.py, line 3: ...` when it comes from own code, else what it says, in one line."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     text = " ".join(text.split())
-    place = own_line(error)
+    place = None if isinstance(error, DlcliError) else own_line(error)
     if place is None:
         return text or type(error).__name__
     return f"{type(error).__name__} in {place}" + (f": {text}" if text else "")

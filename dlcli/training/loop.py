@@ -79,11 +79,12 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             watch.look(state)  # waits for the device
         if meter.wants_to_show():
             mean = watch.look(state)  # waits for the device
-            yield Progress(state.epoch, state.step, total, mean, meter.samples_per_second)
+            yield Progress(state.epoch, state.step, total, mean, meter.times()[1])
         extra = bool(config.log_every) and state.step % config.log_every == 0
         if extra and not _evaluation_is_due(state, evaluations, total):
             watch.look(state)  # waits for the device
-            _write_row(session, columns, {"train/loss": meter.mean_of_a_row()})
+            seconds, rate = meter.times()
+            _write_row(session, columns, {"train/loss": meter.mean_of_a_row()}, seconds=seconds, rate=rate)
         if stop is not None:
             reason = stop()
 
@@ -110,7 +111,7 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
     built, state, info = session.built, session.state, session.info
     config, meter = built.config, state.meter
     metrics: dict[str, float | None] = {"train/loss": watch.look(state)}  # waits for the device
-    seconds, rate = meter.seconds, meter.samples_per_second
+    seconds, rate = meter.times()
     if built.dataset.val is not None:
         measures = measure(
             state.evaluated, built.dataset.val, built.task,
@@ -135,17 +136,10 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
 
 
 def _write_row(
-    session: Session,
-    columns: list[str],
-    metrics: dict[str, float | None],
-    *,
-    seconds: float | None = None,
-    rate: float | None = None,
+    session: Session, columns: list[str], metrics: dict[str, float | None], *, seconds: float, rate: float
 ) -> None:
-    """A row of metrics.csv; seconds and rate are those of now unless they are given."""
-    state, meter = session.state, session.state.meter
-    seconds = meter.seconds if seconds is None else seconds
-    rate = meter.samples_per_second if rate is None else rate
+    """A row of metrics.csv."""
+    state = session.state
     times = {"seconds": round(seconds, 4), "samples_per_second": round(rate, 1)}
     session.run.append_metrics({"epoch": state.epoch, "step": state.step, **metrics, "lr": state.lr, **times}, columns)
 

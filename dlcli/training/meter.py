@@ -39,13 +39,10 @@ class Meter:
         self._shown = now
         return True
 
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._started
-
-    @property
-    def samples_per_second(self) -> float:
-        return (self.samples - self._before) / self.seconds
+    def times(self) -> tuple[float, float]:
+        """Seconds since the start, and samples per second in them."""
+        seconds = time.perf_counter() - self._started
+        return seconds, (self.samples - self._before) / seconds
 
     def mean(self) -> float | None:
         """Loss over all samples since the last evaluation. Waits for the device."""
