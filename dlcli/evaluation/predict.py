@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dlcli.compute.devices import autocast
 from dlcli.core.errors import DataError, RunError
-from dlcli.core.files import files_below
+from dlcli.core.reading import files_below
 from dlcli.core.spec import DataSpec
 from dlcli.data.readers.csv import read_rows
 from dlcli.data.readers.text import read_text

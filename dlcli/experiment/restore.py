@@ -11,7 +11,7 @@ from dlcli.checkpoints import checkpoint
 from dlcli.compute import devices
 from dlcli.compute.cost import choose_eval_batch_size, measure_cost
 from dlcli.config.settings import TrainConfig
-from dlcli.core.files import told_as_damage
+from dlcli.core.reading import told_as_damage
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.build import make_task, sample_input
 from dlcli.experiment.guard import build_model
