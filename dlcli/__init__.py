@@ -6,7 +6,8 @@ The command line is a coat over this library:
     for epoch in train(TrainConfig(model="cnn", data="digits", lr=0.1)):
         print(epoch.step, epoch.metrics)
 
-The names below load their module when first used, so that `import dlcli` costs nothing.
+The names below load their module when first used, so that `import dlcli` costs nothing. docs/own-code.md has an
+example of each.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,24 +16,49 @@ from dlcli.core.version import __version__
 
 if TYPE_CHECKING:
     from dlcli.config.settings import TrainConfig
+    from dlcli.core.errors import DlcliError
     from dlcli.core.spec import DataSpec
     from dlcli.data.source import Source
-    from dlcli.evaluation.measure import evaluate
+    from dlcli.evaluation.answers import predict
+    from dlcli.evaluation.measure import Report, evaluate
+    from dlcli.evaluation.predict import Prediction
     from dlcli.runs.run import Run
     from dlcli.runs.table import frame as runs_frame
-    from dlcli.training.loop import train as train
+    from dlcli.training.records import Row
+    from dlcli.training.train import resume, train
 
 _PUBLIC = {
     "DataSpec": "dlcli.core.spec:DataSpec",
+    "DlcliError": "dlcli.core.errors:DlcliError",
+    "Prediction": "dlcli.evaluation.predict:Prediction",
+    "Report": "dlcli.evaluation.measure:Report",
+    "Row": "dlcli.training.records:Row",
     "Run": "dlcli.runs.run:Run",
+    "Source": "dlcli.data.source:Source",
     "TrainConfig": "dlcli.config.settings:TrainConfig",
     "evaluate": "dlcli.evaluation.measure:evaluate",
-    "Source": "dlcli.data.source:Source",
+    "predict": "dlcli.evaluation.answers:predict",
     "runs_frame": "dlcli.runs.table:frame",
-    "train": "dlcli.training.loop:train",
+    "resume": "dlcli.training.train:resume",
+    "train": "dlcli.training.train:train",
 }
 
-__all__ = ["DataSpec", "Run", "Source", "TrainConfig", "__version__", "evaluate", "runs_frame", "train"]
+__all__ = [
+    "DataSpec",
+    "DlcliError",
+    "Prediction",
+    "Report",
+    "Row",
+    "Run",
+    "Source",
+    "TrainConfig",
+    "__version__",
+    "evaluate",
+    "predict",
+    "resume",
+    "runs_frame",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

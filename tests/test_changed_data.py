@@ -12,7 +12,7 @@ from dlcli.cli.main import app
 from dlcli.core.errors import DataError
 from dlcli.evaluation.measure import evaluate
 from dlcli.runs.run import Run
-from dlcli.training.loop import resume
+from dlcli.training.train import resume
 from tests.test_vision import IDX, idx, some_images, some_labels
 
 STORY = "".join(f"The old fox saw {i} dogs and ran away.\n" for i in range(60))

@@ -62,7 +62,7 @@ def test_every_setting_is_an_option_and_every_option_shows_its_default() -> None
     for f in fields(TrainConfig):
         if f.metadata:
             assert f"--{f.name.replace('_', '-')} " in text, f.name
-    assert "(default: 0.01; adam, adamw, rmsprop 0.001; gd 0.1)" in text
+    assert "(default: the model's; sgd 0.01; adam, adamw, rmsprop 0.001; gd 0.1)" in text
     assert "(default: 64)" in text
 
 
@@ -466,7 +466,9 @@ def test_a_model_of_ones_own(dlcli: Dlcli, tmp_path: Path) -> None:
     done = dlcli("train", "mine:Net", "--set", "model.width=16", "--epochs", "2", "--device", "cpu")
     assert "mine:Net (1,210 parameters) on digits" in done.stderr
     dlcli("eval", "1")
-    assert dlcli("train", "mine:helper", check=2).stderr == ("error: model 'mine:helper' is no torch.nn.Module class\n")
+    assert dlcli("train", "mine:helper", check=2).stderr == (
+        "error: model 'mine:helper' is no torch.nn.Module class: see mine.py, line 15\n"
+    )
     assert dlcli("train", "mine:Nett", check=2).stderr == ("error: module 'mine' has no 'Nett': did you mean Net?\n")
 
 

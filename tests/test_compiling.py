@@ -7,7 +7,7 @@ import torch
 
 from dlcli import TrainConfig, train
 from dlcli.checkpoints import checkpoint
-from dlcli.cli.train import _compilation
+from dlcli.cli.training import _compilation
 from dlcli.runs.run import Run
 from dlcli.training import compiling
 

@@ -20,7 +20,7 @@ from dlcli.core import files
 from dlcli.runs import table as summary
 from dlcli.runs import trash
 from dlcli.runs.run import Run, all_runs
-from dlcli.training.loop import train
+from dlcli.training.train import train
 from tests.faults import Dlcli, forked_away
 from tests.test_crash import found, save
 from tests.test_resume import assert_same

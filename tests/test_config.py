@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from dlcli.cli.flags import parse_assignment
 from dlcli.config.environment import read_environment
+from dlcli.config.layers import flatten
 from dlcli.config.recipe import recipes
 from dlcli.config.registry import DATASETS, MODELS
-from dlcli.config.settings import TrainConfig, config_from, flatten, parse_assignment
+from dlcli.config.settings import TrainConfig
 from dlcli.config.toml import read_file, to_toml
 from dlcli.core.errors import ConfigError
 
@@ -113,7 +115,13 @@ def test_replace_changes_what_it_is_told_and_keeps_the_rest() -> None:
         ({"batch_size": "half"}, "batch_size = 'half' is not a whole number or one of full"),
         ({"threads": "all"}, "threads = 'all' is not a whole number or one of auto"),
         ({"normalize": "maybe"}, "normalize = 'maybe' is not true or false"),
-        ({"epochs": None}, "epochs = None is not a whole number"),
+        ({"batch_size": None}, "batch_size = None is not a whole number or one of full"),
+        ({"eval_every": 0}, "eval_every = 0 is not of the form 250steps or 1epoch"),
+        ({"eval_every": "30s"}, "eval_every = '30s' is not of the form 250steps or 1epoch"),
+        (
+            {"checkpoint_every": "5 minutes"},
+            "checkpoint_every = '5 minutes' is not of the form 500steps, 30s, 2min or 1epoch",
+        ),
     ],
 )
 def test_unknown_names_and_wrong_types_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -127,6 +135,7 @@ def test_unknown_names_and_wrong_types_are_refused(settings: dict[str, Any], mes
         ("val_fraction", 1.0, "in [0, 1)"),
         ("test_fraction", 1.0, "in [0, 1)"),
         ("epochs", 0, ">= 1"),
+        ("steps", 0, ">= 1"),
         ("batch_size", 0, ">= 1"),
         ("accumulate", 0, ">= 1"),
         ("label_smoothing", 1.0, "in [0, 1)"),
@@ -143,7 +152,6 @@ def test_unknown_names_and_wrong_types_are_refused(settings: dict[str, Any], mes
         ("step_gamma", 1.0, "in (0, 1)"),
         ("ema", 1.0, "in [0, 1)"),
         ("patience", -1, ">= 0"),
-        ("eval_every", 0, ">= 1"),
         ("keep_last", 0, ">= 1"),
         ("threads", 0, "in [1, 1025)"),
         ("seed", -1, "in [0, 4294967296)"),
@@ -165,7 +173,7 @@ def test_every_setting_with_a_range_is_in_the_table_above() -> None:
 def test_every_setting_has_a_sentence_of_help() -> None:
     for f in dataclasses.fields(TrainConfig):
         if f.name not in ("model", "model_options", "data_options"):
-            assert f.metadata["help"].rstrip(")").endswith(".") or "(default:" in f.metadata["help"]
+            assert f.metadata["help"].endswith(".") and "default" not in f.metadata["help"]
             assert f.metadata["group"]
 
 
@@ -189,6 +197,7 @@ def test_every_setting_has_a_sentence_of_help() -> None:
         ),
         ({"decay_all": True}, "decay_all needs a weight_decay or l1 above 0"),
         ({"patience": 3, "val_fraction": 0}, "patience needs a validation split: val_fraction above 0"),
+        ({"epochs": 3, "steps": 9}, "epochs = 3 and steps = 9 exclude each other: give one of them"),
         ({"warmup_epochs": 4, "epochs": 3}, "warmup_epochs = 4.0 is more than epochs = 3"),
     ],
 )
@@ -200,13 +209,15 @@ def test_settings_that_would_be_ignored_beside_others_are_refused(settings: dict
 
 
 def test_a_name_with_a_dot_is_an_option_of_model_or_data() -> None:
-    made = config_from({"model": "mlp", "model.hidden": "9", "data": "random", "data.classes": 4, "lr": "0.5"})
+    made = TrainConfig.from_flat(
+        {"model": "mlp", "model.hidden": "9", "data": "random", "data.classes": 4, "lr": "0.5"}
+    )
     assert made.model_options == {"hidden": "9"} and made.data_options == {"classes": 4} and made.lr == 0.5
     with pytest.raises(ConfigError) as caught:
-        config_from({"model": "mlp", "optimizer.lr": 1})
+        TrainConfig.from_flat({"model": "mlp", "optimizer.lr": 1})
     assert str(caught.value) == "unknown setting optimizer.lr: only model. and data. have options of their own"
     with pytest.raises(ConfigError) as caught:
-        config_from({"lr": 1})
+        TrainConfig.from_flat({"lr": 1})
     assert str(caught.value) == "no model is given: name one, as in `dlcli train cnn`"
 
 
@@ -330,10 +341,12 @@ CONFIGS = {
     ),
     "gd": TrainConfig(model="linear"),
     "rnn": TrainConfig(model="rnn", data="text:/a file/with\ttab\x7f.txt"),
+    "steps": TrainConfig(model="cnn", steps=500, schedule="one-cycle", eval_every="250steps", optimizer="adam"),
+    "steps-warmup": TrainConfig(model="rnn", steps=50, warmup_epochs=1.5, schedule="step", step_gamma=0.5),
     "no-clip": TrainConfig(model="rnn", clip_norm=None),
     **{f"model-{name}": TrainConfig(model=name) for name in MODELS},
     **{f"data-{name}": TrainConfig(model="mlp", data=name) for name in DATASETS},
-    **{f"recipe-{name}": config_from(r["settings"]) for name, r in recipes().items()},
+    **{f"recipe-{name}": TrainConfig.from_flat(r["settings"]) for name, r in recipes().items()},
 }
 
 
@@ -348,14 +361,15 @@ def test_toml_reads_back(name: str, tmp_path: Path) -> None:
     made = CONFIGS[name]
     file = tmp_path / "config.toml"
     file.write_text(to_toml(made), encoding="utf-8")
-    read = config_from(read_file(str(file)))
+    read = TrainConfig.from_flat(read_file(str(file)))
     assert read == made
     assert to_toml(read) == to_toml(made)
 
 
 def test_the_case_of_every_setting_differs_from_its_default() -> None:
     for f in dataclasses.fields(TrainConfig):
-        if f.metadata and f.name not in ("optimizer", "loss"):  # sgd is what nesterov needs; loss is fixed by the task
+        # sgd is what nesterov needs, loss is fixed by the task, and steps exclude epochs
+        if f.metadata and f.name not in ("optimizer", "loss", "steps"):
             assert getattr(CONFIGS["all"], f.name) != f.default, f.name
 
 
@@ -373,7 +387,7 @@ def test_recipes_load_and_say_what_they_are(name: str) -> None:
     assert recipe["summary"] and recipe["split"] in ("train", "val", "test") and recipe["require"]
     settings = read_file(f"recipe:{name}")
     assert settings == recipe["settings"]
-    assert config_from(settings).data == settings["data"]  # names: test_recipes.py
+    assert TrainConfig.from_flat(settings).data == settings["data"]  # names: test_recipes.py
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

@@ -9,7 +9,8 @@ from dlcli import TrainConfig, evaluate, train
 from dlcli.compute import cost
 from dlcli.compute.cost import choose_eval_batch_size, measure_cost
 from dlcli.config.registry import MODELS
-from dlcli.experiment.build import build, sample_input
+from dlcli.experiment.build import build
+from dlcli.experiment.probe import sample_input
 from dlcli.runs.run import Run
 
 CPU = torch.device("cpu")

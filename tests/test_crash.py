@@ -24,7 +24,7 @@ from dlcli.core.errors import ResourceError, RunError
 from dlcli.runs import table as summary
 from dlcli.runs import trash
 from dlcli.runs.run import Run, all_runs
-from dlcli.training.loop import resume, train
+from dlcli.training.train import resume, train
 from tests.faults import ALL, Call, Disk, at_each_call, failing, watched
 from tests.test_resume import assert_same
 from tests.test_runs import make

@@ -13,14 +13,13 @@ import torch
 from dlcli import TrainConfig, train
 from dlcli.compute import devices
 from dlcli.config.recipe import recipes
-from dlcli.config.settings import config_from
 from dlcli.config.toml import read_file
 from dlcli.evaluation.measure import evaluate
 from dlcli.experiment.build import build
 from dlcli.models.mlp import MLP
 from dlcli.runs.run import Run
-from dlcli.training import loop, watch
-from dlcli.training.loop import resume
+from dlcli.training import loop, saver, watch
+from dlcli.training.train import resume
 from tests.conftest import Dlcli
 from tests.test_resume import assert_same, stopping_at
 
@@ -45,7 +44,7 @@ def _as_it_was() -> Iterator[None]:
 def recipe(name: str, **changes: Any) -> TrainConfig:
     """A recipe on the GPU, with settings replaced before what depends on them is derived."""
     values = read_file(f"recipe:{name}") | {"epochs": 1, "eval_every": 1, "device": "cuda"} | changes
-    return config_from(values)
+    return TrainConfig.from_flat(values)
 
 
 def close(found: dict[str, float | None], expected: dict[str, float | None]) -> None:
@@ -167,7 +166,7 @@ def train_without_waiting(made: TrainConfig, runs_dir: Path, monkeypatch: pytest
     monkeypatch.setattr(watch, "_EARLY_STEPS", 1)
     monkeypatch.setattr(loop, "_PROGRESS_SECONDS", float("inf"))
     for owner, name in (
-        (watch.Watch, "look"), (loop, "measure"), (loop.Saver, "write"), (loop.Saver, "keep_best"),
+        (watch.Watch, "look"), (loop, "measure"), (saver.Saver, "write"), (saver.Saver, "keep_best"),
         (loop.batches, "epoch_order"),
     ):  # fmt: skip
         allow(monkeypatch, owner, name)

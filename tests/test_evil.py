@@ -195,7 +195,7 @@ def test_a_run_that_was_made_to_harm_is_removed_or_left(name: str, purged: bool 
 def test_own_code_beside_the_runs_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_code.py").write_text(
         "import torch\nfrom torch import nn\nfrom pathlib import Path\n"
-        "from dlcli.data.dataset import Source\nfrom dlcli.core.spec import DataSpec\n\n"
+        "from dlcli import DataSpec, Source\n\n"
         "class Net(nn.Linear):\n"
         "    def __init__(self, spec, *, bias: bool = True):\n"
         "        super().__init__(spec.input_shape[0], spec.outputs, bias)\n\n"
@@ -352,8 +352,8 @@ def test_nothing_outside_the_run_is_written(good: Good, root: Path) -> None:
 
 
 def test_the_log_of_an_error_follows_no_link(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlcli import resume
     from dlcli.runs.run import Run
-    from dlcli.training import loop
 
     victim = root / "victim"
     victim.write_text("precious")
@@ -363,9 +363,9 @@ def test_the_log_of_an_error_follows_no_link(root: Path, monkeypatch: pytest.Mon
         raise RuntimeError("on purpose")
         yield
 
-    monkeypatch.setattr(loop, "_loop", fail)
+    monkeypatch.setattr("dlcli.training.train.steps", fail)
     with pytest.raises(RuntimeError, match="on purpose"):
-        list(loop.resume(Run(root, 1), epochs=3))
+        list(resume(Run(root, 1), epochs=3))
     assert victim.read_text() == "precious"
     assert "on purpose" in (root / "1" / "error.log").read_text()
 

@@ -34,7 +34,7 @@ from dlcli.export.formats import FORMATS, check_formats
 from dlcli.export.runtime import Artifact
 from dlcli.export.signature import Port, Signature
 from dlcli.runs.run import Run
-from dlcli.training.loop import train
+from dlcli.training.train import train
 from tests.conftest import needs_data
 
 STORY = "".join(
@@ -618,7 +618,7 @@ def test_killed_while_writing_leaves_no_half_file(trained: Trained) -> None:
 import os, signal, sys
 from pathlib import Path
 from dlcli.export import exporter, latency
-from dlcli.runs import Run
+from dlcli import Run
 latency._SECONDS = 0.0
 names = ("mkdir", "open", "fsync", "replace")
 real, keep, folder = {{n: getattr(os, n) for n in names}}, exporter._keep, Path({str(run.path)!r}) / "export"

@@ -16,7 +16,7 @@ import torch, torch.nn.functional as F
 from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from dlcli.spec import DataSpec
+from dlcli import DataSpec
 
 
 class Spoil(Function):

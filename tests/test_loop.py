@@ -13,18 +13,18 @@ from safetensors.torch import load_file
 
 from dlcli import TrainConfig, evaluate, train
 from dlcli.checkpoints import checkpoint
-from dlcli.config.settings import config_from
 from dlcli.config.toml import read_file
 from dlcli.core.errors import ConfigError, DivergedError, ResourceError
 from dlcli.data.batches import epoch_order
 from dlcli.experiment.build import build
 from dlcli.runs.run import Run
-from dlcli.training.loop import Epoch, Progress, fit
+from dlcli.training.records import Progress, Row
+from tests.trained import fit_new
 
 TIMES = ("seconds", "samples_per_second")
 
 
-def finished(config: TrainConfig, root: Path) -> tuple[Run, list[Epoch]]:
+def finished(config: TrainConfig, root: Path) -> tuple[Run, list[Row]]:
     records = list(train(config, runs_dir=root))
     return Run(root, max(int(p.name) for p in root.iterdir())), records
 
@@ -42,8 +42,7 @@ def test_the_loop_is_plain_gradient_descent(tmp_path: Path) -> None:
     config = digits(lr=0.05, momentum=0.9, weight_decay=0.01, batch_size=100)
     built = build(config)
     theirs = build(config)
-    run = Run.create(tmp_path)
-    rows = [r for r in fit(built, run) if isinstance(r, Epoch)]
+    rows = [r for r in fit_new(built, tmp_path) if isinstance(r, Row)]
 
     model, data = theirs.model, theirs.dataset
     decayed = [p for p in model.parameters() if p.dim() >= 2]
@@ -77,7 +76,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
     for config in (whole, parts):
         built = build(config.replace(val_fraction=0.0, test_fraction=197 / 1797))  # 1600 = 8 x 200
         assert built.steps_per_epoch == 8
-        list(fit(built, Run.create(tmp_path)))
+        fit_new(built, tmp_path)
         models.append(built.model)
     for a, b in zip(*(m.parameters() for m in models), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
@@ -233,7 +232,7 @@ def test_an_error_leaves_a_failed_run_with_its_traceback(tmp_path: Path, monkeyp
     built = build(digits())
     monkeypatch.setattr(type(built.model), "forward", lambda self, x: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(fit(built, Run.create(tmp_path)))
+        fit_new(built, tmp_path)
     run = Run(tmp_path, 1)
     assert (run.info()["status"], run.info()["reason"]) == ("failed", "division by zero")
     assert "ZeroDivisionError: division by zero" in (run.path / "error.log").read_text()
@@ -247,14 +246,14 @@ def test_out_of_memory_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(type(built.model), "forward", forward)
     with pytest.raises(ResourceError) as caught:
-        list(fit(built, Run.create(tmp_path)))
+        fit_new(built, tmp_path)
     assert str(caught.value) == "out of memory on cpu at batch_size = 64: take a smaller one"
     assert Run(tmp_path, 1).info()["status"] == "failed"
 
 
 def test_progress_counts_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlcli.training.loop._PROGRESS_SECONDS", 0.0)
-    records = list(fit(build(digits(epochs=2)), Run.create(tmp_path)))
+    monkeypatch.setattr("dlcli.training.meter._PROGRESS_SECONDS", 0.0)
+    records = fit_new(build(digits(epochs=2)), tmp_path)
     progress = [r for r in records if isinstance(r, Progress)]
     assert [p.step for p in progress] == list(range(1, 43))
     assert {p.steps for p in progress} == {42}
@@ -300,10 +299,10 @@ def test_settings_that_do_not_fit_are_refused_before_a_run_is_made(
 
 
 def test_least_squares_is_reached_on_whatever_rows_a_split_leaves(tmp_path: Path) -> None:
-    config = config_from(read_file("recipe:linear-make-regression"))
+    config = TrainConfig.from_flat(read_file("recipe:linear-make-regression"))
     for changes in ({}, {"val_fraction": 0.1, "test_fraction": None}):
         built = build(config.replace(**changes))
-        list(fit(built, Run.create(tmp_path)))
+        fit_new(built, tmp_path)
         train_split = built.dataset.train
         rows = slice(None) if train_split.index is None else train_split.index
         x, y = train_split.x[rows].double().numpy(), train_split.y[rows].double().numpy()  # type: ignore[index]

@@ -21,7 +21,7 @@ from dlcli.evaluation.generate import generate
 from dlcli.evaluation.predict import Prediction, predict
 from dlcli.experiment.restore import Restored, restore
 from dlcli.runs.run import Run
-from dlcli.training.loop import train
+from dlcli.training.train import train
 
 STORY = "".join(
     f"The {a} fox saw {b} dogs and ran away.\n" for a in ("red", "old", "sly", "shy") for b in range(10, 40)

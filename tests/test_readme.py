@@ -1,5 +1,6 @@
 """The README cannot lie: its transcript is run and compared, its table names every command."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -51,3 +52,10 @@ def test_the_example_model_works(dlcli: Dlcli, tmp_path: Path) -> None:
     command = re.search(r"\$ dlcli (train mine:Net .*)", README)
     assert command is not None
     dlcli(*shlex.split(command[1]), "--epochs", "1")
+    assert json.loads(dlcli("eval", "latest", "--json").stdout)["samples"] == 359
+    (tmp_path / "new.csv").write_text("\n".join([",".join(["0"] * 64)] * 3) + "\n")
+    assert len(json.loads(dlcli("predict", "latest", "new.csv", "--json").stdout)) == 3
+    exported = dlcli("export", "latest", "--format", "safetensors", "--json")
+    assert (tmp_path / "runs" / "1" / "export").is_dir(), exported.stdout
+    for words in (("--data", "iris", "--set", "width=5"), ("--input", "3,1,2,2", "--set", "width=5")):
+        assert json.loads(dlcli("gradcheck", "mine:Net", *words, "--json").stdout)["verdict"] == "pass"

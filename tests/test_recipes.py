@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlcli import train
+from dlcli import TrainConfig, train
 from dlcli.config.recipe import recipes
-from dlcli.config.settings import config_from
 from dlcli.config.toml import read_file
 from dlcli.evaluation.rules import check_rules
 from dlcli.experiment.load import load_data
@@ -22,7 +21,7 @@ def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
     recipe = recipes()[name]
     assert sorted(recipe) == ["reaches", "require", "settings", "split", "summary"]
     assert recipe["summary"] and recipe["reaches"]
-    made = config_from(read_file(f"recipe:{name}"))
+    made = TrainConfig.from_flat(read_file(f"recipe:{name}"))
     names = dict.fromkeys(("loss", "accuracy", "mse", "r2", "bits_per_char"), 0.0)
     assert check_rules(names, recipe["require"])
     fast = f"{made.data.removesuffix('-mnist')}-fast"  # the least time to an accuracy, by whatever model
@@ -47,7 +46,7 @@ def test_a_recipe_reaches_it(name: str, dlcli: Dlcli) -> None:
 
 def test_the_line_is_found(tmp_path: Path) -> None:
     """Slope within 0.05 of 1, mean squared error within 2 % of what least squares reaches on the same rows."""
-    run_config = config_from(read_file("recipe:linear-line"))
+    run_config = TrainConfig.from_flat(read_file("recipe:linear-line"))
     list(train(run_config, runs_dir=tmp_path))
     restored = restore(Run(tmp_path, 1), role="last")
     slope, intercept = (p.item() for p in restored.model.parameters())

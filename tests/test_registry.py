@@ -124,12 +124,19 @@ def test_what_is_not_there_is_told(own_package: Path, target: str, message: str)
     assert str(caught.value) == message
 
 
-def test_a_module_that_is_broken_inside_raises_its_own_error(own_package: Path) -> None:
-    with pytest.raises(ModuleNotFoundError) as missing:
+def test_a_module_that_is_broken_inside_names_its_line(own_package: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
         load("brokenmodels:Tiny")
-    assert missing.value.name == "does_not_exist_anywhere"
-    with pytest.raises(ValueError, match="^at import$"):
+    assert str(caught.value) == (
+        f"brokenmodels:Tiny cannot be imported: ModuleNotFoundError in {own_package / 'brokenmodels.py'}, line 1: "
+        "No module named 'does_not_exist_anywhere'"
+    )
+    with pytest.raises(ConfigError) as caught:
         load("failing:Tiny")
+    assert str(caught.value) == (
+        f"failing:Tiny cannot be imported: ValueError in {own_package / 'failing.py'}, line 1: at import"
+    )
+    assert isinstance(caught.value.__cause__, ValueError)
 
 
 @pytest.fixture

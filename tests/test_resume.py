@@ -18,9 +18,10 @@ from dlcli.cli.main import app
 from dlcli.core.errors import BusyError, ResourceError, RunError
 from dlcli.experiment.build import build
 from dlcli.runs.run import Run
-from dlcli.training.loop import fit, resume
 from dlcli.training.provenance import differences
 from dlcli.training.saver import Saver
+from dlcli.training.state import TrainingState
+from dlcli.training.train import resume
 from tests.test_cli import start
 
 TIMES = ("seconds", "samples_per_second")
@@ -207,8 +208,8 @@ def test_run_json_does_not_speak_of_an_epoch_before_its_checkpoint_is_there(
 
 def test_the_speed_after_a_resume_is_that_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10**9))
-    monkeypatch.setattr("dlcli.training.loop.time.perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr("dlcli.training.loop._PROGRESS_SECONDS", 1e9)
+    monkeypatch.setattr("dlcli.training.meter.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("dlcli.training.meter._PROGRESS_SECONDS", 1e9)
     made = config("linear", epochs=1, warmup_epochs=0, log_every=0, batch_size=32)
     list(train(made, runs_dir=tmp_path, stop=stopping_at(8)))
     clock = iter(range(10**9))
@@ -362,8 +363,14 @@ def test_why_a_resume_is_not_exact() -> None:
     ]  # fmt: skip
     cosine = settings | {"schedule": "cosine"}
     assert differences(before | {"config": cosine}, before | {"config": cosine | {"epochs": 20}}) == [
-        "schedule cosine stretched from 10 to 20 epochs"
+        "schedule cosine stretched from 10 epochs to 20 epochs"
     ]
+    for schedule, reasons in (("constant", []), ("step", ["schedule step stretched from 50 steps to 80 steps"])):
+        in_steps = settings | {"epochs": None, "schedule": schedule, "step_epochs": None}
+        configs = [before | {"config": in_steps | {"steps": steps}} for steps in (50, 80)]
+        assert differences(*configs) == reasons
+    warmer = before | {"config": settings | {"warmup_epochs": 3.0}}
+    assert differences(same, warmer) == ["warmup_epochs None -> 3.0"]
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -436,12 +443,12 @@ def test_thirty_kills(tmp_path: Path) -> None:
         kill_and_resume(tmp_path / str(seed), kills=10, epochs=900, seed=seed)
 
 
-def test_fit_refuses_a_checkpoint_without_training(tmp_path: Path) -> None:
+def test_a_training_cannot_go_on_from_a_checkpoint_without_training(tmp_path: Path) -> None:
     made = config("linear")
     list(train(made, runs_dir=tmp_path))
     run = Run(tmp_path, 1)
     best = checkpoint.load(run.checkpoints, "best", with_training=True)
     with pytest.raises(RunError) as caught:
-        list(fit(build(made.replace(epochs=9)), run, saved=best))
+        TrainingState(build(made.replace(epochs=9))).restore(best)
     assert str(caught.value) == f"{best.path} holds weights but no training to go on from"
     assert load_file(best.path / "model.safetensors").keys() == best.weights.keys()

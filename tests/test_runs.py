@@ -62,8 +62,16 @@ def test_config_survives_the_round_trip(tmp_path: Path) -> None:
     ("document", "message"),
     [
         ({"format": 2}, "{run} has format 2, but this dlcli reads format 1: update dlcli"),
-        ({"format": 1, "model": "cnn", "lrr": 1}, "{file} is damaged: unknown setting lrr: did you mean lr?"),
-        ({"format": 1, "model": "cnn", "lr": -1}, "{file} is damaged: lr = -1.0 is out of range: it must be > 0"),
+        (
+            {"format": 1, "model": "cnn", "lrr": 1},
+            "{file} does not fit this version of dlcli (edit it, or use the version that wrote it): "
+            "unknown setting lrr: did you mean lr?",
+        ),
+        (
+            {"format": 1, "model": "cnn", "lr": -1},
+            "{file} does not fit this version of dlcli (edit it, or use the version that wrote it): "
+            "lr = -1.0 is out of range: it must be > 0",
+        ),
         ([], "{file} is damaged: it holds no settings"),
     ],
 )

@@ -12,8 +12,9 @@ import pytest
 from dlcli.checkpoints import checkpoint
 from dlcli.cli.output import say
 from dlcli.runs.run import Run
-from dlcli.training import loop, saver
-from dlcli.training.loop import resume
+from dlcli.training import loop, saver, session
+from dlcli.training.state import TrainingState
+from dlcli.training.train import resume
 from tests.faults import Dlcli
 from tests.test_resume import assert_same
 
@@ -26,11 +27,11 @@ SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 # phase -> what is about to be called when the signal comes, and when: at which call.
 PHASES: dict[str, tuple[Any, str, int]] = {
     "before the run has a number": (Run, "create", 0),
-    "before the first step": (loop, "TrainingState", 0),
-    "in a step": (loop, "_loss", 12),
+    "before the first step": (session, "TrainingState", 0),
+    "in a step": (TrainingState, "backward", 12),
     "in validation": (loop, "measure", 1),
     "in a save": (checkpoint, "write_folder", 2),
-    "in a step after a resume": (loop, "_loss", 2),
+    "in a step after a resume": (TrainingState, "backward", 2),
     "after the last step": (saver.Saver, "close", 0),
 }
 

@@ -1,5 +1,6 @@
 """How many threads compute, and where they are kept."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -17,7 +18,9 @@ from dlcli.compute import threads
 from dlcli.core.spec import DataSpec
 from dlcli.experiment.build import build
 from dlcli.runs.run import Run
-from dlcli.training.loop import Epoch, fit
+from dlcli.training.records import Row
+from dlcli.training.session import begun
+from dlcli.training.train import fit
 from tests.conftest import Dlcli
 
 CPU = torch.device("cpu")
@@ -153,13 +156,13 @@ def test_who_takes_the_records_is_let_go_in_between(
     settings = {"data": "digits", "epochs": 2, "device": "cpu", "threads": cores}
     built = build(TrainConfig("mlp", **settings))
     inside.clear()
-    records = fit(built, Run.create(tmp_path))
-    for record in records:
-        assert os.sched_getaffinity(0) == before
-        assert len(inside) == 1 or cores == 1
-        if isinstance(record, Epoch):
-            break
-    records.close()  # type: ignore[attr-defined]
+    with begun(built, runs_dir=tmp_path) as session, contextlib.closing(fit(session)) as records:
+        for record in records:
+            assert os.sched_getaffinity(0) == before
+            assert len(inside) == 1 or cores == 1
+            if isinstance(record, Row):
+                break
+        session.info["stop"] = "enough was seen"
     assert os.sched_getaffinity(0) == before
     assert Run(tmp_path, 1).info()["status"] == "interrupted"
 

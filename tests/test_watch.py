@@ -88,7 +88,7 @@ def test_the_first_bad_step_is_named_though_no_one_looked_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dlcli.training.watch._EARLY_STEPS", 0)
-    monkeypatch.setattr("dlcli.training.loop._PROGRESS_SECONDS", 1e9)
+    monkeypatch.setattr("dlcli.training.meter._PROGRESS_SECONDS", 1e9)
     run, message = diverge(poisoned(epochs=3, model_options={"at": 4}, accumulate=2), tmp_path)
     # Two batches a step: the fourth batch is the second of step 2; it is seen at the end of the epoch.
     assert message.startswith("the loss became nan at step 2 (epoch 1, lr 0.01, gradient norm unknown; batch 3 with ")
@@ -108,7 +108,7 @@ def test_weights_that_no_loss_depends_on_are_not_saved_either(tmp_path: Path, mo
     config = poisoned(epochs=1, model_options={"at": 99}, checkpoint_every="2steps")
     built = build(config)
     built.model.register_buffer("unused", torch.tensor([float("inf")]))
-    monkeypatch.setattr("dlcli.training.loop.build", lambda config: built)
+    monkeypatch.setattr("dlcli.training.train.build", lambda config: built)
     with pytest.raises(DivergedError) as caught:
         list(train(config, runs_dir=tmp_path))
     assert str(caught.value) == "the weights are no longer finite at step 2: lower lr or set clip_norm"

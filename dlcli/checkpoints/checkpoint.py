@@ -35,10 +35,12 @@ _FILES = ("model.safetensors", "training.safetensors", "state.json")
 _STATE = {"epoch": WHOLE, "step": WHOLE, "metrics": TABLE}
 # What state.json says of a training (see state.py), as far as it must be there.
 _TRAINING = {
-    "epoch": COUNT, "batch": WHOLE, "step": WHOLE, "lr": NUMBER, "samples": WHOLE, "earlier_samples": WHOLE,
+    "epoch": COUNT, "batch": WHOLE, "step": WHOLE, "lr": NUMBER, "samples": WHOLE,
     "waited": WHOLE, "best": optional(TABLE), "best_loss": optional(NUMBER), "optimizer_steps": WHOLE,
     "average_steps": optional(WHOLE), "scaler": optional(NUMBERS),
 }  # fmt: skip
+# What versions before the first release did not write.
+_ADDED = {"told_samples": WHOLE, "told_loss": NUMBER, "evaluated_at": WHOLE}
 # The bytes of a training are a few times those of the weights.
 _MOST_TRAINING = 20
 
@@ -176,6 +178,7 @@ def _read(
         check(state, _STATE, needed=True)
         if training is not None:
             check(state.get("training"), _TRAINING, needed=True)
+            check(state["training"], _ADDED)
             if state["training"]["best"] is not None:
                 check(state["training"]["best"], BEST, needed=True)
     weights = tensors.read(path / "model.safetensors")

@@ -15,13 +15,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlcli.checks.snapshot import digest
-from dlcli.config.settings import TrainConfig, config_from
+from dlcli.config.settings import TrainConfig
 from dlcli.config.toml import read_file
 from dlcli.core.errors import DlcliError
 from dlcli.experiment.build import build
-from dlcli.runs.run import Run
 from dlcli.tasks.task import Measures, Task
-from dlcli.training.loop import fit
+from dlcli.training.session import begun
+from dlcli.training.train import fit
 
 
 class _Overheard:
@@ -56,8 +56,8 @@ class _Overheard:
         return found
 
 
-def trace(config: TrainConfig, run: Run, file: Path) -> None:
-    """Train `config` in `run` as `dlcli train` does; hashing draws no number and changes no tensor."""
+def trace(config: TrainConfig, runs_dir: Path, file: Path) -> None:
+    """Train `config` in a new run as `dlcli train` does; hashing draws no number and changes no tensor."""
     built = build(config)
     task = _Overheard(built.task)
     built = dataclasses.replace(built, task=task)
@@ -73,8 +73,9 @@ def trace(config: TrainConfig, run: Run, file: Path) -> None:
             write(task.hashes() | _gradients(built.model) | _weights(built.model))
 
         write({"data": built.dataset.fingerprint} | _weights(built.model))
-        for _ in fit(built, run, stop=after_step):
-            pass
+        with begun(built, runs_dir=runs_dir) as session:
+            for _ in fit(session, stop=after_step):
+                pass
 
 
 def _gradients(model: nn.Module) -> dict[str, str]:
@@ -89,7 +90,7 @@ def _weights(model: nn.Module) -> dict[str, str]:
 def _main(config: str, runs_dir: str, file: str) -> Any:
     sys.path.append(os.getcwd())
     try:
-        trace(config_from(read_file(config)), Run.create(runs_dir), Path(file))
+        trace(TrainConfig.from_flat(read_file(config)), Path(runs_dir), Path(file))
     except DlcliError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunsDir
-from dlcli.cli.flags import gather, with_settings
+from dlcli.cli.flags import resolve, with_settings
 from dlcli.cli.output import Column, Format, choose_format, duration, emit, plain, say, write
 from dlcli.config.environment import read_environment
-from dlcli.config.settings import TrainConfig, config_from
+from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import CheckError
 
 app = typer.Typer(
@@ -62,7 +62,7 @@ def resume(
     Exit 7 when one differs. Without --epochs it takes about 200 steps, and without --checkpoint-every 20 saves.
     """
     format = choose_format(json=json, csv=csv, md=md)
-    chosen = _settled(gather(model=model, files=config or [], assignments=set_ or [], settings=settings), saves=True)
+    chosen = _shortened(resolve(model=model, files=config or [], assignments=set_ or [], settings=settings), saves=True)
     from dlcli.checks.children import place_in
     from dlcli.checks.resume import check_resume
 
@@ -108,7 +108,9 @@ def determinism(
     Exit 7, naming the first step and tensor, when one differs. Without --epochs it takes about 200 steps.
     """
     format = choose_format(json=json, csv=csv, md=md)
-    chosen = _settled(gather(model=model, files=config or [], assignments=set_ or [], settings=settings), saves=False)
+    chosen = _shortened(
+        resolve(model=model, files=config or [], assignments=set_ or [], settings=settings), saves=False
+    )
     from dlcli.checks.children import place_in
     from dlcli.checks.determinism import check_determinism
 
@@ -165,23 +167,24 @@ _COMPARISON = [
 ]
 
 
-def _settled(layers: dict[str, Any], *, saves: bool) -> TrainConfig:
+def _shortened(config: TrainConfig, *, saves: bool) -> TrainConfig:
     """The settings, made short where they do not say how long: two epochs at least, and about 200 steps.
 
-    saves: where they do not say either how often to save, some twenty times.
+    saves: where they do not say either how often to save, about twenty times.
     """
-    config = config_from(layers)
     from dlcli.experiment.build import build
 
-    a_epoch = build(config).steps_per_epoch
-    if "epochs" not in layers:
-        layers = layers | {"epochs": min(config.epochs, max(2, math.ceil(_STEPS / a_epoch)))}
-        config = config_from(layers)
-    if saves and "checkpoint_every" not in layers:
-        config = config.replace(checkpoint_every=f"{max(1, config.epochs * a_epoch // _SAVES)}steps")
-    epochs, every = f"{config.epochs} epoch{'s' * (config.epochs > 1)}", config.checkpoint_every
-    how = f", saved every {every}" if saves else ""
-    say(f"{config.model} on {config.data}: {epochs} of {a_epoch} step{'s' * (a_epoch > 1)}{how}")
+    per_epoch = build(config).steps_per_epoch
+    if config.epochs is not None and "epochs" not in config.given:
+        config = config.replace(epochs=min(config.epochs, max(2, math.ceil(_STEPS / per_epoch))))
+    steps = config.total_steps(per_epoch)
+    if saves and "checkpoint_every" not in config.given:
+        config = config.replace(checkpoint_every=f"{max(1, steps // _SAVES)}steps")
+    length = f"{steps} step{'s' * (steps > 1)}"
+    if config.epochs is not None:
+        length = f"{config.epochs} epoch{'s' * (config.epochs > 1)} of {per_epoch} step{'s' * (per_epoch > 1)}"
+    how = f", saved every {config.checkpoint_every}" if saves else ""
+    say(f"{config.model} on {config.data}: {length}{how}")
     return config
 
 

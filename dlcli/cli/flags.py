@@ -1,4 +1,4 @@
-"""TrainConfig's fields as options of a command: a default and a help text are written once, in config.py."""
+"""TrainConfig's fields as options of a command: default and help text are written once, in config/settings.py."""
 
 import inspect
 import types
@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.config.environment import read_environment
-from dlcli.config.settings import TrainConfig, config_from, parse_assignment
+from dlcli.config.layers import stack
+from dlcli.config.settings import TrainConfig
 from dlcli.config.toml import read_file
+from dlcli.core.errors import ConfigError
 
 _PANELS = {"Data": "Data", "Training": "Training", "Optimizer": "Optimizer and schedule"}
 _PANELS |= {"Selection": "Best checkpoint", "Machine": "Machine"}
@@ -37,63 +39,50 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resolve(*, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]) -> TrainConfig:
-    """All sources of settings as one config."""
-    return config_from(gather(model=model, files=files, assignments=assignments, settings=settings))
-
-
-def gather(
-    *, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What all sources say, by precedence: files in order, environment, --set, then options."""
-    layers: dict[str, Any] = {}
-    for file in files:
-        layers |= _about_one_model(layers, {k: v for k, v in read_file(file).items() if v is not None})
-    layers |= read_environment()
+    """All sources of settings as one config: files in order, the environment, then what was typed."""
+    typed = typed_layer(assignments, settings)
     if model is not None:
-        layers = _about_one_model(layers, {"model": model})
-        layers["model"] = model
-    layers |= dict(parse_assignment(text) for text in assignments)
-    return {**layers, **settings}
+        typed = {"model": model} | typed
+    return TrainConfig.from_flat(stack(*(read_file(file) for file in files), read_environment(), typed))
 
 
-def _about_one_model(layers: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`layers` under `new`; another model or data set takes the options of the one before away with it."""
-    for group in ("model", "data"):
-        if group in new and group in layers and new[group] != layers[group]:
-            layers = {k: v for k, v in layers.items() if not k.startswith(f"{group}.")}
-    return {**layers, **new}
+def typed_layer(assignments: list[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts of --set, and over them the options."""
+    return dict(parse_assignment(text) for text in assignments) | dict(settings)
+
+
+def parse_assignment(text: str) -> tuple[str, str]:
+    """`model.hidden=256` of --set as a pair."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {text} is not of the form name=value")
+    return name.strip().replace("-", "_"), value.strip()
 
 
 def _option(field: Any) -> inspect.Parameter:
     hint = typing.get_type_hints(TrainConfig)[field.name]
-    flag = "--" + field.name.replace("_", "-")
-    help = field.metadata["help"]
-    if "(default:" not in help and field.default not in (None, (), ""):
-        help += f" (default: {_shown(field.default)})"
+    flag, metavar = "--" + field.name.replace("_", "-"), field.metadata["metavar"] or _metavar(hint)
+    help = f"{field.metadata['help']} (default: {field.metadata['shown'] or _shown(field.default)})"
     panel = _PANELS[field.metadata["group"]]
-    annotation: Any
+    annotation: Any = str | None
     if hint is bool:
-        annotation = Annotated[
-            bool | None,
-            typer.Option(f"{flag}/--no-{flag[2:]}", help=help, rich_help_panel=panel, show_default=False),
-        ]
-    else:
-        annotation = Annotated[
-            str | None,
-            typer.Option(flag, help=help, metavar=_metavar(hint), rich_help_panel=panel, show_default=False),
-        ]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        flag, annotation = f"{flag}/--no-{flag[2:]}", bool | None
+    option = typer.Option(flag, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
+    )
 
 
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
-    return str(default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _metavar(hint: Any) -> str:
+    """What stands for the value: its choices, or a word; nothing for a flag."""
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(typing.get_args(hint))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return _metavar(next(a for a in typing.get_args(hint) if a is not type(None)))
-    return {int: "N", float: "X", str: "NAME"}.get(hint, "LIST")
+        return "|".join(_metavar(member) for member in typing.get_args(hint) if member is not type(None))
+    return {bool: "", int: "N", float: "X", str: "NAME"}.get(hint, "LIST")

@@ -7,6 +7,7 @@ import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD
 from dlcli.cli.output import Column, Format, choose_format, duration, emit, plain, say, write
+from dlcli.config.environment import read_environment
 from dlcli.core.errors import CheckError, ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ def gradcheck(
         list[str] | None,
         typer.Option(
             "--input", metavar="SHAPE", help="Shape of an argument: 2,3,8,8, int:2,7:0..50, bool:2,7. May be repeated."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="NAME", help="The data set for which your own model is built, in place of --input."
         ),
     ] = None,
     settings: Annotated[
@@ -60,8 +67,8 @@ def gradcheck(
     format = choose_format(json=json, csv=csv, md=md)
     if self_test:
         given = {
-            "a target": targets, "--input": inputs, "--set": settings, "--device": device, "--exhaustive": exhaustive,
-            "--forward-mode": forward_mode, "--strict": strict, "--order": order != 1,
+            "a target": targets, "--input": inputs, "--data": data, "--set": settings, "--device": device,
+            "--exhaustive": exhaustive, "--forward-mode": forward_mode, "--strict": strict, "--order": order != 1,
         }  # fmt: skip
         for name, value in given.items():
             if value:
@@ -76,7 +83,10 @@ def gradcheck(
     from dlcli.gradcheck.report import Report
 
     chosen = None if device is None else choose_device(device)
-    cases = names.cases(targets or [], inputs=inputs or [], settings=settings or [])
+    cases = names.cases(
+        targets or [], inputs=inputs or [], settings=settings or [],
+        data=data, data_dir=read_environment().get("data_dir"),
+    )  # fmt: skip
     how = Settings(
         seed=seed, effort=Effort(exhaustive=exhaustive), order=order, forward_mode=forward_mode, device=chosen
     )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from dlcli.core.blame import as_own, out_of_memory
 from dlcli.core.errors import DlcliError
 from dlcli.core.version import __version__
 
@@ -94,14 +95,16 @@ class Door(typer.core.TyperGroup):
             _leave(str(error), error.exit_code, words, debug)
         except (KeyboardInterrupt, typer.Abort):
             _leave("stopped", 130, words, debug)
-        except OSError as error:
-            _leave(f"cannot go on: {error.strerror or error}", 6, words, debug)
         except Exception as error:
             message = getattr(error, "format_message", None)
             if message is not None and hasattr(error, "exit_code"):  # typer's own usage errors
                 _leave(" ".join(message().split()), 2, words, debug)
-            if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            if out_of_memory(error):
                 _leave("there is not enough memory for this", 6, words, debug)
+            if (own := as_own(error)) is not None:
+                _leave(str(own), own.exit_code, words, debug)
+            if isinstance(error, OSError):
+                _leave(f"cannot go on: {error.strerror or error}", 6, words, debug)
             _leave(f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1, words, debug)
         finally:
             if "triton" not in sys.modules:  # which complains about what Python has not cleaned up

@@ -5,11 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
-from dlcli.cli.flags import with_settings
-from dlcli.cli.output import Reporter, choose_format, tell_damage
-from dlcli.cli.train import command_line, finish, show, stop_signals
-from dlcli.config.settings import config_from, flatten, parse_assignment
-from dlcli.core.errors import ConfigError, RunError
+from dlcli.cli.flags import typed_layer, with_settings
+from dlcli.cli.output import choose_format
+from dlcli.cli.training import Print, check_print, command_line, show
 
 
 @with_settings
@@ -25,6 +23,7 @@ def resume(
         bool, typer.Option("--exact", help="Exit 4 unless the result is bit for bit that of a run never stopped.")
     ] = False,
     runs_dir: RunsDir = "runs",
+    print_: Print = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     json: JSON = False,
     csv: CSV = False,
@@ -36,44 +35,21 @@ def resume(
     be bit for bit that of a run that never stopped, or why not.
     """
     format = choose_format(json=json, csv=csv, md=md)
+    check_print(print_)
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
-    stored = flatten(found.config().as_dict())
-    info = found.info()
-    if info["status"] == "running":
-        from dlcli.core.errors import BusyError
+    changes = typed_layer(set_ or [], settings)
+    from dlcli.training.session import resumed
 
-        raise BusyError(f"{found} is being trained by process {info.get('pid')} on {info.get('host')}")
-    changes = dict(parse_assignment(text) for text in set_ or []) | settings
-    config = config_from(stored | changes)
-    from dlcli.experiment.build import build
-    from dlcli.experiment.load import import_own
+    def opened() -> Any:
+        return resumed(found, changes, exact=exact, command=command_line())
 
-    import_own(config, runs_dir=found.root)
-    from dlcli.training.loop import standing
-    from dlcli.training.provenance import describe, differences
+    show(opened, lines=_opening, format=format, quiet=quiet, print_=print_)
 
-    saved = standing(found)
-    tell_damage(saved.damage if saved else ())
-    other_data = any(name.split(".")[0] == "data" for name in changes)
-    built = build(
-        config,
-        weights=saved.weights if saved else None,
-        fingerprint=None if other_data else info.get("fingerprint"),
-    )
-    step = saved.state["step"] if saved else 0
-    done = (saved.state.get("training") or {}).get("epoch", 1) if saved else 1
-    if done > config.epochs and info["status"] == "finished":
-        raise ConfigError(f"{found} has done its {stored['epochs']} epochs: extend it with --epochs above {done - 1}")
-    now = describe(built, command_line()) | {"config": flatten(built.config.as_dict())}
-    reasons = differences(info | {"config": stored}, now)
-    verdict = f"exact: no ({', '.join(reasons)})" if reasons else "exact: yes"
-    if reasons and exact:
-        raise RunError(f"{verdict}; without --exact it goes on all the same")
-    with Reporter(quiet=quiet) as reporter, stop_signals() as stop:
-        lines = [f"run {found.number} in {found.path}, from epoch {done}, step {step}; {verdict}"]
-        new = {k: v for k, v in flatten(built.config.as_dict()).items() if stored.get(k) != v}
-        lines += [f"{name}: {stored.get(name)} -> {value}" for name, value in new.items()]
-        show(found, built, reporter, stop, lines=lines, saved=saved)
-    finish(found, built, stop, format=format, quiet=quiet, print_=None)
+
+def _opening(session: Any) -> list[str]:
+    run, state = session.run, session.state
+    epoch = state.epoch + state.at_epoch_end
+    lines = [f"run {run.number} in {run.path}, from epoch {epoch}, step {state.step}; {session.verdict}"]
+    return lines + [f"{name}: {old} -> {new}" for name, (old, new) in session.changes.items()]

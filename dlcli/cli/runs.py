@@ -1,13 +1,12 @@
 """dlcli runs: the table of all runs, and one of them in full; what removes runs is in trash.py."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dlcli.cli import trash
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
 from dlcli.cli.output import Column, Format, age, choose_format, duration, emit, say
-from dlcli.config.settings import flatten
 from dlcli.core.errors import ConfigError, DlcliError
 from dlcli.core.options import convert
 from dlcli.core.reading import files_below
@@ -73,7 +72,7 @@ def show(run: RunName, runs_dir: RunsDir = "runs", json: JSON = False, csv: CSV 
     found = find_one(run, runs_dir)
     info = found.info()
     try:
-        settings: dict[str, Any] = flatten(found.config().as_dict())
+        settings = found.settings()
     except DlcliError as error:
         settings = {"damage": str(error)}
     metrics = found.metrics()

@@ -11,10 +11,10 @@ from dlcli.core.errors import ConfigError, did_you_mean
 
 
 def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Settings from DLCLI_LR, DLCLI_DATA_DIR and so on; empty values count as not given.
+    """The layer of the environment; an empty value counts as not given.
 
     DLCLI_RUNS_DIR and DLCLI_DEBUG belong to the command line and are left to it. Any other DLCLI_ name is
-    an error, since a misspelt one would be ignored in silence.
+    a ConfigError, since a misspelt one would be ignored in silence.
     """
     environment = os.environ if environment is None else environment
     known = {f"DLCLI_{f.name.upper()}": f.name for f in fields(TrainConfig) if f.metadata}

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dlcli.core.errors import ConfigError, RunError, did_you_mean
+from dlcli.core.blame import name_own, told
+from dlcli.core.errors import ConfigError, DlcliError, RunError, did_you_mean
 
 
 def load(target: str, *, runs_dir: Path | None = None) -> Any:
-    """Import "module:attribute". ConfigError when either is not there; a module that is there but fails
-    while it is imported raises its own error.
+    """Import "module:attribute". ConfigError when either is not there, or when the module fails while it is imported;
+    the message then has the file and line.
 
     runs_dir: when the name may be that of a stranger's run, the folder of the runs. Nothing in it is imported, and
     nothing of Python's own library either, where no model is: RunError and ConfigError, before anything is executed.
@@ -25,10 +26,15 @@ def load(target: str, *, runs_dir: Path | None = None) -> Any:
             module = importlib.import_module(module_name)
         else:
             module = _import_own(module_name, target, runs_dir)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+    except DlcliError:
+        raise
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module_name}.".startswith(f"{missing}."):
+            raise ConfigError(f"no module {missing!r} on the Python path, needed for {target!r}") from None
+        if module_name.startswith("dlcli."):
             raise
-        raise ConfigError(f"no module {error.name!r} on the Python path, needed for {target!r}") from None
+        raise ConfigError(f"{target} cannot be imported: {told(error)}") from error
     try:
         return getattr(module, attribute)
     except AttributeError:
@@ -38,6 +44,7 @@ def load(target: str, *, runs_dir: Path | None = None) -> Any:
 
 def _import_own(module_name: str, target: str, runs_dir: Path | None) -> Any:
     """The current folder is on the path only from here on, so that what lies in it cannot pass for a library."""
+    name_own(module_name)
     here, before = os.getcwd(), list(sys.path)
     if here not in before:
         sys.path.append(here)

@@ -1,14 +1,15 @@
-"""Recipes: settings that ship with dlcli, with what they reach."""
+"""Recipes: settings that ship with dlcli, and the results that they reach."""
 
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from dlcli.config.settings import flatten
+from dlcli.config.layers import flatten
 from dlcli.core.errors import ConfigError, did_you_mean
 
 
 def recipe_path(name: str) -> Path:
+    """The file of a recipe; ConfigError, naming the nearest, when there is none."""
     folder = Path(__file__).parent / "recipes"
     path = folder / f"{name}.toml"
     names = sorted(p.stem for p in folder.glob("*.toml"))
@@ -18,7 +19,9 @@ def recipe_path(name: str) -> Path:
 
 
 def recipes() -> dict[str, dict[str, Any]]:
-    """Every recipe that ships with dlcli: name -> its [recipe] table (summary, reaches) and `settings`."""
+    """Every recipe that ships with dlcli: name -> its [recipe] table (summary, reaches, split, require), and its
+    layer as `settings`.
+    """
     folder = Path(__file__).parent / "recipes"
     found = {}
     for path in sorted(folder.glob("*.toml")):

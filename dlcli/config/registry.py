@@ -43,7 +43,7 @@ MODELS: dict[str, ModelEntry] = {
         "linear regression: y = Wx + b",
         "features or images; regression",
         data="make-regression",
-        defaults={"optimizer": "gd", "lr": 0.01, "epochs": 1000, "eval_every": 50},
+        defaults={"optimizer": "gd", "lr": 0.01, "epochs": 1000, "eval_every": "50epochs"},
     ),
     "logistic": ModelEntry(
         "dlcli.models.logistic:Logistic",

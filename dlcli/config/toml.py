@@ -5,9 +5,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from dlcli.config.layers import DERIVED, flatten
 from dlcli.config.recipe import recipe_path
 from dlcli.config.schemes import data_entry, model_entry
-from dlcli.config.settings import TrainConfig, flatten
+from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError
 from dlcli.core.reading import check_depth, parse_json, read_bytes
 
@@ -16,7 +17,10 @@ _MOST_CONFIG = 20_000
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """Settings from a .toml or .json file, or from `recipe:NAME`, flat. `summary` is a recipe's own text."""
+    """The layer of a .toml or .json file (also a run's config.json), or of `recipe:NAME`.
+
+    What stands beside the settings, the [recipe] table of a recipe and `format` and `given` of a run, is left out.
+    """
     file = recipe_path(path.removeprefix("recipe:")) if path.startswith("recipe:") else Path(path)
     if file.suffix not in (".toml", ".json"):
         raise ConfigError(f"config file {path} must end in .toml or .json")
@@ -32,9 +36,7 @@ def read_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"config file {path} is damaged: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"config file {path} must hold a table of settings")
-    document.pop("recipe", None)
-    document.pop("format", None)
-    return flatten(document)
+    return flatten({name: value for name, value in document.items() if name not in ("recipe", "format", "given")})
 
 
 def _parse_toml(content: bytes) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def to_toml(config: TrainConfig) -> str:
     for name, value in config.as_dict().items():
         if isinstance(value, dict):
             tables += ["", f"[{name}]"] + [f"{k} = {_toml(v)}" for k, v in value.items() if v is not None]
-        elif value is not None or own.get(name) is not None:
+        elif value is not None or (own.get(name) is not None and name not in DERIVED):
             lines.append(f"{name} = {_toml('none' if value is None else value)}")
     return "\n".join(lines + tables) + "\n"
 

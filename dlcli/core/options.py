@@ -28,7 +28,10 @@ def resolve(function: Callable[..., Any], values: Mapping[str, Any], *, where: s
     value of the wrong type, or an option that has no default and is not given.
     """
     known = defaults(function)
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    try:
+        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        raise ConfigError(f"an annotation of {function.__qualname__} means nothing at run time: {error}") from error
     for name in values:
         if name not in known:
             raise ConfigError(f"unknown setting {where}.{name}: {did_you_mean(name, known)}")

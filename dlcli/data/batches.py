@@ -3,6 +3,7 @@
 There is no per-sample Python and nothing waits for the device. B batch, T steps.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,16 +18,11 @@ from dlcli.data.dataset import Split
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """x: (B, ...) input. y: (B,) or (B, T) target.
-
-    With mixup, `other_y` holds a second target, and the loss is
-    `weight * loss(y) + (1 - weight) * loss(other_y)`.
-    """
+    """x: (B, ...) input. y: (B,) or (B, T) target. seed: of what an objective draws for this batch."""
 
     x: Tensor
     y: Tensor
-    other_y: Tensor | None = None
-    weight: float = 1.0
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.x)
@@ -73,13 +69,34 @@ def shuffled(
         batch = _batch(_take(split.x, index), None if split.y is None else split.y.index_select(0, index))
         if generator is not None:
             generator.manual_seed(derive(seed, "augment", epoch, number))
-            batch = _augmented(batch, augmentations, blank, generator, derive(seed, "mixup", epoch, number))
+            x = _augmented(batch.x, augmentations, blank, generator)
+            batch = Batch(x, batch.y, seed=derive(seed, "mixup", epoch, number))
         yield batch
 
 
-def full(split: Split) -> Batch:
-    """The whole split as one batch."""
-    return next(in_order(split, len(split)))
+def endless(
+    split: Split,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    first: int = 0,
+    augmentations: Sequence[Augmentation] = (),
+    blank: Tensor | None = None,
+) -> Iterator[Batch]:
+    """The batches of one epoch after the other, from number `first` of `epoch` on."""
+    if batch_size >= len(split) and not augmentations:
+        yield from itertools.repeat(next(in_order(split, len(split))))
+    for number in itertools.count(epoch):
+        yield from shuffled(
+            split,
+            batch_size,
+            seed=seed,
+            epoch=number,
+            augmentations=augmentations,
+            blank=blank,
+            first=first if number == epoch else 0,
+        )
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
@@ -96,13 +113,9 @@ def _batch(x: Tensor, y: Tensor | None) -> Batch:
 
 
 def _augmented(
-    batch: Batch,
-    augmentations: Sequence[Augmentation],
-    blank: Tensor | None,
-    generator: torch.Generator,
-    mixup_seed: int,
-) -> Batch:
-    x, y, other, weight = batch.x, batch.y, None, 1.0
+    x: Tensor, augmentations: Sequence[Augmentation], blank: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """All but mixup, which mixes targets as well: see experiment/objective.py."""
     black = torch.zeros((), device=x.device) if blank is None else blank
     for a in augmentations:
         if a.name == "shift":
@@ -115,6 +128,4 @@ def _augmented(
             x = augment.erase(x, a.strength, black, generator)
         elif a.name == "noise":
             x = augment.noise(x, a.strength, generator)
-        elif a.name == "mixup":
-            x, other, weight = augment.mixup(x, y, a.strength, mixup_seed)
-    return Batch(x, y, other, weight)
+    return x

@@ -1,4 +1,4 @@
-"""Source: what a loader read, before it is split and normalised."""
+"""Source: what a loader read, before it is split and normalised; what may be wrong with it."""
 
 from dataclasses import dataclass
 
@@ -29,3 +29,28 @@ class Source:
     alphabet: str = ""
     pixel_max: float = 255.0
     ordered: bool = False
+
+
+def fault(source: object) -> str | None:
+    """What is wrong with the types and shapes of what a loader returned; None when nothing is."""
+    if not isinstance(source, Source):
+        return f"it is a {type(source).__name__}, but a Source is expected"
+    try:
+        DataSpec.from_dict(source.spec.as_dict())
+    except (ValueError, TypeError, AttributeError) as error:
+        return f"spec: {error}"
+    shape, targets = source.spec.input_shape, source.spec.task != "next-token"
+    row = shape if targets else (shape[0] + 1,)
+    for part in ("", "test_"):
+        x, y = getattr(source, f"{part}x"), getattr(source, f"{part}y")
+        if x is None and y is None and part:
+            continue
+        if not isinstance(x, Tensor) or x.shape[1:] != row:
+            return f"{part}x is {_shape(x)}, but (N, {', '.join(map(str, row))}) is expected of {source.spec}"
+        if targets and (not isinstance(y, Tensor) or y.shape != x.shape[:1]):
+            return f"{part}y is {_shape(y)}, but ({len(x)},) is expected, one target per row of {part}x"
+    return None
+
+
+def _shape(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from dlcli.data.batches import in_order
 from dlcli.data.dataset import Split
 from dlcli.experiment.load import load_data
 from dlcli.experiment.restore import restore
+from dlcli.runs.names import as_run
 from dlcli.runs.run import Run, now
 from dlcli.tasks.binary import Binary
 from dlcli.tasks.multiclass import Multiclass, confusion_matrix, macro_f1, per_class
@@ -84,13 +86,20 @@ def measure(
 
 
 def evaluate(
-    run: Run, *, split: str = "test", checkpoint: str = "best", data: str | None = None, device: str = "auto"
+    run: Run | str | Path,
+    *,
+    split: str = "test",
+    checkpoint: str = "best",
+    data: str | None = None,
+    device: str = "auto",
 ) -> Report:
     """Measure a run's checkpoint and write eval/SPLIT.json into the run.
 
+    run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`, `best:accuracy`).
     data: a data set of the same shape, normalised as the run's own; of another one the record is
         eval/SPLIT-DATA.json. Without it, the run's data must be what they were at the training, else DataError.
     """
+    run = as_run(run)
     restored = restore(run, role=checkpoint, device=device)
     config = restored.config
     dataset = load_data(

@@ -58,7 +58,7 @@ def check_drop(report: Report, baseline: Report, max_drop: float, metric: str) -
 
 def main_metric(run: Run) -> str:
     """The metric by which this run's best checkpoint was chosen, else its task's own."""
-    monitor = run.config().monitor.removeprefix("val/")
-    if monitor != "auto":
-        return monitor
+    monitor = run.settings().get("monitor", "auto")
+    if isinstance(monitor, str) and monitor != "auto":
+        return monitor.removeprefix("val/")
     return choose_task(preprocessing_of(run).spec).monitor

@@ -1,6 +1,5 @@
 """From a config to the things it describes, and from a run back to its trained model."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,13 +13,14 @@ from dlcli.config.settings import TrainConfig
 from dlcli.core import options
 from dlcli.core.errors import ConfigError
 from dlcli.core.seeds import derive
-from dlcli.core.spec import DataSpec
 from dlcli.data import augment
 from dlcli.data.augment import Augmentation
 from dlcli.data.dataset import Dataset
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.guard import _model_class, build_model
 from dlcli.experiment.load import _loader, _with_path, load_data
+from dlcli.experiment.objective import Objective, choose_objective
+from dlcli.experiment.probe import sample_input, try_model
 from dlcli.tasks.choose import choose_task, default_loss
 from dlcli.tasks.task import Task
 
@@ -44,6 +44,18 @@ class Experiment:
     cost: Cost
 
     @property
+    def objective(self) -> Objective:
+        return choose_objective(self.task, self.augmentations)
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.total_steps(self.steps_per_epoch)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.dataset.train) // self.batch_size)
+
+    @property
     def flops_per_step(self) -> float:
         """Matrix-product work of one optimizer step, forward and backward."""
         return _flops_to_train(self.cost, self.batch_size * self.config.accumulate)
@@ -65,8 +77,7 @@ class Experiment:
 
     @property
     def steps_per_epoch(self) -> int:
-        batches = -(-len(self.dataset.train) // self.batch_size)
-        return -(-batches // self.config.accumulate)
+        return -(-self.batches_per_epoch // self.config.accumulate)
 
 
 def build(
@@ -88,14 +99,15 @@ def build(
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
+    task = make_task(config, data.preprocessing)
+    try_model(model, task, data.spec, model_name=config.model, data_name=config.data)
     cost = measure_cost(model, sample_input(data.spec, 1))
     # An accumulated batch waits for the one before it, as a time step does.
     flops = _flops_to_train(cost, batch_size) / cost.chain
     threads = choose_threads(config.threads, device=device, flops=flops)
     torch.set_num_threads(threads)
-    task = make_task(config, data.preprocessing)
     return Experiment(
-        config=config.replace(loss=default_loss(data.spec.task) if config.loss == "auto" else config.loss),
+        config=config.with_values(loss=default_loss(data.spec.task)) if config.loss == "auto" else config,
         device=device,
         threads=threads,
         dataset=data,
@@ -107,17 +119,12 @@ def build(
     )
 
 
-def with_data(built: Experiment, data: Dataset) -> Experiment:
-    """The same experiment on other data of the same shape."""
-    return dataclasses.replace(built, dataset=data)
-
-
 def resolve_options(config: TrainConfig) -> TrainConfig:
     """`config` with every option of its model and data set spelt out and checked."""
     model_options = options.resolve(_model_class(config.model), config.model_options, where="model")
     data_options = options.resolve(_loader(config.data), _with_path(config), where="data")
     data_options.pop("path" if config.data.startswith("text:") else "", None)  # it stands in the name
-    return config.replace(model_options=model_options, data_options=data_options)
+    return config.with_values(model_options=model_options, data_options=data_options)
 
 
 def make_task(config: TrainConfig, preprocessing: Preprocessing) -> Task:
@@ -128,13 +135,6 @@ def make_task(config: TrainConfig, preprocessing: Preprocessing) -> Task:
         target_mean=preprocessing.target_mean,
         target_std=preprocessing.target_std,
     )
-
-
-def sample_input(spec: DataSpec, batch_size: int) -> Tensor:
-    """An input of the right shape and type: zeros."""
-    kind = torch.int64 if spec.kind == "tokens" else torch.float32
-    x = torch.zeros(batch_size, *spec.input_shape, dtype=kind)
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
 def _flops_to_train(cost: Cost, samples: int) -> float:

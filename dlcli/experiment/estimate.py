@@ -18,7 +18,6 @@ def estimate(built: Experiment) -> dict[str, Any]:
     memory: weights, gradients, optimizer state and average; activations of a batch, measured by one
     evaluation of one sample; the data. What the framework itself takes is not in it.
     """
-    config = built.config
     parameters = sum(p.numel() for p in built.model.parameters())
     weights = 4 * parameters * (2 + _copies(built))
     activations = built.cost.bytes * built.batch_size
@@ -30,9 +29,9 @@ def estimate(built: Experiment) -> dict[str, Any]:
         "test samples": len(built.dataset.test or ()),
         "batch size": built.batch_size,
         "steps per epoch": built.steps_per_epoch,
-        "steps": built.steps_per_epoch * config.epochs,
+        "steps": built.total_steps,
         "flops per step": int(built.flops_per_step),
-        "flops": int(built.flops_per_step) * built.steps_per_epoch * config.epochs,
+        "flops": int(built.flops_per_step) * built.total_steps,
         "memory of weights (bytes)": weights,
         "memory of activations (bytes)": activations,
         "memory of data (bytes)": data,

@@ -17,6 +17,7 @@ from dlcli.config.own_code import load
 from dlcli.config.schemes import model_entry
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
+from dlcli.core.blame import blamed, defined
 from dlcli.core.errors import ConfigError, DlcliError, ResourceError, RunError
 from dlcli.core.spec import DataSpec
 
@@ -51,14 +52,12 @@ def build_model(
         most_values = min(most_values, 2 * sum(t.numel() for t in weights.values()) + _SPARE_VALUES)
         most_tensors = 2 * len(weights) + _SPARE_TENSORS
         too_large = RunError(f"{where} does not fit the model that the run describes, which is far larger")
-    try:
-        with _stopped_beyond(most_tensors, most_values, too_large):
-            model = model_class(spec, **chosen)
-    except DlcliError:
-        raise
-    except (RuntimeError, ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"model {config.model} cannot be built with {settings}: {reason}") from error
+    how = f"with {settings}" if settings else f"as {model_class.__name__}(spec)"
+    with (
+        blamed(ConfigError, f"model {config.model} cannot be built {how}"),
+        _stopped_beyond(most_tensors, most_values, too_large),
+    ):
+        model = model_class(spec, **chosen)
     if weights is not None:
         _check_fit(model, weights, where)
     return model.to(memory_format=torch.channels_last) if spec.kind == "image" else model
@@ -67,7 +66,8 @@ def build_model(
 def _model_class(name: str) -> type[nn.Module]:
     found = load(model_entry(name).target)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ConfigError(f"model {name!r} is no torch.nn.Module class")
+        place = defined(found)
+        raise ConfigError(f"model {name!r} is no torch.nn.Module class" + (f": see {place}" if place else ""))
     return found
 
 

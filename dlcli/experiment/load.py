@@ -5,6 +5,7 @@ import re
 import types
 import typing
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +16,13 @@ from dlcli.config.registry import DATASETS
 from dlcli.config.schemes import data_entry, model_entry
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
+from dlcli.core.blame import blamed, defined
 from dlcli.core.errors import ConfigError, DataError, ResourceError
 from dlcli.core.seeds import derive
 from dlcli.data.dataset import Dataset
 from dlcli.data.prepare import prepare
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.source import Source
+from dlcli.data.source import Source, fault
 
 
 def import_own(config: TrainConfig, *, runs_dir: str | Path) -> None:
@@ -50,10 +52,10 @@ def load_data(
     if name is not None and name != config.data:
         same_loader = data_entry(name).target == data_entry(config.data).target
         kept = config.data_options if same_loader else {}
-        config = config.replace(
+        config = config.with_values(
             data=name, data_options=kept, test_fraction=config.test_fraction if same_loader else None
         )
-    source = _read(config)
+    source = read_source(config)
     changed = (
         f"data {config.data} has changed since the model was trained on it: put it back, or take what is there with "
         f"--data {config.data}"
@@ -84,16 +86,21 @@ def data_folder(config: TrainConfig) -> Path:
     return Path(cache) / "dlcli" / "data"
 
 
-def _read(config: TrainConfig) -> Source:
+def read_source(config: TrainConfig) -> Source:
+    """What the loader of `config`'s data set returns; DataError when an own one fails, or returns no sound Source."""
     loader = _loader(config.data)
     chosen = options.resolve(loader, _with_path(config), where="data")
-    try:
-        source = loader(data_folder(config), **chosen)
-    except (MemoryError, RuntimeError) as error:
-        # torch tells it in the text of a RuntimeError
-        if isinstance(error, RuntimeError) and not re.search("allocate|Storage size|too large", str(error)):
-            raise
-        raise ResourceError(f"data {config.data} does not fit into memory: take a smaller part of it") from None
+    with blamed(DataError, f"data {config.data} cannot be loaded") if _is_own(config.data) else nullcontext():
+        try:
+            source = loader(data_folder(config), **chosen)
+        except (MemoryError, RuntimeError) as error:
+            # torch tells it in the text of a RuntimeError
+            if isinstance(error, RuntimeError) and not re.search("allocate|Storage size|too large", str(error)):
+                raise
+            raise ResourceError(f"data {config.data} does not fit into memory: take a smaller part of it") from None
+    if _is_own(config.data) and (wrong := fault(source)):
+        place = defined(loader)
+        raise DataError(f"data {config.data} is not sound: {wrong}" + (f", in {place}" if place else ""))
     return source
 
 
@@ -121,9 +128,17 @@ def _loader(name: str) -> Callable[..., Source]:
     """The function that loads a data set. An own one says so itself, by its annotation: a name that a stranger
     wrote must not get any other function called."""
     loader = load(data_entry(name).target)
-    if name.partition(":")[0] not in DATASETS and not _returns_source(loader):
-        raise ConfigError(f"data {name!r} is no function that is annotated to load data: def NAME(data_dir) -> Source")
+    if _is_own(name) and not _returns_source(loader):
+        place = defined(loader)
+        raise ConfigError(
+            f"data {name!r} is no function that is annotated to load data: def NAME(data_dir) -> Source"
+            + (f", in {place}" if place else "")
+        )
     return cast(Callable[..., Source], loader)
+
+
+def _is_own(name: str) -> bool:
+    return name.partition(":")[0] not in DATASETS
 
 
 def _returns_source(function: Any) -> bool:

@@ -13,9 +13,10 @@ from dlcli.compute.cost import choose_eval_batch_size, measure_cost
 from dlcli.config.settings import TrainConfig
 from dlcli.core.reading import told_as_damage
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.experiment.build import make_task, sample_input
+from dlcli.experiment.build import make_task
 from dlcli.experiment.guard import build_model
 from dlcli.experiment.load import import_own
+from dlcli.experiment.probe import sample_input
 from dlcli.runs.run import Run
 from dlcli.tasks.task import Task
 

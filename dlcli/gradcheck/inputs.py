@@ -1,4 +1,4 @@
-"""`--input 2,3,8,8`: the shape, type and range of one argument of a target."""
+"""`--input 2,3,8,8`: the shape, type and range of one argument of a target; the same for a batch of data."""
 
 import re
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
 
 _FORM = re.compile(r"(?:(float|int|bool):)?(\d+(?:,\d+)*)?(?::([-+.\de]+?)\.\.([-+.\de]+))?")
 
@@ -65,3 +66,18 @@ def parse(text: str) -> Input:
     if kind == "float":
         return Input("float", shape, low, high)
     return Input("int" if kind == "int" else "bool", shape, low, high)
+
+
+def batch_of(spec: DataSpec, samples: int) -> Input:
+    """A batch of such data as a model takes it."""
+    shape = (samples, *spec.input_shape)
+    return Input("int", shape, 0, spec.vocabulary) if spec.kind == "tokens" else Input("float", shape)
+
+
+def targets_of(spec: DataSpec, samples: int) -> Input:
+    """The targets of a batch of such data."""
+    if spec.task == "regression":
+        return Input("float", (samples,))
+    if spec.task == "next-token":
+        return Input("int", (samples, *spec.input_shape), 0, spec.outputs)
+    return Input("int", (samples,), 0, 2 if spec.task == "binary" else spec.outputs)

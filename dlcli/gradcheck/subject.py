@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from dlcli.core.blame import told
 from dlcli.core.errors import ConfigError, DlcliError
 from dlcli.core.seeds import derive
 from dlcli.gradcheck.inputs import Input
@@ -98,7 +99,7 @@ def build(case: Case, seed: int) -> nn.Module:
     except DlcliError:
         raise
     except Exception as error:
-        raise ConfigError(f"{case.name} cannot be built: {first_line(error)}") from error
+        raise ConfigError(f"{case.name} cannot be built: {told(error)}") from error
     finally:
         torch.set_default_dtype(dtype)
 
@@ -187,7 +188,7 @@ class Subject:
             raise
         except Exception as error:
             given = " ".join(f"--input {i}" for i in self.case.inputs)
-            raise ConfigError(f"{self.case.name} does not take {given}: {first_line(error)}") from error
+            raise ConfigError(f"{self.case.name} does not take {given}: {told(error)}") from error
 
     def gradients(self, *, taps: bool) -> Gradients:
         """Analytic gradients of both objectives by every variable, from one forward pass and two backward ones.

@@ -49,6 +49,11 @@ def find_one(text: str, root: str | Path) -> Run:
     return runs[0]
 
 
+def as_run(run: Run | str | Path) -> Run:
+    """A Run as it is; a text as in `find_one`, where a bare number is a run in the folder `runs`."""
+    return run if isinstance(run, Run) else find_one(str(run), "runs")
+
+
 def _best(metric: str, root: Path) -> Run:
     best: tuple[float, Run] | None = None
     watched: set[str] = set()

@@ -1,7 +1,7 @@
 """Run: the folder runs/N, its number, paths, lock, status and metrics.
 
     runs/42/
-      config.json     the resolved TrainConfig
+      config.json     the resolved TrainConfig, and which of its settings were given
       data.json       what the model needs to know of its data: task, shapes, normalisation, names
       run.json        status, times, best metric, command line, versions
       metrics.csv     a row an evaluation or log interval
@@ -30,9 +30,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dlcli.config.layers import flatten
 from dlcli.config.settings import FORMAT, MOST_THREADS, TrainConfig
 from dlcli.core.documents import BEST, COUNT, NUMBER, TABLE, TEXT, TIME, WHOLE, Kind, check, list_of, optional
-from dlcli.core.errors import BusyError, DlcliError, ResourceError, RunError
+from dlcli.core.errors import BusyError, ConfigError, ResourceError, RunError
 from dlcli.core.files import append_line, flush_folder, flushed_size, make_folder, sweep, truncate, write_json
 from dlcli.core.reading import open_regular, read_json, told_as_damage
 
@@ -45,6 +46,13 @@ TRASH = ".trash"
 PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
 
 _NUMBER = re.compile(r"([1-9][0-9]{0,8})")
+
+_PLAIN = (bool, int, float, str, type(None))
+
+_SETTING = Kind(
+    "a number, a text, true, false, null, or a list of these",
+    lambda v: isinstance(v, _PLAIN) or (isinstance(v, list) and all(isinstance(item, _PLAIN) for item in v)),
+)
 
 _THREADS = Kind("a number of threads", lambda v: type(v) is int and 1 <= v <= MOST_THREADS)
 
@@ -126,20 +134,44 @@ class Run:
     # config.json, data.json, run.json
 
     def write_config(self, config: TrainConfig) -> None:
-        write_json(self.path / "config.json", {"format": FORMAT, **config.as_dict()})
+        """given: which settings somebody gave; a resume settles the others anew where a change moves them."""
+        write_json(self.path / "config.json", {"format": FORMAT, **config.as_dict(), "given": sorted(config.given)})
 
     def config(self) -> TrainConfig:
-        """The settings of this run; RunError when they are damaged or of a newer dlcli."""
-        document = read_json(self.path / "config.json")
+        """The settings of this run, checked, for what builds its model or its data.
+
+        RunError when they are damaged, or when this dlcli has no such model, data set, setting or value.
+        """
+        document, given = self._read_config()
+        file = self.path / "config.json"
+        try:
+            return TrainConfig.from_dict(document, given=given)
+        except ConfigError as error:
+            mend = "edit it, or use the version that wrote it"
+            raise RunError(f"{file} does not fit this version of dlcli ({mend}): {error}") from None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of this run as they are stored, flat (`model.hidden`) and unchecked, for what builds nothing.
+
+        Also those of a model, a data set or a value that this dlcli does not have. RunError when they are damaged.
+        """
+        return flatten(self._read_config()[0])
+
+    def _read_config(self) -> tuple[dict[str, Any], list[str] | None]:
+        """config.json and its `given`, which runs of dlcli 0.1.0 do not have; RunError when it holds no settings."""
+        file = self.path / "config.json"
+        document = read_json(file)
         if not isinstance(document, dict):
-            raise RunError(f"{self.path / 'config.json'} is damaged: it holds no settings")
-        version = document.pop("format", None)
+            raise RunError(f"{file} is damaged: it holds no settings")
+        version, given = document.pop("format", None), document.pop("given", None)
         if version != FORMAT:
             raise RunError(f"{self} has format {version}, but this dlcli reads format {FORMAT}: update dlcli")
-        try:
-            return TrainConfig.from_dict(document)
-        except DlcliError as error:
-            raise RunError(f"{self.path / 'config.json'} is damaged: {error}") from None
+        layer = flatten(document)
+        with told_as_damage(file):
+            check(layer, {"model": TEXT}, needed=True)
+            check(layer, dict.fromkeys(layer, _SETTING) | {"data": TEXT})
+            check({"given": given}, {"given": optional(list_of(TEXT))})
+        return document, given
 
     def write_data(self, preprocessing: Mapping[str, Any], fingerprint: str) -> None:
         write_json(self.path / "data.json", {**preprocessing, "fingerprint": fingerprint})

@@ -18,7 +18,7 @@ def seconds_of_an_eager_step(built: Experiment) -> float:
 
     Leaves the weights, the buffers and the random states as they are.
     """
-    config, task = built.config, built.task
+    config, objective = built.config, built.objective
     model = copy.deepcopy(built.model).train()
     batch = next(batches.shuffled(built.dataset.train, built.batch_size, seed=config.seed, epoch=1))
     times = []
@@ -27,7 +27,7 @@ def seconds_of_an_eager_step(built: Experiment) -> float:
             start = time.perf_counter()
             for _ in range(config.accumulate):
                 with autocast(config.precision, built.device):
-                    loss = task.loss(model(batch.x), batch.y)
+                    loss = objective(model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
             float(loss.detach())  # waits for the device
             times.append(time.perf_counter() - start)

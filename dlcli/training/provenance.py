@@ -23,7 +23,17 @@ _MACHINERY = {
 }  # fmt: skip
 
 # Settings that say how long to train and what to write, not what a step computes.
-_HARMLESS = ("epochs", "patience", "log_every", "data_dir", "device", "threads", "checkpoint_every", "keep_last")
+_HARMLESS = (
+    "epochs",
+    "steps",
+    "patience",
+    "log_every",
+    "data_dir",
+    "device",
+    "threads",
+    "checkpoint_every",
+    "keep_last",
+)
 
 # All of the environment that is ever recorded: what decides which kernels compute.
 _ENVIRONMENT = (
@@ -39,10 +49,10 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "status": "running",
         "model": config.model,
         "data": config.data,
-        "epochs": config.epochs,
+        "epochs": config.epochs or -(-built.total_steps // built.steps_per_epoch),
         "epochs_done": 0,
         "step": 0,
-        "steps": config.epochs * built.steps_per_epoch,
+        "steps": built.total_steps,
         "metrics": {},
         "best": None,
         "stop": None,
@@ -86,15 +96,21 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             found.append("data changed" if word == "data" else told)
     old, new = before["config"], after["config"]
     for name in sorted(old.keys() | new.keys()):
-        harmless = name in _HARMLESS or (name == "warmup_epochs" and new.get("schedule") == "constant")
-        if old.get(name) != new.get(name) and not harmless:
+        if old.get(name) != new.get(name) and name not in _HARMLESS:
             found.append(f"{name} {old.get(name)} -> {new.get(name)}")
-    stretched = new.get("schedule") in ("cosine", "one-cycle") and old.get("epochs") != new.get("epochs")
-    if stretched:
-        found.append(f"schedule {new['schedule']} stretched from {old.get('epochs')} to {new['epochs']} epochs")
+    schedule = new.get("schedule")
+    stretches = schedule in ("cosine", "one-cycle") or (schedule == "step" and new.get("step_epochs") is None)
+    if stretches and _length(old) != _length(new):
+        found.append(f"schedule {schedule} stretched from {_length(old)} to {_length(new)}")
     if str(after.get("device")).startswith("cuda") and not new.get("deterministic"):
         found.append("cuda without deterministic")
     return found
+
+
+def _length(settings: dict[str, Any]) -> str:
+    """How long a training with these settings is, in words."""
+    steps, epochs = settings.get("steps"), settings.get("epochs")
+    return f"{epochs} epochs" if steps is None else f"{steps} steps"
 
 
 def _git() -> dict[str, Any]:

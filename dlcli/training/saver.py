@@ -28,24 +28,25 @@ class Saver:
     def __init__(self, run: Run, *, every: str, keep_last: int) -> None:
         self.run = run
         self.keep_last = keep_last
-        found = interval(every, name="checkpoint_every")
-        self.count, self.unit = found.count, found.unit
+        self.every = interval(every, name="checkpoint_every")
         self._best: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         self._written = time.monotonic()
         self._first = True
+        self.saved_at: int | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def due(self, state: TrainingState, *, epoch_done: bool) -> bool:
-        """Whether to save now: after a step, or at the end of an epoch."""
+    def due(self, state: TrainingState) -> bool:
+        """Whether to save the training as it stands, after a step."""
+        if state.step == self.saved_at:
+            return False
         waited = time.monotonic() - self._written
-        if self.unit == "epoch":
-            if not epoch_done or state.epoch % self.count:
-                return False
-            return self._first or waited >= _LEAST_SECONDS
-        if self.unit == "step":
-            return not epoch_done and state.step % self.count == 0
-        return waited >= self.count * (60 if self.unit == "min" else 1)
+        if self.every.unit == "epoch":
+            ended = state.at_epoch_end and state.epoch % self.every.count == 0
+            return ended and (self._first or waited >= _LEAST_SECONDS)
+        if self.every.unit == "step":
+            return state.step % self.every.count == 0
+        return waited >= (self.every.seconds or 0.0)
 
     def keep_best(self, state: TrainingState, metrics: Mapping[str, float | None]) -> None:
         """Copy the best weights, since training goes on; they are written with the next save."""
@@ -56,12 +57,11 @@ class Saver:
         self,
         state: TrainingState,
         *,
-        epoch: int,
         metrics: Mapping[str, float | None],
-        info: Mapping[str, Any] | None = None,
+        info: Mapping[str, Any],
     ) -> None:
-        """Save the training as it stands. epoch, metrics: of the weights, for a person and for `dlcli eval`.
-        info: for run.json, which must not speak of an epoch before its checkpoint is there.
+        """Save the training as it stands. metrics: of the weights, for a person and for `dlcli eval`, if they were
+        measured. info: for run.json, which must not speak of an evaluation before its checkpoint is there.
 
         It is on the disk when `wait` returns. Raises DivergedError when a number of it is not finite, and
         writes none of it; raises what the save before has met.
@@ -70,7 +70,7 @@ class Saver:
         floating = [t for t in (*weights.values(), *tensors.values()) if t.is_floating_point()]
         if not bool(torch.stack([torch.isfinite(t).all() for t in floating]).all()):
             raise DivergedError(f"the weights are no longer finite at step {state.step}: lower lr or set clip_norm")
-        told = {"epoch": epoch, "step": state.step, "metrics": dict(metrics)}
+        told = {"epoch": state.epoch, "step": state.step, "metrics": dict(metrics)}
         best, self._best = self._best, None
         same = best is not None and best[1] == told
         self._in_background(
@@ -78,9 +78,9 @@ class Saver:
             weights=None if same else _copies(weights),
             state={**told, "training": state.values() | self.run.sizes()},
             training=_copies(tensors),
-            info=dict(info) if info is not None else None,
+            info=dict(info),
         )
-        self._written, self._first = time.monotonic(), False
+        self._written, self._first, self.saved_at = time.monotonic(), False, state.step
 
     def wait(self) -> None:
         """Until the last save is on the disk; raises what it has met."""
@@ -117,7 +117,7 @@ class Saver:
         weights: dict[str, Tensor] | None,
         state: dict[str, Any],
         training: dict[str, Tensor],
-        info: dict[str, Any] | None,
+        info: dict[str, Any],
     ) -> None:
         """weights: None when they are those of the best, whose bytes are then not written again."""
         folder = self.run.checkpoints
@@ -128,8 +128,7 @@ class Saver:
             path = checkpoint.save(folder, "best", weights=best[0], state=best[1])
             source = path if weights is None else source
         last = checkpoint.save(folder, "last", weights=source, state=state, training=training)
-        if info is not None:
-            self.run.write_info(info)
+        self.run.write_info(info)
         checkpoint.retain(folder, last, keep_last=self.keep_last)
 
 

@@ -12,15 +12,16 @@ from dlcli.core.errors import RunError
 from dlcli.core.seeds import derive
 from dlcli.experiment.build import Experiment
 from dlcli.tasks.choose import higher_is_better
+from dlcli.training.meter import Meter
 
 
 class TrainingState:
     """The model and what belongs to it, the position, the sums, and the best evaluation so far.
 
-    epoch, batch: the next batch, epochs counted from 1 and batches from 0. step: optimizer steps done, the
+    epoch, batch: the next batch, epochs counted from 1 and batches from 0; at the end of an epoch, one beyond its
+    last batch. step: optimizer steps done, the
     last of them with the learning rate lr.
-    loss_sum, samples: since the last row of metrics; the sum stays on the device, and reading it waits.
-    earlier_samples: between the last evaluation and that row. waited: evaluations since the best one.
+    evaluated_at: the step of the last evaluation. waited: evaluations since the best one.
     best: metric, value, epoch and step of the best evaluation, as in run.json.
     """
 
@@ -40,9 +41,10 @@ class TrainingState:
         self.average = WeightAverage(built.model, copy.deepcopy(built.model), config.ema) if config.ema else None
         self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
         self.epoch, self.batch, self.step = 1, 0, 0
+        self.batches_per_epoch = built.batches_per_epoch
         self.lr = 0.0
-        self.loss_sum = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-        self.samples, self.earlier_samples = 0, 0
+        self.meter = Meter(device)
+        self.evaluated_at = 0
         self.waited = 0
         self.best: dict[str, Any] | None = None
         self.best_loss: float | None = None
@@ -50,9 +52,38 @@ class TrainingState:
         torch.manual_seed(derive(config.seed, "training"))
 
     @property
+    def at_epoch_end(self) -> bool:
+        return self.batch >= self.batches_per_epoch
+
+    @property
+    def epochs_done(self) -> int:
+        return self.epoch if self.at_epoch_end else self.epoch - 1
+
+    @property
     def evaluated(self) -> nn.Module:
         """The model whose weights are measured and saved: the average where there is one."""
         return self.average.model if self.average else self.model
+
+    def backward(self, loss: Tensor) -> None:
+        (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
+
+    def update(self, *, lr: float, clip_norm: float | None) -> Tensor | None:
+        """One optimizer step by the gradients that have been gathered; their norm where clipping computes it."""
+        norm = None
+        if clip_norm is not None:
+            if self.scaler:
+                self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
+            norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, clip_norm)
+        self.lr = lr
+        if self.scaler:
+            self.scaler.step(self.optimizer, lr)  # type: ignore[arg-type]
+            self.scaler.update()
+        else:
+            self.optimizer.step(lr)
+        if self.average:
+            self.average.update()
+        self.step += 1
+        return norm
 
     def is_best(self, metrics: dict[str, float | None], monitor: str) -> bool:
         """Whether these metrics are the best so far; if so they are remembered.
@@ -79,7 +110,7 @@ class TrainingState:
     def tensors(self) -> dict[str, Tensor]:
         """For training.safetensors. The weights that are evaluated are in model.safetensors and not here."""
         found = {f"optimizer.{name}": t for name, t in self.optimizer.state_dict().items()}
-        found["loss_sum"] = self.loss_sum
+        found["loss_sum"] = self.meter.loss_sum
         found["random.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             found["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -94,8 +125,10 @@ class TrainingState:
             "batch": self.batch,
             "step": self.step,
             "lr": self.lr,
-            "samples": self.samples,
-            "earlier_samples": self.earlier_samples,
+            "samples": self.meter.samples,
+            "told_samples": self.meter.told_samples,
+            "told_loss": self.meter.told_loss,
+            "evaluated_at": self.evaluated_at,
             "waited": self.waited,
             "best": self.best,
             "best_loss": self.best_loss,
@@ -125,9 +158,13 @@ class TrainingState:
                 self.scaler.load_state_dict(values["scaler"])
             self.epoch, self.batch, self.step = values["epoch"], values["batch"], values["step"]
             self.lr = values["lr"]
-            self.samples, self.earlier_samples = values["samples"], values["earlier_samples"]
+            # A checkpoint without evaluated_at is of a version that evaluated at the ends of epochs only, and whose
+            # sums began anew with each row.
+            self.evaluated_at = values.get("evaluated_at", 0 if self.batch else self.step)
+            self.meter.samples = values["samples"]
+            self.meter.told_samples, self.meter.told_loss = values.get("told_samples", 0), values.get("told_loss", 0.0)
             self.waited, self.best, self.best_loss = values["waited"], values["best"], values["best_loss"]
-            self.loss_sum.copy_(tensors["loss_sum"])
+            self.meter.loss_sum.copy_(tensors["loss_sum"])
             torch.set_rng_state(tensors["random.cpu"])
             if self.device.type == "cuda" and "random.cuda" in tensors:
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)

@@ -39,16 +39,17 @@ class Watch:
         return state.step < self._looks_until
 
     def look(self, state: TrainingState) -> float | None:
-        """Mean loss over the samples since the last row of metrics. Waits for the device.
+        """Mean loss over the samples since the last evaluation. Waits for the device.
 
         Raises DivergedError, with step, batch and samples, when a loss or a gradient since the last look is
         not finite.
         """
-        if state.samples and not abs(mean := float(state.loss_sum) / state.samples) < float("inf"):
+        mean = state.meter.mean()
+        if mean is not None and not abs(mean) < float("inf"):
             raise self._diverged("loss", mean, *self._first_bad(state), state)
         self._check_gradient(state)
         self._unseen.clear()
-        return mean if state.samples else None
+        return mean
 
     def _check_gradient(self, state: TrainingState) -> None:
         if state.scaler is not None:

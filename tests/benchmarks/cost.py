@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -51,8 +52,8 @@ def saving(model: str, optimizer: str) -> dict[str, float]:
     from dlcli import TrainConfig
     from dlcli.experiment.build import build
     from dlcli.runs.run import Run
-    from dlcli.training.loop import fit
     from dlcli.training.saver import Saver
+    from tests.trained import fit_new
 
     config = TrainConfig(
         model=model, data="random", data_options={"samples": 640, "shape": (1, 28, 28)}, optimizer=optimizer,
@@ -76,7 +77,7 @@ def saving(model: str, optimizer: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as runs, contextlib.ExitStack() as stack:
         for owner, name, what in parts:
             stack.enter_context(mock.patch.object(owner, name, timed(what, getattr(owner, name))))
-        list(fit(built, Run.create(runs)))
+        fit_new(built, Path(runs))
     assert all(spent.values()), spent
     return spent | {"whole": sum(spent.values())}
 

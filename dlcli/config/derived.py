@@ -1,0 +1,77 @@
+"""Settings that follow from others when they are not given, and settings that exclude each other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlcli.config.layers import stack
+from dlcli.config.schemes import data_entry, model_entry
+from dlcli.core.errors import ConfigError
+from dlcli.core.options import convert
+
+DEFAULT_LR: dict[str, float] = {"gd": 0.1, "sgd": 0.01, "adam": 0.001, "adamw": 0.001, "rmsprop": 0.001}
+
+
+def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` above the model's and the data set's own defaults; paths absolute. ConfigError for an unknown name."""
+    model = model_entry(convert(given["model"], str, name="model"))
+    name = convert(given.get("data", model.data), str, name="data")
+    own = {**model.defaults, **data_entry(name).defaults}
+    if given.get("optimizer", own.get("optimizer")) != own.get("optimizer"):
+        own.pop("lr", None)  # a learning rate that suits one optimizer says nothing of another
+    values = stack({**own, "data": name}, given)
+    if values.get("optimizer") == "gd" and "batch_size" not in given:
+        values["batch_size"] = "full"
+    if name.startswith("text:"):
+        values["data"] = "text:" + str(Path(name.removeprefix("text:")).absolute())
+    if values.get("data_dir"):
+        try:
+            folder = Path(convert(values["data_dir"], str, name="data_dir")).expanduser()
+        except RuntimeError:
+            raise ConfigError(f"data_dir = {values['data_dir']}: there is no such user") from None
+        values["data_dir"] = str(folder.absolute())
+    return values
+
+
+def derive(config: Any) -> dict[str, Any]:
+    """What follows for the settings of `config` that are None."""
+    found: dict[str, Any] = {"lr": DEFAULT_LR[config.optimizer]}
+    if config.optimizer in ("sgd", "rmsprop"):
+        found["momentum"] = 0.9 if config.optimizer == "sgd" else 0.0
+    epochs = config.epochs
+    if config.steps is None:
+        found["epochs"] = epochs = epochs or 10
+    if config.schedule != "one-cycle":
+        found["warmup_epochs"] = 0.0
+    elif epochs is not None:
+        found["warmup_epochs"] = epochs / 4
+    if config.schedule == "step":
+        found["step_gamma"] = 0.1
+        if epochs is not None:
+            found["step_epochs"] = max(1, epochs // 3)
+    return {name: value for name, value in found.items() if getattr(config, name) is None}
+
+
+def check_together(config: Any) -> None:
+    """ConfigError for a setting that would be ignored beside another. To be called before `derive`."""
+    optimizer = config.optimizer
+    if optimizer == "gd":
+        if config.batch_size != "full":
+            raise ConfigError(
+                f"batch_size = {config.batch_size} does not go with optimizer = gd, which takes all data "
+                "at once: use optimizer = sgd or batch_size = full"
+            )
+        if config.nesterov or config.momentum:
+            raise ConfigError("momentum does not go with optimizer = gd: use optimizer = sgd")
+    if optimizer in ("adam", "adamw") and (config.momentum is not None or config.nesterov):
+        raise ConfigError(f"momentum does not go with optimizer = {optimizer}: use sgd or rmsprop")
+    if config.nesterov and (optimizer != "sgd" or config.momentum == 0):
+        raise ConfigError("nesterov needs optimizer = sgd with a momentum above 0")
+    if config.schedule != "step" and (config.step_epochs is not None or config.step_gamma is not None):
+        raise ConfigError(f"step_epochs and step_gamma need schedule = step, not {config.schedule}")
+    if config.decay_all and not (config.weight_decay or config.l1):
+        raise ConfigError("decay_all needs a weight_decay or l1 above 0")
+    if config.patience and not config.val_fraction:
+        raise ConfigError("patience needs a validation split: val_fraction above 0")
+    if config.epochs is not None and config.steps is not None:
+        raise ConfigError(f"epochs = {config.epochs} and steps = {config.steps} exclude each other: give one of them")

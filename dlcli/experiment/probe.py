@@ -1,0 +1,81 @@
+"""A model tried out on a batch before there is a run: does it take the data, and give what the task expects?"""
+
+import torch
+from torch import Tensor, nn
+
+from dlcli.core.blame import blamed, defined
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.tasks.task import Task
+
+
+def try_model(model: nn.Module, task: Task, spec: DataSpec, *, model_name: str, data_name: str) -> None:
+    """One sample in evaluation mode and two in training mode, all zeros, through model, loss and metrics, on the CPU.
+
+    Random state, mode and buffers are afterwards as they were. Raises ConfigError when the model fails, when its output
+    is not what `expected_output` says, or when the loss does not depend on its parameters.
+    """
+    was_training = model.training
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for training, samples in ((False, 1), (True, 2)):
+                loss = _try(model.train(training), task, spec, samples, model_name=model_name, data_name=data_name)
+        if not loss.requires_grad:
+            raise ConfigError(f"model {model_name} has nothing to train: its output depends on no parameter")
+    finally:
+        model.train(was_training)
+
+
+def check_output(
+    output: object, spec: DataSpec, samples: int, *, name: str, data: str, mode: str = "", place: str = ""
+) -> None:
+    """ConfigError with both shapes unless `output` is what the task of `spec` expects for so many samples.
+
+    mode, place: where it was so, for the message.
+    """
+    wanted, has = expected_output(spec, samples)
+    if isinstance(output, Tensor) and tuple(output.shape) == wanted and output.is_floating_point():
+        return
+    gave: object = f"a {type(output).__name__}"
+    if isinstance(output, Tensor):
+        gave = f"{tuple(output.shape)}" + ("" if output.is_floating_point() else f" of {output.dtype}")
+    when = f" in {mode} mode" if mode else ""
+    raise ConfigError(
+        f"{name} gave {gave}{when}, but {data} has {has}: return {wanted} for a batch of {samples}"
+        + (f", in {place}" if place else "")
+    )
+
+
+def expected_output(spec: DataSpec, samples: int) -> tuple[tuple[int, ...], str]:
+    """The shape of a model's output, and what in the data asks for it."""
+    if spec.task == "next-token":
+        return (samples, *spec.input_shape, spec.outputs), f"{spec.input_shape[0]} steps and {spec.outputs} tokens"
+    has = {"binary": "two classes told apart by one logit", "regression": "one number to predict"}
+    return (samples, spec.outputs), has.get(spec.task, f"{spec.outputs} classes")
+
+
+def sample_input(spec: DataSpec, batch_size: int) -> Tensor:
+    """An input of the right shape and type: zeros."""
+    kind = torch.int64 if spec.kind == "tokens" else torch.float32
+    x = torch.zeros(batch_size, *spec.input_shape, dtype=kind)
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _try(model: nn.Module, task: Task, spec: DataSpec, samples: int, *, model_name: str, data_name: str) -> Tensor:
+    """The loss."""
+    x = sample_input(spec, samples)
+    buffers = [] if not model.training else [(b, b.clone()) for b in model.buffers()]
+    with blamed(ConfigError, f"model {model_name} fails on a batch {tuple(x.shape)} of {data_name}"):
+        output = model(x)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    mode = "training" if model.training else "evaluation"
+    check_output(
+        output, spec, samples, name=f"model {model_name}", data=data_name, mode=mode, place=defined(type(model).forward)
+    )
+    steps = spec.input_shape if spec.task == "next-token" else ()
+    target = torch.zeros(samples, *steps, dtype=torch.float32 if spec.task == "regression" else torch.int64)
+    with torch.no_grad():
+        task.metrics([task.measure(output, target)])
+    return task.loss(output, target)

@@ -1,0 +1,64 @@
+"""The sums of a training since its last evaluation, and the time that it took."""
+
+import time
+
+import torch
+from torch import Tensor
+
+_PROGRESS_SECONDS = 0.2
+
+
+class Meter:
+    """loss_sum: of the losses of `samples` samples since the last evaluation. It stays on the device, and reading it
+    waits. told_loss, told_samples: the part of both that extra rows (log_every) have told already.
+
+    The clock stands still during evaluations and while somebody looks at their rows.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss_sum = torch.zeros((), device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+        self.samples = 0
+        self.told_loss, self.told_samples = 0.0, 0
+        self._started = self._shown = time.perf_counter()
+        self._before = 0
+
+    def start(self) -> None:
+        """From here on time counts; samples that were trained before, by another process, do not."""
+        self._started, self._before = time.perf_counter(), self.samples
+
+    def add(self, loss: Tensor, samples: int) -> None:
+        """loss: the mean over a batch of so many samples, not read yet."""
+        self.loss_sum.add_(loss, alpha=samples)
+        self.samples += samples
+
+    def wants_to_show(self) -> bool:
+        """Whether it is time for another look at the progress."""
+        now = time.perf_counter()
+        if now - self._shown < _PROGRESS_SECONDS:
+            return False
+        self._shown = now
+        return True
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    @property
+    def samples_per_second(self) -> float:
+        return (self.samples - self._before) / self.seconds
+
+    def mean(self) -> float | None:
+        """Loss over all samples since the last evaluation. Waits for the device."""
+        return float(self.loss_sum) / self.samples if self.samples else None
+
+    def mean_of_a_row(self) -> float | None:
+        """Loss over the samples since the last row of any kind. Waits for the device."""
+        loss, samples = float(self.loss_sum), self.samples
+        mean = (loss - self.told_loss) / (samples - self.told_samples) if samples > self.told_samples else None
+        self.told_loss, self.told_samples = loss, samples
+        return mean
+
+    def reset(self) -> None:
+        self.loss_sum.zero_()
+        self.samples = self._before = self.told_samples = 0
+        self.told_loss = 0.0

@@ -1,0 +1,201 @@
+"""Session: one training, opened. There is one way in for the command line, the library and whoever trains on its own.
+
+A new run, a stopped one that goes on and a finished one that is extended differ here and nowhere else: `begun` and
+`resumed` take the run's lock, restore the state, say whether the result will be exact, and write how it ended.
+"""
+
+import contextlib
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlcli.checkpoints import checkpoint
+from dlcli.checkpoints.checkpoint import Checkpoint
+from dlcli.config.settings import flatten
+from dlcli.core.blame import told
+from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
+from dlcli.core.files import write_bytes
+from dlcli.experiment.build import Experiment, build
+from dlcli.experiment.estimate import check_space
+from dlcli.experiment.load import import_own
+from dlcli.runs.run import Run, now
+from dlcli.training.provenance import describe, differences
+from dlcli.training.saver import Saver
+from dlcli.training.state import TrainingState
+
+
+@dataclass
+class Session:
+    """An opened training: what the loop works on.
+
+    info: run.json, kept up to date by the loop. reasons: why the result will not be bit for bit that of a run that
+    never stopped; empty when it will be. changes: settings that differ from the run's own, old and new.
+    damage: sentences about newer checkpoints that could not be used.
+    """
+
+    run: Run
+    built: Experiment
+    state: TrainingState
+    info: dict[str, Any]
+    reasons: tuple[str, ...] = ()
+    changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    damage: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        config = self.built.config
+        self.saver = Saver(self.run, every=config.checkpoint_every, keep_last=config.keep_last)
+        self.saver.saved_at = self.state.step
+
+    @property
+    def verdict(self) -> str:
+        return f"exact: no ({', '.join(self.reasons)})" if self.reasons else "exact: yes"
+
+
+@contextlib.contextmanager
+def begun(built: Experiment, *, runs_dir: str | Path = "runs", command: str = "") -> Iterator[Session]:
+    """A new run in the folder of runs.
+
+    command: the command line, for the record. Raises ResourceError (exit 6) when the disk has no room for its
+    checkpoints, before the run has a number.
+    """
+    check_space(built, runs_dir)
+    run = Run.create(runs_dir)
+    with run.locked():
+        session = Session(run, built, TrainingState(built), describe(built, command))
+        with _recorded(session):
+            yield session
+
+
+@contextlib.contextmanager
+def resumed(
+    run: Run, changes: Mapping[str, Any] | None = None, *, exact: bool = False, command: str = ""
+) -> Iterator[Session]:
+    """A run that goes on where its last checkpoint stands, or begins again in its folder when it has none.
+
+    changes: settings to change, such as {"epochs": 200} or {"model.dropout": 0.1}. With `data` or `data.NAME` among
+        them the data may have changed; else that is a DataError (exit 3).
+    exact: RunError (exit 4) unless the result will be bit for bit that of a run that never stopped.
+    Raises BusyError (exit 9) when another process trains the run, ConfigError when it has nothing left to do.
+    """
+    changes = dict(changes or {})
+    stored = run.config()
+    before = _info(run)
+    if before["status"] == "running":
+        raise BusyError(f"{run} is being trained by process {before.get('pid')} on {before.get('host')}")
+    config = stored.under(changes)
+    import_own(config, runs_dir=run.root)
+    with run.locked():
+        before = _info(run)
+        saved = _last(run)
+        other_data = any(name.split(".")[0] == "data" for name in changes) or not (run.path / "data.json").exists()
+        built = build(
+            config,
+            weights=saved.weights if saved else None,
+            fingerprint=None if other_data else run.data().get("fingerprint"),
+        )
+        if before["status"] == "finished" and saved is not None and saved.state["step"] >= built.total_steps:
+            raise ConfigError(_nothing_left(run, built))
+        now_is = describe(built, command)
+        settings = (flatten(stored.as_dict()), flatten(built.config.as_dict()))
+        reasons = differences(before | {"config": settings[0]}, now_is | {"config": settings[1]}) if saved else []
+        if reasons and exact:
+            raise RunError(f"exact: no ({', '.join(reasons)}); without --exact it goes on all the same")
+        state = TrainingState(built)
+        if saved is not None:
+            state.restore(saved)
+        session = Session(
+            run,
+            built,
+            state,
+            _continued(before, now_is, state, saved, command),
+            reasons=tuple(reasons),
+            changes={k: (settings[0].get(k), v) for k, v in settings[1].items() if settings[0].get(k) != v},
+            damage=saved.damage if saved else (),
+        )
+        run.cut_back(saved.state["training"] if saved else {"metrics_bytes": 0, "log_bytes": 0})
+        with _recorded(session, earlier=float(before.get("seconds") or 0.0)):
+            yield session
+
+
+@contextlib.contextmanager
+def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
+    """Write config.json, data.json and run.json, and in the end how the training came out.
+
+    earlier: seconds that the run has been trained for before.
+    """
+    run, built, info = session.run, session.built, session.info
+    run.write_config(built.config)
+    run.write_data(built.dataset.preprocessing.as_dict(), built.dataset.fingerprint)
+    run.write_info(info)
+    started = time.monotonic()
+    suppressed: tuple[type[Exception], ...] = (ResourceError,)  # a full disk is told by the error that is on its way
+    try:
+        yield
+        session.saver.close()
+        info["status"] = "interrupted" if info["stop"] else "finished"
+        suppressed = ()
+    except GeneratorExit:
+        info["status"], info["stop"] = "interrupted", "no more records were wanted"
+        raise
+    except (KeyboardInterrupt, SystemExit) as error:
+        info["status"], info["stop"] = "interrupted", f"stopped at once ({type(error).__name__})"
+        raise
+    except DivergedError as error:
+        info["status"], info["reason"], info["diverged"] = "diverged", str(error), error.details
+        raise
+    except torch.OutOfMemoryError as error:
+        message = f"out of memory on {built.device} at batch_size = {built.batch_size}: take a smaller one"
+        info["status"], info["reason"] = "failed", message
+        raise ResourceError(message) from error
+    except BaseException as error:
+        info["status"], info["reason"] = "failed", told(error)
+        with contextlib.suppress(ResourceError):
+            write_bytes(run.path / "error.log", traceback.format_exc().encode(errors="replace"))
+        raise
+    finally:
+        info["ended"], info["seconds"] = now(), round(earlier + time.monotonic() - started, 3)
+        with contextlib.suppress(*suppressed):
+            session.saver.close()  # a copy that waited for its turn outlives whatever happened
+        with contextlib.suppress(*suppressed):
+            run.write_info(info)
+
+
+def _info(run: Run) -> dict[str, Any]:
+    """run.json; of a run that was killed before it was written, that it never began."""
+    if not (run.path / "run.json").exists():
+        return {"status": "dead"}
+    return run.info()
+
+
+def _last(run: Run) -> Checkpoint | None:
+    """The last checkpoint of a run; None when it stopped before there was one."""
+    if not checkpoint.exists(run.checkpoints, "last"):
+        return None
+    return checkpoint.load(run.checkpoints, "last", with_training=True)
+
+
+def _nothing_left(run: Run, built: Experiment) -> str:
+    config = built.config
+    if config.epochs is None:
+        return f"{run} has done its {config.steps} steps: extend it with --steps above {config.steps}"
+    return f"{run} has done its {config.epochs} epochs: extend it with --epochs above {config.epochs}"
+
+
+def _continued(
+    before: dict[str, Any], fresh: dict[str, Any], state: TrainingState, saved: Checkpoint | None, command: str
+) -> dict[str, Any]:
+    """run.json of a run that goes on."""
+    status = "dead" if before["status"] == "running" else before["status"]  # the lock is held by ourselves
+    resume = {"when": now(), "after": status, "step": state.step, "command": command}
+    resumes = [*before.get("resumes", []), resume]
+    info = fresh | {name: before[name] for name in ("started", "command") if name in before}
+    if state.step:
+        info |= {name: before[name] for name in ("epochs_done", "metrics") if name in before}
+    if saved is not None and saved.state["metrics"]:  # run.json may be older than the checkpoint
+        info |= {"epochs_done": saved.state["epoch"], "metrics": saved.state["metrics"]}
+    return info | {"step": state.step, "best": state.best, "resumes": resumes}

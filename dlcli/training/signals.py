@@ -1,0 +1,47 @@
+"""Signals that ask a training to stop: the first one after a checkpoint, the second one at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stop:
+    """Whether a signal has asked for an end, and which. tell: takes a sentence for the person."""
+
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
+        self.signal: int | None = None
+        self._tell = tell
+
+    def reason(self) -> str | None:
+        """Such as SIGINT, for a loop that asks after every step."""
+        return None if self.signal is None else signal.Signals(self.signal).name
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            signal.signal(number, signal.SIG_DFL)  # a third one ends the process wherever it is
+            raise SystemExit(128 + number)
+        self.signal = number
+        if self._tell is not None:
+            self._tell(f"{signal.Signals(number).name}: saving a checkpoint and stopping; once more stops at once")
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """Take SIGINT, SIGTERM and SIGHUP meanwhile, but for those that are ignored, as `cmd &` and nohup ask for.
+        Threads other than the main one never get a signal."""
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(which) is not signal.SIG_IGN:
+                    before[which] = signal.signal(which, self.receive)
+        try:
+            yield
+        finally:
+            for which, handler in before.items():
+                signal.signal(which, handler)
+
+    def pass_on(self) -> None:
+        """Let the signal that was received have its usual effect now: KeyboardInterrupt, or the end of the process."""
+        if self.signal is not None:
+            signal.raise_signal(self.signal)

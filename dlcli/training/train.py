@@ -1,0 +1,92 @@
+"""`train`, `resume` and `fit`: a session is opened, and goes through the loop."""
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlcli.compute.threads import bound, places
+from dlcli.config.layers import ungroup
+from dlcli.config.settings import TrainConfig
+from dlcli.experiment.build import build
+from dlcli.experiment.load import import_own
+from dlcli.runs.names import as_run
+from dlcli.runs.run import Run
+from dlcli.training import compiling
+from dlcli.training.loop import steps
+from dlcli.training.records import Progress, Row
+from dlcli.training.session import Session, begun, resumed
+from dlcli.training.signals import Stop
+
+AskedToStop = Callable[[], str | None]
+
+
+def train(config: TrainConfig, *, runs_dir: str | Path = "runs", stop: AskedToStop | None = None) -> Iterator[Row]:
+    """Train `config` in a new run of the folder `runs_dir` and yield a Row for each evaluation.
+
+    stop: asked after every step; a reason in words ends the run after a checkpoint, as `interrupted`. So does a
+        consumer that takes no more rows. SIGINT (Ctrl-C), SIGTERM and SIGHUP end it after a checkpoint too, and have
+        their usual effect then.
+    Raises ConfigError, DataError, ResourceError before there is a run; DivergedError (exit 5) when the loss is no
+    longer finite: the last checkpoint is then the last one with finite weights.
+    """
+    import_own(config, runs_dir=runs_dir)
+    asked = Stop()
+    with begun(build(config), runs_dir=runs_dir) as session:
+        yield from _rows(session, asked, stop)
+    asked.pass_on()
+
+
+def resume(run: Run | str | Path, *, stop: AskedToStop | None = None, **changes: Any) -> Iterator[Row]:
+    """Go on with a run where its last checkpoint stands, and yield a Row for each evaluation; see `train`.
+
+    run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`).
+    changes: settings to change, such as epochs=200 or model_options={"dropout": 0.1}. With `data` or `data_options`
+        among them the data may have changed; else that is a DataError.
+    Raises BusyError when another process trains the run, ConfigError when it has nothing left to do.
+    """
+    asked = Stop()
+    with resumed(as_run(run), ungroup(changes)) as session:
+        yield from _rows(session, asked, stop)
+    asked.pass_on()
+
+
+def fit(session: Session, *, stop: AskedToStop | None = None) -> Generator[Progress | Row, None, None]:
+    """Train an opened session to its end and yield records. stop: see `train`.
+
+    The threads that compute are kept on a core each; whoever takes the records is not.
+    """
+    built, info = session.built, session.info
+    torch.set_num_threads(built.threads)
+    eager_step = compiling.seconds_of_an_eager_step(built) if built.config.compile else None
+    compiled_seconds, first = 0.0, session.state.step
+    with contextlib.closing(steps(session, stop)) as records:
+        kept = places(built.threads)
+        while True:
+            with bound(kept):
+                record = next(records, None)
+            if record is None:
+                return
+            if eager_step is not None and isinstance(record, Row):
+                compiled_seconds += record.seconds
+                done = record.step - first
+                info["compile"] = compiling.verdict(seconds=compiled_seconds, steps=done, eager_step=eager_step)
+            yield record
+
+
+def _rows(session: Session, asked: Stop, stop: AskedToStop | None) -> Iterator[Row]:
+    """The rows of a training; signals are received while it computes, not while somebody looks at a row."""
+
+    def reason() -> str | None:
+        return asked.reason() or (stop() if stop is not None else None)
+
+    with contextlib.closing(fit(session, stop=reason)) as records:
+        while True:
+            with asked.receiving():
+                record = next(records, None)
+            if record is None:
+                return
+            if isinstance(record, Row):
+                yield record
