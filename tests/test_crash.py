@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from dlcli import TrainConfig
 from dlcli.checkpoints import checkpoint
 from dlcli.cli.main import app
-from dlcli.core import files
+from dlcli.core import files, reading
 from dlcli.core.errors import ResourceError, RunError
 from dlcli.runs import table as summary
 from dlcli.runs import trash
@@ -142,7 +142,7 @@ def test_a_save_by_a_wrong_protocol_is_seen(fault: str, tmp_path: Path, monkeypa
 
 def test_a_record_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     def check(folder: Path, code: int) -> None:
-        value = files.read_json(folder / "run.json")
+        value = reading.read_json(folder / "run.json")
         assert value == {"value": "new" * 100} if code == 0 else value in ({"value": "old"}, {"value": "new" * 100})
         files.sweep(folder)
         assert [path.name for path in folder.iterdir()] == ["run.json"]

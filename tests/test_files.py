@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dlcli.core import files
+from dlcli.core import files, reading
 from dlcli.core.errors import ResourceError, RunError
 from tests.faults import forked
 
@@ -59,13 +59,13 @@ def test_json_never_holds_nan(tmp_path: Path) -> None:
 def test_reading_names_the_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with pytest.raises(RunError, match=f"^{path} is missing$"):
-        files.read_json(path)
+        reading.read_json(path)
     path.write_text("{")
     with pytest.raises(RunError, match=f"^{path} is damaged: Expecting property name"):
-        files.read_json(path)
+        reading.read_json(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(RunError, match=f"^{path} is damaged: 'utf-8' codec"):
-        files.read_json(path)
+        reading.read_json(path)
 
 
 def test_a_folder_appears_whole_with_its_manifest(tmp_path: Path) -> None:
@@ -108,14 +108,14 @@ def test_a_linked_file_is_the_same_file(tmp_path: Path) -> None:
 )
 def test_json_that_is_not_plain_is_refused(text: str, reason: str) -> None:
     with pytest.raises(ValueError) as caught:
-        files.parse_json(text.encode())
+        reading.parse_json(text.encode())
     assert str(caught.value) == reason
 
 
 def test_plain_json_is_read_as_python_reads_it() -> None:
     document = {"a": [1, -(2**63), 2**63 - 1, 1.5e-300, None, True, {"b": "\N{GRINNING FACE}"}], "c": [[[[]]]]}
-    assert files.parse_json(json.dumps(document).encode()) == document
-    assert files.parse_json(b"[" * 32 + b"]" * 32) == json.loads("[" * 32 + "]" * 32)
+    assert reading.parse_json(json.dumps(document).encode()) == document
+    assert reading.parse_json(b"[" * 32 + b"]" * 32) == json.loads("[" * 32 + "]" * 32)
 
 
 @pytest.mark.parametrize(
@@ -132,19 +132,19 @@ def test_only_a_regular_file_of_a_bounded_size_is_read(tmp_path: Path, make: obj
     path = tmp_path / "a"
     make(path)  # type: ignore[operator]
     with pytest.raises(OSError) as caught:
-        files.read_bytes(path, most=4)
+        reading.read_bytes(path, most=4)
     assert caught.value.strerror == reason
 
 
 def test_a_file_is_read_whole_up_to_the_bound(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1234")
     (tmp_path / "b").symlink_to("a")
-    assert files.read_bytes(tmp_path / "a", most=4) == b"1234"
-    assert files.read_bytes(tmp_path / "b", most=4, follow=True) == b"1234"
+    assert reading.read_bytes(tmp_path / "a", most=4) == b"1234"
+    assert reading.read_bytes(tmp_path / "b", most=4, follow=True) == b"1234"
     with pytest.raises(OSError, match="its name holds a NUL character"):
-        files.read_bytes(Path("a\0b"), most=4)
+        reading.read_bytes(Path("a\0b"), most=4)
     with pytest.raises(OSError, match="it is no regular file"):
-        files.read_bytes(Path("/dev/zero"), most=4, follow=True)
+        reading.read_bytes(Path("/dev/zero"), most=4, follow=True)
 
 
 def test_files_below_a_folder_without_links_and_bounded(tmp_path: Path) -> None:
@@ -154,11 +154,11 @@ def test_files_below_a_folder_without_links_and_bounded(tmp_path: Path) -> None:
     (tmp_path / "link.txt").symlink_to("a.txt")
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "fifo.txt")
-    found = [str(path.relative_to(tmp_path)) for path in files.files_below(tmp_path, most=100)]
+    found = [str(path.relative_to(tmp_path)) for path in reading.files_below(tmp_path, most=100)]
     assert found == ["a.txt", "b/c.txt", "b/d/e.txt"]
     for number in range(50):
         (tmp_path / f"{number}").touch()
-    assert 20 <= len(files.files_below(tmp_path, most=30)) <= 30
+    assert 20 <= len(reading.files_below(tmp_path, most=30)) <= 30
 
 
 def test_a_file_is_cut_down_and_never_stretched(tmp_path: Path) -> None:

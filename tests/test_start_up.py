@@ -31,6 +31,7 @@ def call(*words: str) -> str:
         "dlcli.config.registry",
         "dlcli.runs.run",
         "dlcli.core.files",
+        "dlcli.core.reading",
         "dlcli.runs.table",
         "dlcli.runs.trash",
         "dlcli.core.options",

@@ -25,7 +25,8 @@ from dlcli.checkpoints import tensors
 from dlcli.compute import devices
 from dlcli.core.documents import BEST, COUNT, NUMBER, NUMBERS, TABLE, WHOLE, check, optional
 from dlcli.core.errors import RunError
-from dlcli.core.files import read_json, read_manifest, to_json, told_as_damage, verify_digests, write_folder
+from dlcli.core.files import read_manifest, to_json, verify_digests, write_folder
+from dlcli.core.reading import read_json, told_as_damage
 
 # Of one that cannot be used so many are tried, and no more is looked at in a folder.
 _MOST_DAMAGED, _MOST_ENTRIES = 10, 10_000

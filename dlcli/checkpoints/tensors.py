@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlcli.core.documents import WHOLE, check, list_of
 from dlcli.core.errors import RunError
-from dlcli.core.files import open_regular, parse_json, told_as_damage
+from dlcli.core.reading import open_regular, parse_json, told_as_damage
 
 # Bytes of a header, which has about a hundred a tensor.
 _MOST_HEADER = 4_000_000

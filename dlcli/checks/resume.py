@@ -14,7 +14,7 @@ from dlcli.checks.snapshot import Comparison, compare, short, snapshot
 from dlcli.config.settings import TrainConfig
 from dlcli.config.toml import to_toml
 from dlcli.core.errors import RunError
-from dlcli.core.files import read_json
+from dlcli.core.reading import read_json
 from dlcli.core.seeds import derive
 from dlcli.experiment.build import resolve_options
 from dlcli.runs.run import Run, all_runs

@@ -8,8 +8,8 @@ from dlcli.cli import trash
 from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
 from dlcli.cli.output import Column, Format, age, choose_format, duration, emit, say
 from dlcli.core.errors import ConfigError, DlcliError
-from dlcli.core.files import files_below
 from dlcli.core.options import convert
+from dlcli.core.reading import files_below
 from dlcli.runs import table as summary
 from dlcli.runs.names import find_one
 

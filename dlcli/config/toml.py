@@ -10,7 +10,7 @@ from dlcli.config.recipe import recipe_path
 from dlcli.config.schemes import data_entry, model_entry
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError
-from dlcli.core.files import check_depth, parse_json, read_bytes
+from dlcli.core.reading import check_depth, parse_json, read_bytes
 
 # Bytes of a config file. The standard TOML parser takes minutes for 100 kB of a.a.a.a.
 _MOST_CONFIG = 20_000

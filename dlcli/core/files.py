@@ -1,36 +1,28 @@
-"""The files of a run: written whole or not at all, and read as if a stranger had made them.
+"""The commit protocol: the files of a run are written whole or not at all.
 
 Everything that dlcli writes into a run goes through this module, but for the two files that only grow
 (metrics.csv and log.txt, see `append_line`). A new content is written under a temporary name beside its
 place, flushed to the disk, renamed onto it, and the folder is flushed: a process that is killed, or a
 machine that loses power, at any moment leaves the old content or the new one.
 
-Everything that it reads there goes through `open_regular`: no symbolic link is followed, no FIFO waited for,
-no device opened, and no more is read than a bound. JSON must be plain and mean one thing only (`parse_json`).
+What it reads there goes through reading.py.
 """
 
 import contextlib
 import errno
 import hashlib
-import itertools
 import json
 import os
 import shutil
-import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dlcli.core.errors import ResourceError, RunError
+from dlcli.core.reading import open_regular, read_json, told_as_damage
 
 MANIFEST = "MANIFEST.json"
-
-# Bytes of a JSON document, and how deep it may be nested. Ours are far below either.
-MOST_JSON = 1_000_000
-_DEEPEST = 32
-# Characters of a number: enough for every float and every whole number of 64 bits.
-_LONGEST_NUMBER = 400
 
 _TEMPORARY = ".tmp-"
 
@@ -57,77 +49,6 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
-    """A descriptor of a regular file, whatever else may lie there in its place.
-
-    follow: whether `path` itself may be a symbolic link: a user's own file may, a run's may not.
-    Raises OSError, whose strerror is the end of a sentence.
-    """
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            mode = os.stat(path, follow_symlinks=follow).st_mode
-            if not stat.S_ISREG(mode):
-                raise OSError(errno.EINVAL, f"it is {_what(mode)}")
-        descriptor = os.open(path, flags | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW), 0o644)
-    except ValueError:
-        raise OSError(errno.EINVAL, "its name holds a NUL character") from None
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, f"it is {_what(mode)}")
-    return descriptor
-
-
-def read_bytes(path: Path, *, most: int, follow: bool = False) -> bytes:
-    """The content of a regular file of at most `most` bytes. Raises OSError as `open_regular` does."""
-    with open(open_regular(path, follow=follow), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        content = file.read(most + 1) if size <= most else b""
-    if max(size, len(content)) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
-    return content
-
-
-def read_json(path: Path, *, most: int = MOST_JSON) -> Any:
-    """The JSON document in `path`; RunError (exit 4) when it is missing, or is not as `parse_json` wants it."""
-    with told_as_damage(path):
-        return parse_json(read_bytes(path, most=most))
-
-
-def parse_json(content: bytes) -> Any:
-    """The JSON document in `content`. ValueError unless it is one, is not nested deeply, names no key twice, and
-    holds finite numbers, whole ones of at most 64 bits, and whole characters."""
-    try:
-        document = json.loads(
-            content.decode(),
-            object_pairs_hook=_table,
-            parse_int=_whole_number,
-            parse_float=_finite_number,
-            parse_constant=_finite_number,
-        )
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    check_depth(document)
-    if b"\\u" in content:
-        json.dumps(document, ensure_ascii=False).encode()  # refuses one half of a surrogate pair
-    return document
-
-
-def check_depth(document: Any) -> None:
-    """ValueError when tables and lists are nested deeply: what walks through them would run out of stack."""
-    level = [document]
-    for _ in range(_DEEPEST):
-        level = [
-            inner
-            for value in level
-            if isinstance(value, dict | list)
-            for inner in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return
-    raise ValueError("it is nested too deeply")
-
-
 def append_line(path: Path, line: str) -> None:
     """Add one line in a single write, so that a reader never sees half of one; the disk may take its time."""
     content = line.encode() + b"\n"
@@ -152,23 +73,6 @@ def truncate(path: Path, size: int) -> None:
     with _told_as_resource_error(path), open(open_regular(path, os.O_RDWR), "rb+", buffering=0) as file:
         if os.fstat(file.fileno()).st_size > size:
             file.truncate(size)
-
-
-def files_below(folder: Path, *, most: int) -> list[Path]:
-    """The regular files in `folder` and in what it holds, sorted; symbolic links are none. Of a folder of more
-    than `most` entries, only some."""
-    found: list[Path] = []
-    waiting = [folder]
-    seen = 0
-    while waiting and seen < most:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in itertools.islice(entries, most - seen):
-                seen += 1
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
-                elif entry.is_file(follow_symlinks=False):
-                    found.append(Path(entry.path))
-    return sorted(found)
 
 
 def flushed_size(path: Path) -> int:
@@ -291,39 +195,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _what(mode: int) -> str:
-    kinds = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"))
-    return next((name for holds, name in kinds if holds(mode)), "no regular file")
-
-
-def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        seen: set[str] = set()
-        for twice, _ in pairs:
-            if twice in seen:
-                break
-            seen.add(twice)
-        raise ValueError(f"{_cut(twice)!r} stands in it twice")
-    return table
-
-
-def _whole_number(text: str) -> int:
-    if len(text) > _LONGEST_NUMBER or not -(2**63) <= (number := int(text)) < 2**63:
-        raise ValueError(f"{_cut(text)} is too large a number")
-    return number
-
-
-def _finite_number(text: str) -> float:
-    if len(text) > _LONGEST_NUMBER or not abs(number := float(text)) < float("inf"):
-        raise ValueError(f"{_cut(text)} is no finite number")
-    return number
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:40]}..."
-
-
 def _write_and_flush(path: Path, content: bytes) -> None:
     with open(path, "xb") as file:
         file.write(content)
@@ -336,19 +207,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         _write_and_flush(target, source.read_bytes())
-
-
-@contextlib.contextmanager
-def told_as_damage(path: Path) -> Iterator[None]:
-    """RunError (exit 4) for whatever is wrong with a file of a run; a ValueError's text says what."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing") from None
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}") from None
 
 
 @contextlib.contextmanager

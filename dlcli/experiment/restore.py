@@ -14,7 +14,7 @@ from dlcli.compute import devices
 from dlcli.compute.cost import choose_eval_batch_size, measure_cost
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import RunError
-from dlcli.core.files import told_as_damage
+from dlcli.core.reading import told_as_damage
 from dlcli.data.kinds import sample_input
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.build import make_task

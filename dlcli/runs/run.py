@@ -34,18 +34,8 @@ from dlcli.config.layers import flatten
 from dlcli.config.settings import FORMAT, MOST_THREADS, TrainConfig
 from dlcli.core.documents import BEST, COUNT, NUMBER, TABLE, TEXT, TIME, WHOLE, Kind, check, list_of, optional
 from dlcli.core.errors import BusyError, ConfigError, ResourceError, RunError
-from dlcli.core.files import (
-    append_line,
-    flush_folder,
-    flushed_size,
-    make_folder,
-    open_regular,
-    read_json,
-    sweep,
-    told_as_damage,
-    truncate,
-    write_json,
-)
+from dlcli.core.files import append_line, flush_folder, flushed_size, make_folder, sweep, truncate, write_json
+from dlcli.core.reading import open_regular, read_json, told_as_damage
 
 # What the lock of a run begins with, so that no other folder is ever taken for one of ours.
 MARK = b"a run of dlcli\n"

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from dlcli.config.settings import FORMAT
 from dlcli.core.errors import BusyError, ResourceError, RunError
-from dlcli.core.files import files_below, make_folder, move_folder, open_regular, read_json, sweep, write_json
+from dlcli.core.files import make_folder, move_folder, sweep, write_json
+from dlcli.core.reading import files_below, open_regular, read_json
 from dlcli.runs import names
 from dlcli.runs.run import MARK, PURGING, TRASH, Run, all_runs
 

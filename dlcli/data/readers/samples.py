@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dlcli.core.errors import DataError
-from dlcli.core.files import files_below
+from dlcli.core.reading import files_below
 from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.readers.csv import read_rows

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dlcli.core.errors import DataError, did_you_mean
-from dlcli.core.files import read_bytes
+from dlcli.core.reading import read_bytes
 
 _MOST_BYTES = 1_000_000_000
 

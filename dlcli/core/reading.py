@@ -1,0 +1,157 @@
+"""Reads files that a stranger may have made: nothing but regular files, and no more of them than a limit.
+
+No symbolic link is followed, no FIFO waited for, no device opened (`open_regular`). JSON must be plain and mean one
+thing only (`parse_json`).
+"""
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dlcli.core.errors import RunError
+
+# Bytes of a JSON document, and how deep it may be nested. Ours are far below either.
+MOST_JSON = 1_000_000
+_DEEPEST = 32
+# Characters of a number: enough for every float and every whole number of 64 bits.
+_LONGEST_NUMBER = 400
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
+    """A descriptor of a regular file, whatever else may lie there in its place.
+
+    follow: whether `path` itself may be a symbolic link: a user's own file may, a run's may not.
+    Raises OSError, whose strerror is the end of a sentence.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(path, follow_symlinks=follow).st_mode
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, f"it is {_what(mode)}")
+        descriptor = os.open(path, flags | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW), 0o644)
+    except ValueError:
+        raise OSError(errno.EINVAL, "its name holds a NUL character") from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"it is {_what(mode)}")
+    return descriptor
+
+
+def read_bytes(path: Path, *, most: int, follow: bool = False) -> bytes:
+    """The content of a regular file of at most `most` bytes. Raises OSError as `open_regular` does."""
+    with open(open_regular(path, follow=follow), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(most + 1) if size <= most else b""
+    if max(size, len(content)) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
+    return content
+
+
+def read_json(path: Path, *, most: int = MOST_JSON) -> Any:
+    """The JSON document in `path`; RunError (exit 4) when it is missing, or is not as `parse_json` wants it."""
+    with told_as_damage(path):
+        return parse_json(read_bytes(path, most=most))
+
+
+def parse_json(content: bytes) -> Any:
+    """The JSON document in `content`. ValueError unless it is one, is not nested deeply, names no key twice, and
+    holds finite numbers, whole ones of at most 64 bits, and whole characters."""
+    try:
+        document = json.loads(
+            content.decode(),
+            object_pairs_hook=_table,
+            parse_int=_whole_number,
+            parse_float=_finite_number,
+            parse_constant=_finite_number,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    check_depth(document)
+    if b"\\u" in content:
+        json.dumps(document, ensure_ascii=False).encode()  # refuses one half of a surrogate pair
+    return document
+
+
+def check_depth(document: Any) -> None:
+    """ValueError when tables and lists are nested deeply: what walks through them would run out of stack."""
+    level = [document]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def files_below(folder: Path, *, most: int) -> list[Path]:
+    """The regular files in `folder` and in what it holds, sorted; symbolic links are none. Of a folder of more
+    than `most` entries, only some."""
+    found: list[Path] = []
+    waiting = [folder]
+    seen = 0
+    while waiting and seen < most:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in itertools.islice(entries, most - seen):
+                seen += 1
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(Path(entry.path))
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def told_as_damage(path: Path) -> Iterator[None]:
+    """RunError (exit 4) for whatever is wrong with a file of a run; a ValueError's text says what."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+
+
+def _what(mode: int) -> str:
+    kinds = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"))
+    return next((name for holds, name in kinds if holds(mode)), "no regular file")
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        seen: set[str] = set()
+        for twice, _ in pairs:
+            if twice in seen:
+                break
+            seen.add(twice)
+        raise ValueError(f"{_cut(twice)!r} stands in it twice")
+    return table
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > _LONGEST_NUMBER or not -(2**63) <= (number := int(text)) < 2**63:
+        raise ValueError(f"{_cut(text)} is too large a number")
+    return number
+
+
+def _finite_number(text: str) -> float:
+    if len(text) > _LONGEST_NUMBER or not abs(number := float(text)) < float("inf"):
+        raise ValueError(f"{_cut(text)} is no finite number")
+    return number
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}..."
