@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from dlcli import TrainConfig, train
 from dlcli.checkpoints import checkpoint
 from dlcli.cli.main import app
-from dlcli.core.errors import BusyError, ResourceError, RunError
+from dlcli.core.errors import BusyError, ConfigError, ResourceError, RunError
 from dlcli.experiment.build import build
 from dlcli.runs.run import Run
 from dlcli.training.provenance import differences
@@ -452,3 +452,35 @@ def test_a_training_cannot_go_on_from_a_checkpoint_without_training(tmp_path: Pa
         TrainingState(build(made.replace(epochs=9))).restore(best)
     assert str(caught.value) == f"{best.path} holds weights but no training to go on from"
     assert load_file(best.path / "model.safetensors").keys() == best.weights.keys()
+
+
+def test_the_library_and_the_command_line_resume_by_the_same_rules(tmp_path: Path) -> None:
+    list(train(config("linear", epochs=2), runs_dir=tmp_path))
+    run = Run(tmp_path, 1)
+    refusals = {
+        f"{run} has done its 2 epochs: extend it with --epochs above 2": {},
+        "exact: no (lr 0.01 -> 0.02); without --exact it goes on all the same": {"epochs": 3, "lr": 0.02},
+    }
+    for sentence, changes in refusals.items():
+        with pytest.raises((ConfigError, RunError)) as caught:
+            list(resume(run, exact=True, **changes))
+        assert str(caught.value) == sentence
+        words = [word for name, value in changes.items() for word in (f"--{name}", str(value))]
+        told = CliRunner().invoke(app, ["resume", "1", "--exact", *words, "--runs-dir", str(tmp_path)])
+        assert (told.exit_code, told.stderr) == (caught.value.exit_code, f"error: {sentence}\n")
+    assert (run.info()["status"], run.info()["step"], "resumes" in run.info()) == ("finished", 20, False)
+
+
+def test_a_training_in_steps_says_so_when_it_is_extended(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        list(train(config("linear", epochs=None, steps=12), runs_dir=tmp_path))
+    assert str(caught.value) == "warmup_epochs = 1.5 is 15 steps, more than steps = 12"
+    list(train(config("linear", epochs=None, steps=12, warmup_epochs=1), runs_dir=tmp_path))
+    run = Run(tmp_path, 1)
+    with pytest.raises(ConfigError) as caught:
+        list(resume(run))
+    assert str(caught.value) == f"{run} has done its 12 steps: extend it with --steps above 12"
+    list(resume(run, exact=True, steps=20))
+    list(train(config("linear", epochs=2, warmup_epochs=1), runs_dir=tmp_path))
+    ours, straight = (load_file(Run(tmp_path, n).checkpoints / "last-20" / "model.safetensors") for n in (1, 2))
+    assert all(torch.equal(ours[name], straight[name]) for name in ours)

@@ -12,7 +12,7 @@ from dlcli.cli.main import app
 from dlcli.config.recipe import recipes
 from dlcli.config.toml import read_file, to_toml
 from dlcli.core.errors import ConfigError
-from dlcli.training.loop import resume
+from dlcli.training.train import resume
 from tests.test_config import CONFIGS
 
 

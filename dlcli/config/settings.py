@@ -205,8 +205,12 @@ class TrainConfig:
         return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
 
     def warmup_steps(self, steps_per_epoch: int) -> int:
+        """ConfigError when the training ends before its warm-up does."""
         if self.warmup_epochs is not None:
-            return min(round(self.warmup_epochs * steps_per_epoch), self.total_steps(steps_per_epoch))
+            steps, total = round(self.warmup_epochs * steps_per_epoch), self.total_steps(steps_per_epoch)
+            if steps > total:
+                raise ConfigError(f"warmup_epochs = {self.warmup_epochs} is {steps} steps, more than steps = {total}")
+            return steps
         return round(self.total_steps(steps_per_epoch) / 4) if self.schedule == "one-cycle" else 0
 
     def steps_per_drop(self, steps_per_epoch: int) -> int:

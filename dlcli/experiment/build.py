@@ -107,7 +107,7 @@ def build(
     flops = _flops_to_train(cost, batch_size) / cost.chain
     threads = choose_threads(config.threads, device=device, flops=flops)
     torch.set_num_threads(threads)
-    return Experiment(
+    built = Experiment(
         config=config.with_values(loss=default_loss(data.spec.task)) if config.loss == "auto" else config,
         device=device,
         threads=threads,
@@ -118,6 +118,8 @@ def build(
         monitor=_monitor(config, data, task),
         cost=cost,
     )
+    config.warmup_steps(built.steps_per_epoch)
+    return built
 
 
 def resolve_options(config: TrainConfig) -> TrainConfig:

@@ -1,6 +1,7 @@
 """The training loop, top to bottom. It yields records; bars, tables and notebooks all read the same ones."""
 
 from collections.abc import Callable, Generator
+from functools import partial
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
     )  # fmt: skip
     total, batches_per_epoch = built.total_steps, built.batches_per_epoch
     evaluations = interval(config.eval_every, name="eval_every")
-    columns = _columns(built)
+    columns, lr = _columns(built), _schedule(built)
     reason = None
     early = _stopped_early_before(session)
     built.model.train()
@@ -46,7 +47,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
         done = reason is not None or early or state.step >= total
 
         # Every so often, and in the end: save.
-        if row is not None and done or saver.due(state) or (done and state.step != saver.saved_at):
+        if saver.due(state) or (done and (row is not None or state.step != saver.saved_at)):
             watch.look(state)  # waits for the device; nothing that is not finite is saved
             saver.write(state, metrics=row.metrics if row else {}, info=info)
         if row is not None:
@@ -70,7 +71,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             if group > 1:
                 loss = loss / group
             state.backward(loss)
-        watch.norm = state.update(lr=_lr(state.step, built), clip_norm=config.clip_norm)
+        watch.norm = state.update(lr=lr(state.step), clip_norm=config.clip_norm)
         state.batch += group
         # --------------------------------------------------------------------------------
 
@@ -156,11 +157,12 @@ def _waited_enough(config: TrainConfig, state: TrainingState) -> bool:
     return bool(config.patience) and state.waited >= config.patience
 
 
-def _lr(step: int, built: Experiment) -> float:
+def _schedule(built: Experiment) -> Callable[[int], float]:
+    """The learning rate as a function of the step."""
     config, steps_per_epoch = built.config, built.steps_per_epoch
     assert config.lr is not None
-    return learning_rate(
-        step,
+    return partial(
+        learning_rate,
         lr=config.lr,
         schedule=config.schedule,
         steps=built.total_steps,

@@ -39,16 +39,19 @@ def train(config: TrainConfig, *, runs_dir: str | Path = "runs", stop: AskedToSt
     asked.pass_on()
 
 
-def resume(run: Run | str | Path, *, stop: AskedToStop | None = None, **changes: Any) -> Iterator[Row]:
+def resume(
+    run: Run | str | Path, *, exact: bool = False, stop: AskedToStop | None = None, **changes: Any
+) -> Iterator[Row]:
     """Go on with a run where its last checkpoint stands, and yield a Row for each evaluation; see `train`.
 
     run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`).
     changes: settings to change, such as epochs=200 or model_options={"dropout": 0.1}. With `data` or `data_options`
         among them the data may have changed; else that is a DataError.
+    exact: RunError (exit 4) unless the result will be bit for bit that of a run that never stopped.
     Raises BusyError when another process trains the run, ConfigError when it has nothing left to do.
     """
     asked = Stop()
-    with resumed(as_run(run), ungroup(changes)) as session:
+    with resumed(as_run(run), ungroup(changes), exact=exact) as session:
         yield from _rows(session, asked, stop)
     asked.pass_on()
 
