@@ -211,7 +211,7 @@ def _loop(
 ) -> Generator[Progress | Epoch, None, None]:
     config, device, task, data = built.config, built.device, built.task, built.dataset
     model = torch.compile(built.model) if config.compile else built.model
-    blank = data.preprocessing.blank(data.train.x) if data.spec.kind == "image" else None
+    blank = data.blank()
     context = autocast(config.precision, device)
     optimizer, scaler = state.optimizer, state.scaler
     watch = Watch(built)
