@@ -9,6 +9,7 @@ from torch import Tensor
 from dlcli.core.spec import DataSpec
 from dlcli.data import augment, batches
 from dlcli.data.dataset import Split
+from dlcli.data.rows import Tensors
 
 IMAGE = DataSpec("multiclass", "image", (2, 4, 4), 10)
 
@@ -18,12 +19,12 @@ GOLDEN = [16, 59, 36, 38, 98, 96, 68, 57, 0, 5, 33, 19, 12, 17, 87, 80, 89, 1, 3
 
 def numbered(count: int = 100, index: Tensor | None = None) -> Split:
     """Samples that carry their own number: in x and, negative, in y."""
-    return Split(torch.arange(count)[:, None].float(), -torch.arange(count), index)
+    return Split(Tensors(torch.arange(count)[:, None].float(), -torch.arange(count)), index)
 
 
 def pictures(count: int = 10, index: Tensor | None = None) -> Split:
     x = torch.rand(count, 2, 4, 4, generator=torch.Generator().manual_seed(3))
-    return Split(x.contiguous(memory_format=torch.channels_last), torch.arange(count), index)
+    return Split(Tensors(x.contiguous(memory_format=torch.channels_last), torch.arange(count)), index)
 
 
 def ids(found: list[batches.Batch]) -> list[int]:
@@ -85,7 +86,7 @@ def test_images_are_gathered_whole_and_stay_channels_last(index: Tensor | None) 
     split = pictures(index=index)
     for make in (batches.in_order(split, 2), batches.shuffled(split, 2, seed=0, epoch=1)):
         for batch in make:
-            assert torch.equal(batch.x, split.x[batch.y])
+            assert torch.equal(batch.x, split.rows.take(slice(None))[0][batch.y])
             assert batch.x.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -93,12 +94,12 @@ def test_images_are_gathered_whole_and_stay_channels_last(index: Tensor | None) 
 @pytest.mark.parametrize("index", [None, torch.tensor([2, 0])])
 def test_next_token_targets_are_the_row_shifted_by_one(dtype: torch.dtype, index: Tensor | None) -> None:
     rows = torch.tensor([[1, 2, 3, 4], [4, 5, 6, 7], [7, 8, 9, 0]], dtype=dtype)
-    (batch,) = batches.in_order(Split(rows, None, index), 10)
+    (batch,) = batches.in_order(Split(Tensors(rows, None), index), 10)
     chosen = rows if index is None else rows[index]
     assert batch.x.tolist() == chosen[:, :-1].tolist()
     assert batch.y.tolist() == chosen[:, 1:].tolist()
     assert batch.x.dtype == batch.y.dtype == torch.int64
-    for shuffled in batches.shuffled(Split(rows, None, index), 1, seed=0, epoch=1):
+    for shuffled in batches.shuffled(Split(Tensors(rows, None), index), 1, seed=0, epoch=1):
         assert torch.equal(shuffled.x[:, 1:], shuffled.y[:, :-1])
 
 
@@ -122,7 +123,8 @@ def test_augmentation_is_a_function_of_seed_epoch_and_batch() -> None:
 
 
 def test_a_batch_is_augmented_alike_whichever_batches_were_taken_before() -> None:
-    same = [Split(pictures().x[:1].expand(8, 2, 4, 4), torch.zeros(8, dtype=torch.long)) for _ in range(2)]
+    picture, _ = pictures(1).rows.take(slice(None))
+    same = [Split(Tensors(picture.expand(8, 2, 4, 4), torch.zeros(8, dtype=torch.long))) for _ in range(2)]
     chosen = augment.parse(("noise=0.1",), IMAGE)
     first, second = batches.shuffled(same[0], 4, seed=0, epoch=1, augmentations=chosen)
     again = next(batches.shuffled(same[1], 4, seed=0, epoch=1, augmentations=chosen))
@@ -132,12 +134,12 @@ def test_a_batch_is_augmented_alike_whichever_batches_were_taken_before() -> Non
 
 def test_augmentation_leaves_labels_and_the_split_alone() -> None:
     split = pictures()
-    before = split.x.clone()
+    before = split.rows.take(slice(None))[0].clone()
     plain = list(batches.shuffled(split, 4, seed=0, epoch=1))
     for a, b in zip(augmented(), plain, strict=True):
         assert torch.equal(a.y, b.y)
         assert a.x.shape == b.x.shape and not torch.equal(a.x, b.x)
-    assert torch.equal(split.x, before)
+    assert torch.equal(split.rows.take(slice(None))[0], before)
 
 
 def test_what_is_shifted_in_is_the_blank() -> None:

@@ -445,7 +445,7 @@ def test_dry_run_tells_size_and_work_and_makes_no_run(dlcli: Dlcli, tmp_path: Pa
     linear = 2 * (64 * 2 * 2 * 128 + 128 * 10)
     assert found["flops per step"] == 3 * 64 * (convolutions + linear)
     assert found["memory of weights (bytes)"] == 4 * 53_002 * 3
-    assert found["memory of data (bytes)"] == 1797 * (64 * 4 + 8)
+    assert found["memory of data (bytes)"] == 1797 * (64 + 8)
     assert not (tmp_path / "runs").exists()
 
 

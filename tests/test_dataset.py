@@ -51,6 +51,11 @@ def rows(split: Split | None, count: int) -> list[int]:
     return list(range(count)) if split.index is None else split.index.tolist()
 
 
+def everything(data: Split | Dataset) -> tuple[Tensor, Tensor]:
+    """x and y of all rows that a split, or the training split, is chosen from."""
+    return (data if isinstance(data, Split) else data.train).rows.take(slice(None))
+
+
 # How it is split
 
 
@@ -99,8 +104,9 @@ def test_rows_keep_their_labels() -> None:
     data = prepared(source, normalize=False)
     for name in ("train", "val", "test"):
         split = data.split(name)
-        assert torch.equal(split.x[split.index], source.x[split.index])
-        assert torch.equal(split.y[split.index], source.y[split.index])
+        x, y = split.rows.take(split.index)
+        assert torch.equal(x, source.x[split.index])
+        assert torch.equal(y, source.y[split.index])
 
 
 def test_an_official_test_set_stays_the_test_set() -> None:
@@ -110,8 +116,9 @@ def test_an_official_test_set_stays_the_test_set() -> None:
     assert len(data.train) == 54 and len(data.val) == 6
     assert sorted(rows(data.train, 60) + rows(data.val, 60)) == list(range(60))
     assert data.test.index is None
-    assert torch.equal(data.test.y, test.y.flip(0))
-    torch.testing.assert_close(data.test.x, data.preprocessing.apply(test.x.flip(0)))
+    x, y = everything(data.test)
+    assert torch.equal(y, test.y.flip(0))
+    torch.testing.assert_close(x, data.preprocessing.apply(test.x.flip(0)))
 
 
 def test_a_test_fraction_of_an_official_test_set_is_refused() -> None:
@@ -154,7 +161,8 @@ def test_a_text_is_cut_in_order_and_no_character_is_predicted_in_two_parts() -> 
     assert rows(data.test, n) == list(range(n - test, n))
     seen: set[int] = set()
     for split in (data.train, data.val, data.test):
-        targets = {t for t in split.x[split.index][:, 1:].flatten().tolist() if ord(source.alphabet[t]) > 127}
+        tokens, _ = split.rows.take(split.index)
+        targets = {t for t in tokens[:, 1:].flatten().tolist() if ord(source.alphabet[t]) > 127}
         assert targets and not targets & seen
         seen |= targets
 
@@ -169,7 +177,7 @@ def test_statistics_are_the_training_parts_against_numpy() -> None:
         train = raw[data.train.index.numpy()]
         np.testing.assert_allclose(data.preprocessing.mean, train.mean(axes), rtol=1e-6)
         np.testing.assert_allclose(data.preprocessing.std, train.std(axes), rtol=1e-6)
-        ours = data.train.x.double().numpy()
+        ours = everything(data)[0].double().numpy()
         shape = (1, -1, 1, 1) if raw.ndim == 4 else (1, -1)
         expected = (raw - train.mean(axes).reshape(shape)) / train.std(axes).reshape(shape)
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
@@ -201,8 +209,9 @@ def test_without_normalisation_values_stay_as_they_are() -> None:
     source = images()
     data = prepared(source, normalize=False)
     assert data.preprocessing.mean == data.preprocessing.std == ()
-    assert data.train.x.dtype == torch.float32
-    assert torch.equal(data.train.x, source.x.float())
+    x, _ = everything(data)
+    assert x.dtype == torch.float32
+    assert torch.equal(x, source.x.float())
     assert (data.preprocessing.target_mean, data.preprocessing.target_std) == (0.0, 1.0)
 
 
@@ -213,7 +222,7 @@ def test_a_regressions_target_is_normalised_by_the_training_part() -> None:
     assert data.preprocessing.target_mean == pytest.approx(train.mean(), rel=1e-12)
     assert data.preprocessing.target_std == pytest.approx(train.std(), rel=1e-12)
     torch.testing.assert_close(
-        data.val.y.double() * data.preprocessing.target_std + data.preprocessing.target_mean,
+        everything(data)[1].double() * data.preprocessing.target_std + data.preprocessing.target_mean,
         source.y.double(),
         rtol=1e-5,
         atol=1e-4,
@@ -227,13 +236,14 @@ def test_a_constant_column_or_target_becomes_zero(value: float) -> None:
     source.y[:] = value
     data = prepared(source)
     assert data.preprocessing.std[1] == 1.0 and data.preprocessing.target_std == 1.0
-    assert data.train.x[:, 1].abs().max() == 0
-    assert data.train.y.abs().max() <= abs(value) * 1e-7
+    x, y = everything(data)
+    assert x[:, 1].abs().max() == 0
+    assert y.abs().max() <= abs(value) * 1e-7
 
 
 def test_channels_last_memory_for_images() -> None:
     data = prepared(images())
-    assert data.train.x.is_contiguous(memory_format=torch.channels_last)
+    assert everything(data)[0].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -247,8 +257,8 @@ def test_preparing_leaves_the_source_alone(make: Any, normalize: bool) -> None:
 def test_blank_is_what_a_black_pixel_becomes() -> None:
     about = prepared(images()).preprocessing
     black = torch.zeros(3, 2, 4, 4, dtype=torch.uint8)
-    torch.testing.assert_close(about.blank(black).expand(3, 2, 4, 4), about.apply(black))
-    assert Preprocessing(IMAGE).blank(black).item() == 0
+    torch.testing.assert_close(about.blank(black.device).expand(3, 2, 4, 4), about.apply(black))
+    assert Preprocessing(IMAGE).blank(black.device).item() == 0
 
 
 def test_other_data_can_be_prepared_as_the_first_was() -> None:
@@ -256,7 +266,7 @@ def test_other_data_can_be_prepared_as_the_first_was() -> None:
     other = features(40)
     again = prepared(Source(FEATURES, other.x * 3, other.y), preprocessing=first.preprocessing)
     assert again.preprocessing is first.preprocessing
-    torch.testing.assert_close(again.train.x, first.preprocessing.apply(other.x * 3))
+    torch.testing.assert_close(everything(again)[0], first.preprocessing.apply(other.x * 3))
 
 
 @pytest.mark.parametrize("make", [features, images, regression])
@@ -316,15 +326,16 @@ def test_shapes_and_types_agree_with_the_spec(name: str, tmp_path: Path) -> None
     assert source.x.shape[1:] == row
     for split in (data.train, data.val, data.test):
         assert len(split) >= 1
+        x, y = everything(split)
         if spec.kind == "tokens":
-            assert not split.x.is_floating_point()
-            assert 0 <= split.x.min() and split.x.max() < spec.vocabulary
+            assert not x.is_floating_point()
+            assert 0 <= x.min() and x.max() < spec.vocabulary
         else:
-            assert split.x.dtype == torch.float32 and split.x.isfinite().all()
+            assert x.dtype == torch.float32 and x.isfinite().all()
         if spec.task == "regression":
-            assert split.y.dtype == torch.float32 and spec.outputs == 1
+            assert y.dtype == torch.float32 and spec.outputs == 1
         elif spec.task != "next-token":
-            assert split.y.dtype == torch.int64
+            assert y.dtype == torch.int64
     if spec.task == "next-token":
         assert source.y is None and len(source.alphabet) == spec.outputs == spec.vocabulary
     else:
@@ -348,7 +359,7 @@ def test_the_same_settings_give_the_same_parts_which_are_disjoint(name: str, tmp
     assert sorted(sum(parts, [])) == list(range(n))
     assert parts == [rows(same.split(part), n) for part in ("train", "val", "test")]
     assert (rows(other.val, n) == parts[1]) is source.ordered
-    assert torch.equal(first.train.x, same.train.x)
+    assert torch.equal(everything(first)[0], everything(same)[0])
 
 
 @pytest.mark.parametrize("name", LOCAL)

@@ -261,7 +261,7 @@ def no_path_in(content: bytes, run: Run) -> bool:
 
 def test_onnx_takes_every_batch_size_from_1_to_257(exported: Export) -> None:
     about = original.Original(exported("cnn").run, raw=False, dtype="float32")
-    samples = about.data.train.x[:257]
+    samples, _ = about.data.train.rows.take(slice(257))
     x, expected = samples.contiguous().numpy(), about.restored.answer(samples).numpy()
     opened = exported("cnn").session()
     for size in range(1, 258):
@@ -327,7 +327,7 @@ def test_raw_leaves_the_normalisation_to_others(trained: Trained) -> None:
     record = one(run, raw=True)
     assert (record["name"], record["file"], record["raw"]) == ("onnx-raw", "model-raw.onnx", True)
     about = original.Original(run, raw=False, dtype="float32")
-    x = about.data.train.x[:5]
+    x, _ = about.data.train.rows.take(slice(5))
     mean, std = record["preprocessing"]["mean"][0], record["preprocessing"]["std"][0]
     opened = onnxruntime.InferenceSession(run.path / "export/model-raw.onnx")
     (answer,) = opened.run(None, {"image": ((x.numpy() - mean) / std).astype(np.float32)})
@@ -798,7 +798,7 @@ def test_the_lines_of_the_documentation_answer_as_dlcli_predict(exported: Export
     assert len([line for line in code.splitlines() if line.strip()]) <= 7
     (tmp_path / "runs/1/export").mkdir(parents=True)
     (tmp_path / "runs/1/export/model.onnx").write_bytes(exported("cnn").content)
-    images = original.Original(run, raw=False, dtype="float32").data.train.x[:6]
+    images, _ = original.Original(run, raw=False, dtype="float32").data.train.rows.take(slice(6))
     np.save(tmp_path / "images.npy", images.numpy())
     rows = "\n".join(",".join(map(str, image.flatten().tolist())) for image in images)
     (tmp_path / "images.csv").write_text(rows + "\n")

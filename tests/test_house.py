@@ -85,6 +85,15 @@ def test_only_the_command_line_knows_typer_and_rich_and_only_the_table_knows_pan
             assert not re.search(r"^\s*(import|from) pandas\b", text, re.M), name
 
 
+def test_only_data_knows_how_rows_are_stored() -> None:
+    """Others get batches; tests/test_rows_protocol.py trains, evaluates and exports with another storage."""
+    names = set(modules())
+    assert {name for name, path in modules().items() if "data.rows" in imports(path, names)} == {
+        "data.dataset",
+        "data.prepare",
+    }
+
+
 # Names that execute what they are given, or write wherever it says, with all that lies below them.
 BANNED = (
     "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "ruamel", "runpy",

@@ -16,7 +16,7 @@ from dlcli import TrainConfig, evaluate, resume, train
 from dlcli.checkpoints import checkpoint
 from dlcli.config.toml import read_file
 from dlcli.core.errors import ConfigError, DivergedError, ResourceError
-from dlcli.data.batches import epoch_order
+from dlcli.data.batches import epoch_order, full
 from dlcli.experiment.build import build
 from dlcli.runs.run import Run
 from dlcli.training.records import Progress, Row
@@ -55,7 +55,8 @@ def test_the_loop_is_plain_gradient_descent(tmp_path: Path) -> None:
         order, total = epoch_order(data.train, seed=0, epoch=epoch), 0.0
         for start in range(0, len(order), 100):
             rows_of = order[start : start + 100]
-            loss = F.cross_entropy(model(data.train.x[rows_of]), data.train.y[rows_of])  # type: ignore[index]
+            x, y = data.train.rows.take(rows_of)
+            loss = F.cross_entropy(model(x), y)  # type: ignore[arg-type]
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -65,7 +66,7 @@ def test_the_loop_is_plain_gradient_descent(tmp_path: Path) -> None:
         assert torch.equal(ours, hand)
     assert [row.metrics["train/loss"] for row in rows] == pytest.approx(losses, rel=1e-12)
     with torch.no_grad():
-        x, y = data.val.x[data.val.index], data.val.y[data.val.index]  # type: ignore[union-attr, index]
+        x, y = data.val.rows.take(data.val.index)  # type: ignore[union-attr, arg-type, assignment]
         logits = model(x)
     assert rows[-1].metrics["val/loss"] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-6)
     assert rows[-1].metrics["val/accuracy"] == (logits.argmax(1) == y).double().mean().item()
@@ -354,9 +355,8 @@ def test_least_squares_is_reached_on_whatever_rows_a_split_leaves(tmp_path: Path
     for changes in ({}, {"val_fraction": 0.1, "test_fraction": None}):
         built = build(config.replace(**changes))
         fit_new(built, tmp_path)
-        train_split = built.dataset.train
-        rows = slice(None) if train_split.index is None else train_split.index
-        x, y = train_split.x[rows].double().numpy(), train_split.y[rows].double().numpy()  # type: ignore[index]
+        whole = full(built.dataset.train)
+        x, y = whole.x.double().numpy(), whole.y.double().numpy()
         (w, b), *_ = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)
         assert built.model.linear.weight.item() == pytest.approx(w, rel=1e-3)  # type: ignore[union-attr, operator]
         assert built.model.linear.bias.item() == pytest.approx(b, rel=1e-3)  # type: ignore[union-attr, operator]
@@ -384,9 +384,10 @@ def test_the_average_of_the_weights_is_what_is_measured_and_saved(tmp_path: Path
     built = build(digits())
     built.model.load_state_dict(saved.weights)
     val = built.dataset.val
-    assert val is not None and val.index is not None and val.y is not None
+    assert val is not None
+    held_out = full(val)
     with torch.no_grad():
-        loss = F.cross_entropy(built.model(val.x[val.index]), val.y[val.index]).item()
+        loss = F.cross_entropy(built.model(held_out.x), held_out.y).item()
     assert averaged.metrics()[-1]["val/loss"] == pytest.approx(loss, rel=1e-6)
     assert plain.metrics()[-1]["val/loss"] != pytest.approx(loss, rel=1e-3)
 

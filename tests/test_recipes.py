@@ -9,6 +9,7 @@ import pytest
 from dlcli import TrainConfig, train
 from dlcli.config.recipe import recipes
 from dlcli.config.toml import read_file
+from dlcli.data.batches import full
 from dlcli.evaluation.rules import check_rules
 from dlcli.experiment.load import load_data
 from dlcli.experiment.restore import restore
@@ -52,7 +53,8 @@ def test_the_line_is_found(tmp_path: Path) -> None:
     slope, intercept = (p.item() for p in restored.model.parameters())
     assert slope == pytest.approx(1.0, abs=0.05)
     data = load_data(run_config, device="cpu")
-    x, y = (t[data.train.index].double().numpy() for t in (data.train.x, data.train.y))  # type: ignore[index]
+    whole = full(data.train)
+    x, y = whole.x.double().numpy(), whole.y.double().numpy()
     (w, b), *_ = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)
     least = np.mean((x[:, 0] * w + b - y) ** 2)
     assert np.mean((x[:, 0] * slope + intercept - y) ** 2) <= 1.02 * least

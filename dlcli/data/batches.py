@@ -1,4 +1,4 @@
-"""Batches of a split: an epoch is a permutation drawn from (seed, epoch), a batch a gather from the tensors.
+"""Batches of a split: an epoch is a permutation drawn from (seed, epoch), a batch what `take` gives of it.
 
 There is no per-sample Python and nothing waits for the device. B batch, T steps.
 """
@@ -31,19 +31,14 @@ class Batch:
 def in_order(split: Split, batch_size: int) -> Iterator[Batch]:
     """All samples once, in the order of the split."""
     for start in range(0, len(split), batch_size):
-        if split.index is None:
-            rows = slice(start, start + batch_size)
-            x, y = split.x[rows], None if split.y is None else split.y[rows]
-        else:
-            index = split.index[start : start + batch_size]
-            x, y = _take(split.x, index), None if split.y is None else split.y.index_select(0, index)
-        yield _batch(x, y)
+        positions = slice(start, start + batch_size)
+        yield _batch(*split.rows.take(positions if split.index is None else split.index[positions]))
 
 
 def epoch_order(split: Split, *, seed: int, epoch: int) -> Tensor:
-    """The rows of `split.x` in the order of that epoch, on the split's device."""
+    """The numbers of the split's rows in the order of that epoch, on the device of the data."""
     generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
-    order = torch.randperm(len(split), generator=generator).to(split.x.device)
+    order = torch.randperm(len(split), generator=generator).to(split.rows.device)
     return order if split.index is None else split.index.index_select(0, order)
 
 
@@ -62,16 +57,20 @@ def shuffled(
     first: the number of the batch to begin with; the others are as they would be without it.
     """
     order = epoch_order(split, seed=seed, epoch=epoch)
-    generator = torch.Generator(split.x.device) if augmentations else None
+    generator = torch.Generator(split.rows.device) if augmentations else None
     for number in range(first, -(-len(order) // batch_size)):
         start = number * batch_size
-        index = order[start : start + batch_size]
-        batch = _batch(_take(split.x, index), None if split.y is None else split.y.index_select(0, index))
+        batch = _batch(*split.rows.take(order[start : start + batch_size]))
         if generator is not None:
             generator.manual_seed(derive(seed, "augment", epoch, number))
             x = _augmented(batch.x, augmentations, blank, generator)
             batch = Batch(x, batch.y, seed=derive(seed, "mixup", epoch, number))
         yield batch
+
+
+def full(split: Split) -> Batch:
+    """The whole split as one batch."""
+    return next(in_order(split, len(split)))
 
 
 def endless(
@@ -86,7 +85,7 @@ def endless(
 ) -> Iterator[Batch]:
     """The batches of one epoch after the other, from number `first` of `epoch` on."""
     if batch_size >= len(split) and not augmentations:
-        yield from itertools.repeat(next(in_order(split, len(split))))
+        yield from itertools.repeat(full(split))
     for number in itertools.count(epoch):
         yield from shuffled(
             split,
@@ -97,12 +96,6 @@ def endless(
             blank=blank,
             first=first if number == epoch else 0,
         )
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    if x.dim() == 4:  # rows of channels-last memory are whole images; (B, C, H, W) is a view of them
-        return x.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
-    return x.index_select(0, index)
 
 
 def _batch(x: Tensor, y: Tensor | None) -> Batch:

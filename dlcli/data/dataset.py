@@ -1,7 +1,4 @@
-"""Source: what a loader read. Dataset: its train, val and test splits as tensors on a device, normalised.
-
-Shape letters: N samples, C channels, H height, W width, F features, T steps.
-"""
+"""Dataset: the train, val and test splits of a data set."""
 
 from dataclasses import dataclass
 
@@ -10,21 +7,23 @@ from torch import Tensor
 from dlcli.core.errors import ConfigError, did_you_mean
 from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
+from dlcli.data.rows import Rows
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some of the rows of `x` and `y`; `index` is None when it is all of them. Nothing is copied.
+    """Some of `rows`: the numbers in `index`, on their device, or all of them when it is None. Nothing is copied."""
 
-    x: float32 (N, C, H, W) in channels-last memory, float32 (N, F), or tokens (N, T) or (N, T + 1).
-    """
-
-    x: Tensor
-    y: Tensor | None
+    rows: Rows
     index: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.x) if self.index is None else len(self.index)
+        return len(self.rows) if self.index is None else len(self.index)
+
+    def part(self, positions: Tensor) -> "Split":
+        """The samples at these positions of the split, counted from 0."""
+        positions = positions.to(self.rows.device)
+        return Split(self.rows, positions if self.index is None else self.index[positions])
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,16 @@ class Dataset:
     @property
     def spec(self) -> DataSpec:
         return self.preprocessing.spec
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the data take; what splits share is counted once."""
+        stored = {id(s.rows): s.rows.bytes for s in (self.train, self.val, self.test) if s is not None}
+        return sum(stored.values())
+
+    def blank(self) -> Tensor | None:
+        """What a black pixel has become by normalisation, to broadcast over a batch; None when there are no pixels."""
+        return self.preprocessing.blank(self.train.rows.device) if self.spec.kind == "image" else None
 
     def split(self, name: str) -> Split:
         """The split of that name; ConfigError when there is none."""

@@ -1,4 +1,4 @@
-"""A Source -> a Dataset: split, normalised by its training part, on a device."""
+"""A Source -> a Dataset: split, on a device, with the normalisation that its training part asks for."""
 
 import hashlib
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.preprocessing import Preprocessing
+from dlcli.data.rows import Normalised, Rows, Tensors
 from dlcli.data.source import Source
 
 # The part that is held out for testing, where there is no official test set, does not follow the run's
@@ -25,7 +26,7 @@ def prepare(
     device: torch.device | str = "cpu",
     preprocessing: Preprocessing | None = None,
 ) -> Dataset:
-    """Split `source`, normalise it by its training part, and put it on `device`.
+    """Split `source`, put it on `device` as it is, and normalise what is taken of it by its training part.
 
     An official test set stays the test set, and `test_fraction` must then be None; else that part
     (default 0.2, of a text 0.1) is held out, the same one for every seed. The validation part is drawn from the
@@ -50,28 +51,22 @@ def prepare(
     if preprocessing is None:
         preprocessing = _fit(source, train_index, normalize)
 
-    def on_device(x: Tensor) -> Tensor:
-        x = preprocessing.apply(x.to(device))
-        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-    def targets(y: Tensor | None) -> Tensor | None:
-        if y is None:
-            return None
-        if preprocessing.spec.task == "regression":
+    def stored(x: Tensor, y: Tensor | None) -> Rows:
+        x = (x.float() if x.is_floating_point() else x).to(device)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if y is not None and preprocessing.spec.task == "regression":
             y = (y - preprocessing.target_mean) / preprocessing.target_std
-        return y.to(device)
+        return Normalised(Tensors(x, None if y is None else y.to(device)), preprocessing)
 
-    x, y = on_device(source.x), targets(source.y)
-    if test_size or val_size:
-        train = Split(x, y, train_index.to(device))
-    else:
-        train = Split(x, y)
-    val = Split(x, y, val_index.to(device)) if val_size else None
+    rows = stored(source.x, source.y)
+    train = Split(rows, train_index.to(device) if test_size or val_size else None)
+    val = Split(rows, val_index.to(device)) if val_size else None
     test: Split | None
     if source.test_x is not None:
-        test = Split(on_device(source.test_x), targets(source.test_y))
+        test = Split(stored(source.test_x, source.test_y))
     else:
-        test = Split(x, y, test_index.to(device)) if test_size else None
+        test = Split(rows, test_index.to(device)) if test_size else None
     return Dataset(preprocessing, train, val, test, fingerprint)
 
 

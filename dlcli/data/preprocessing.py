@@ -1,6 +1,8 @@
 """Preprocessing: what turns raw input into model input, and model output into an answer."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,22 +35,30 @@ class Preprocessing:
 
     def apply(self, x: Tensor) -> Tensor:
         """Raw (N, ...) values as model input: float32, normalised, laid out; tokens are returned as they are."""
+        return laid_out(self.on(x.device)(x))
+
+    def on(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """`apply` for many batches on `device`: its constants are there already, and no call waits for them."""
         if self.spec.kind == "tokens":
-            return x
-        out = x.to(torch.float32, copy=True)
-        if self.mean:
-            out.sub_(self._a_channel(self.mean, out)).mul_(1 / self._a_channel(self.std, out))
-        return laid_out(out)
-
-    def blank(self, x: Tensor) -> Tensor:
-        """The model input of a raw value of 0 (a black pixel), shaped to broadcast over `x`."""
+            return lambda x: x
         if not self.mean:
-            return torch.zeros((), device=x.device)
-        return -self._a_channel(self.mean, x) / self._a_channel(self.std, x)
+            return lambda x: x.to(torch.float32)
+        mean, scale = self._a_channel(self.mean, device), 1 / self._a_channel(self.std, device)
+        return lambda x: torch.sub(x.to(torch.float32), mean).mul_(scale)
 
-    def _a_channel(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+    def blank(self, device: torch.device) -> Tensor:
+        """The model input of a raw value of 0 (a black pixel), shaped to broadcast over (N, ...) input."""
+        if not self.mean:
+            return torch.zeros((), device=device)
+        return -self._a_channel(self.mean, device) / self._a_channel(self.std, device)
+
+    def without_normalisation(self) -> "Preprocessing":
+        """The same, but that input and targets stay in their own units."""
+        return dataclasses.replace(self, mean=(), std=(), target_mean=0.0, target_std=1.0)
+
+    def _a_channel(self, values: tuple[float, ...], device: torch.device) -> Tensor:
         shape = (-1, 1, 1) if self.spec.kind == "image" else (-1,)
-        return torch.tensor(values, dtype=torch.float32, device=like.device).view(shape)
+        return torch.tensor(values, dtype=torch.float32, device=device).view(shape)
 
     def as_dict(self) -> dict[str, Any]:
         return {

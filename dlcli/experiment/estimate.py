@@ -21,7 +21,7 @@ def estimate(built: Experiment) -> dict[str, Any]:
     parameters = sum(p.numel() for p in built.model.parameters())
     weights = 4 * parameters * (2 + _copies(built))
     activations = built.cost.bytes * built.batch_size
-    data = _data_bytes(built)
+    data = built.dataset.bytes
     return {
         "parameters": parameters,
         "train samples": len(built.dataset.train),
@@ -65,13 +65,3 @@ def _checkpoint_bytes(built: Experiment) -> int:
     """At most: the last ones and the one that is being written, and two best ones."""
     weights: int = sum(t.numel() * t.element_size() for t in built.model.state_dict().values())
     return weights * ((1 + _copies(built)) * (built.config.keep_last + 1) + 2)
-
-
-def _data_bytes(built: Experiment) -> int:
-    tensors: dict[int, int] = {}
-    for split in (built.dataset.train, built.dataset.val, built.dataset.test):
-        for tensor in (split.x, split.y) if split is not None else ():
-            if tensor is not None:
-                storage = tensor.untyped_storage()
-                tensors[storage.data_ptr()] = storage.nbytes()
-    return sum(tensors.values())

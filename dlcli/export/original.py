@@ -80,9 +80,11 @@ class Original:
 
     def _raw_data(self) -> Dataset:
         """The run's data with its own splits, not normalised; DataError when they are not what they were."""
-        plain = dataclasses.replace(self.preprocessing, mean=(), std=(), target_mean=0.0, target_std=1.0)
         return load_data(
-            self.restored.config, device="cpu", preprocessing=plain, fingerprint=self.run.data().get("fingerprint")
+            self.restored.config,
+            device="cpu",
+            preprocessing=self.preprocessing.without_normalisation(),
+            fingerprint=self.run.data().get("fingerprint"),
         )
 
     def _answers(self) -> Reference:
@@ -119,8 +121,7 @@ class Original:
     def calibration(self) -> np.ndarray:
         """Samples of the training split, evenly drawn from it, as the artifact takes them."""
         train = self.data.train
-        rows = torch.linspace(0, len(train) - 1, min(_CALIBRATION, len(train))).long()
-        part = dataclasses.replace(train, index=rows if train.index is None else train.index[rows])
+        part = train.part(torch.linspace(0, len(train) - 1, min(_CALIBRATION, len(train))).long())
         return torch.cat([self.fed(batch.x) for batch in in_order(part, _CALIBRATION)]).numpy()
 
     def describe(self) -> dict[str, Any]:

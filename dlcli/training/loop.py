@@ -28,7 +28,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
     autocasting = autocast(config.precision, built.device)
     stream = batches.endless(
         data.train, built.batch_size, seed=config.seed, epoch=state.epoch, first=state.batch,
-        augmentations=built.augmentations, blank=_blank(built),
+        augmentations=built.augmentations, blank=data.blank(),
     )  # fmt: skip
     total, batches_per_epoch = built.total_steps, built.batches_per_epoch
     evaluations = interval(config.eval_every, name="eval_every")
@@ -170,12 +170,6 @@ def _schedule(built: Experiment) -> Callable[[int], float]:
         steps_per_drop=config.steps_per_drop(steps_per_epoch),
         gamma=config.step_gamma or 0.1,
     )
-
-
-def _blank(built: Experiment) -> torch.Tensor | None:
-    """What a black pixel has become by normalisation; None where the data are no images."""
-    data = built.dataset
-    return data.preprocessing.blank(data.train.x) if data.spec.kind == "image" else None
 
 
 def _columns(built: Experiment) -> list[str]:
