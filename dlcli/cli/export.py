@@ -4,12 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
-from dlcli.cli.output import Column, choose_format, emit, say, tell_damage
+from dlcli.cli.arguments import RunName, RunsDir, with_format
+from dlcli.cli.output import Column, Format, emit, power, say, tell_damage
 from dlcli.core.errors import CheckError, ConfigError
 from dlcli.export.formats import FORMATS, check_formats
 
 
+@with_format
 def export(
     run: RunName,
     formats: Annotated[
@@ -34,16 +35,14 @@ def export(
         ),
     ] = None,
     runs_dir: RunsDir = "runs",
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    *,
+    format: Format,
 ) -> None:
     """Write a trained run as a file for other programs, and compare that file with the trained model.
 
     Each file is opened in a fresh process by its own runtime and fed the run's test split. Exit 7 when what it
     answers is not what the trained model answers; the file is then not kept.
     """
-    format = choose_format(json=json, csv=csv, md=md)
     if everything and formats is not None:
         raise ConfigError("--all and --format exclude each other: choose one")
     names = list(FORMATS) if everything else [name.strip() for name in (formats or "onnx").split(",")]
@@ -79,7 +78,7 @@ def _columns(metric: str) -> list[Column]:
     return [
         Column("name", "format", fixed=True),
         Column("size", "size", _megabytes, right=True),
-        Column("max_relative_difference", "max difference", _power, right=True),
+        Column("max_relative_difference", "max difference", power, right=True),
         Column("agreement", "agreement", _percent, right=True),
         Column("trained", metric, right=True),
         Column("exported", "exported", right=True),
@@ -140,7 +139,3 @@ def _times(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
-
-
-def _power(value: float | None) -> str:
-    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"

@@ -6,7 +6,6 @@ import typer
 
 from dlcli.cli.arguments import JSON, CheckpointRole, Device, RunName, RunsDir
 from dlcli.cli.output import plain, print_json, tell_damage, write
-from dlcli.core.errors import ConfigError
 
 
 def generate(
@@ -24,8 +23,6 @@ def generate(
     json: JSON = False,
 ) -> None:
     """Let a trained language model write."""
-    if checkpoint not in ("best", "last"):
-        raise ConfigError(f"--checkpoint {checkpoint} is not one of best, last")
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CSV, JSON, MD
-from dlcli.cli.output import Column, Format, choose_format, duration, emit, plain, say, write
+from dlcli.cli.arguments import with_format
+from dlcli.cli.output import Column, Format, duration, emit, plain, power, say, write
 from dlcli.config.environment import read_environment
 from dlcli.core.errors import CheckError, ConfigError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dlcli.gradcheck.selftest import SelfTest
 
 
+@with_format
 def gradcheck(
     targets: Annotated[
         list[str] | None,
@@ -56,15 +57,13 @@ def gradcheck(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Plant bugs into real models and see whether each is found.")
     ] = False,
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    *,
+    format: Format,
 ) -> None:
     """Compare a model's derivatives with numeric ones, tensor by tensor, and name the module that is wrong.
 
     Everything is float64 on the CPU. Exit 7 when a derivative is wrong.
     """
-    format = choose_format(json=json, csv=csv, md=md)
     if self_test:
         given = {
             "a target": targets, "--input": inputs, "--data": data, "--set": settings, "--device": device,
@@ -116,16 +115,12 @@ def _tell(line: str) -> None:
     write(plain(line) + "\n")
 
 
-def _power(value: Any) -> str:
-    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
-
-
 _COLUMNS = [
     Column("tensor", "tensor", fixed=True),
     Column("shape", "shape", lambda shape: "x".join(map(str, shape)) or "scalar"),
-    Column("gradient_norm", "|gradient|", _power, right=True),
-    Column("max_absolute_error", "max abs error", _power, right=True),
-    Column("max_relative_error", "max rel error", _power, right=True),
+    Column("gradient_norm", "|gradient|", power, right=True),
+    Column("max_absolute_error", "max abs error", power, right=True),
+    Column("max_relative_error", "max rel error", power, right=True),
     Column("probes", "probes", right=True),
     Column("kinks", "kinks", right=True),
     Column("verdict", "verdict", fixed=True),
@@ -191,10 +186,10 @@ def _print_summary(report: "Report") -> None:
             Column("target", "target", fixed=True),
             Column("parameters", "parameters", right=True),
             Column("tensors", "tensors", right=True),
-            Column("max_relative_error", "max rel error", _power, right=True),
+            Column("max_relative_error", "max rel error", power, right=True),
             Column("probes", "probes", right=True),
             Column("kinks", "kinks", right=True),
-            Column("smallest_caught", "would catch", _power, right=True),
+            Column("smallest_caught", "would catch", power, right=True),
             Column("verdict", "verdict", fixed=True),
         ],
         format=Format.table,

@@ -50,8 +50,7 @@ class Door(typer.core.TyperGroup):
 
     def get_params(self, ctx: Any) -> Any:
         params = super().get_params(ctx)
-        for param in params:
-            _spare_the_check_of(param)
+        _take_as_typed(params)
         return params
 
     def get_command(self, ctx: Any, name: str) -> Any:
@@ -65,7 +64,8 @@ class Door(typer.core.TyperGroup):
             found = app
         command = typer.main.get_command(found)
         command.name = name
-        _spare_the_check(command, ctx)
+        for each in (command, *getattr(command, "commands", {}).values()):
+            _take_as_typed(each.get_params(ctx))
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -111,26 +111,19 @@ class Door(typer.core.TyperGroup):
                 gc.freeze()  # at the exit Python would look through all that torch has made: 0.3 s
 
 
-class _AsItIs:
+class _AsTyped:
     """Takes a text, a list of texts, or a flag as it is."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         return list(value or ()) if param.multiple or param.nargs == -1 else value
 
 
-def _spare_the_check(command: Any, ctx: Any) -> None:
-    for param in command.get_params(ctx):
-        _spare_the_check_of(param)
-    for inner in getattr(command, "commands", {}).values():
-        _spare_the_check(inner, ctx)
-
-
-def _spare_the_check_of(param: Any) -> None:
-    """Typer checks each value with pydantic, whose import takes as long as the rest of `dlcli runs`; text
-    and flags are right as they are. A Typer that is built otherwise is left alone."""
-    annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None)
-    if getattr(param, "_runtime_param", ...) is None and annotation in (str, list[str], bool):
-        param._runtime_param = _AsItIs()
+def _take_as_typed(params: Sequence[Any]) -> None:
+    """Typer checks each value with pydantic, whose import takes as long as all of `dlcli runs`; a text or a flag
+    needs no check. A Typer that is built otherwise checks them all the same."""
+    for param in params:
+        if getattr(getattr(param, "type_descriptor", None), "annotation", None) in (str, list[str], bool):
+            param.get_runtime_param = _AsTyped
 
 
 def _limit_spinning() -> None:

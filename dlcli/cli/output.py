@@ -130,6 +130,11 @@ def number(value: float | None) -> str:
     return f"{value:.4f}"
 
 
+def power(value: float | None) -> str:
+    """`1.2e-05`, for values of which the order of magnitude counts."""
+    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
 def duration(seconds: float | None) -> str:
     """`7.1s`, `2m05s`, `3h20m`."""
     if seconds is None:
