@@ -26,18 +26,19 @@ JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 CSV = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 MD = Annotated[bool, typer.Option("--md", help="Print a Markdown table.")]
 
-RunsDir = Annotated[str, typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="Folder of all runs.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="42, runs/42, latest or best:METRIC.")]
+RunsDir = Annotated[str, typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, latest or best:METRIC.")]
 RunNames = Annotated[
-    list[str], typer.Argument(metavar="RUN", help="42, runs/42, latest, best:METRIC or 40:45. May be repeated.")
+    list[str], typer.Argument(metavar="RUN", help="Runs: 42, runs/42, latest, best:METRIC or 40:45. May be repeated.")
 ]
-Device = Annotated[
-    str, typer.Option("--device", help="auto (the device that the run was trained on), cpu, cuda, cuda:N or mps.")
-]
+Device = Annotated[str, typer.Option("--device", help="auto (the device of the training), cpu, cuda, cuda:N or mps.")]
 CheckpointRole = Annotated[
     str,
     typer.Option(
-        "--checkpoint", metavar="best|last", help="Which checkpoint.", callback=one_of("--checkpoint", "best", "last")
+        "--checkpoint",
+        metavar="best|last",
+        help="Which checkpoint of the run to use.",
+        callback=one_of("--checkpoint", "best", "last"),
     ),
 ]
 Model = Annotated[str | None, typer.Argument(help="A model of `dlcli models`, or your own package.module:Name.")]

@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Prove a promise on this machine: exact resume, determinism, a sound installation.",
+    help="Prove on this machine: exact resume, determinism, a working installation.",
 )
 
 Keep = Annotated[bool, typer.Option("--keep", help="Keep the runs that the check made. A failed check keeps them.")]

@@ -23,18 +23,25 @@ def evaluate(
     ] = "test",
     checkpoint: CheckpointRole = "best",
     data: Annotated[
-        str | None, typer.Option("--data", help="Other data of the same shape, normalised as the run's own.")
+        str | None,
+        typer.Option(
+            "--data",
+            help="Measure on this data set, of the same shape as the run's own, and normalised like it.",
+        ),
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", metavar="RULE", help="Such as 'accuracy>=0.98'; exit 7 if false. May be repeated."),
+        typer.Option(
+            "--require",
+            metavar="RULE",
+            help="A condition, such as 'accuracy>=0.98'. Exit with code 7 if it is false. May be repeated.",
+        ),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="RUN", help="Measure this run too; exit 7 if it is better.")
+        str | None,
+        typer.Option("--baseline", metavar="RUN", help="Measure this run as well. Exit with code 7 if it is better."),
     ] = None,
-    max_drop: Annotated[
-        float, typer.Option("--max-drop", min=0.0, help="By how much the baseline may be better.")
-    ] = 0.0,
+    max_drop: Annotated[float, typer.Option("--max-drop", min=0.0, help="How much better the baseline may be.")] = 0.0,
     device: Device = "auto",
     runs_dir: RunsDir = "runs",
     *,
@@ -42,8 +49,9 @@ def evaluate(
 ) -> None:
     """Measure a trained run.
 
-    Prints metrics, and for classes a table of each class and the confusion matrix. The record is kept in
-    the run, as eval/SPLIT.json.
+    Prints the metrics of the run; for a classifier also precision, recall and
+    F1 of each class, and the confusion matrix. The record is kept in the run
+    as eval/SPLIT.json.
     """
     if max_drop and baseline is None:
         raise ConfigError("--max-drop needs a --baseline")

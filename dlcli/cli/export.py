@@ -15,33 +15,38 @@ def export(
     run: RunName,
     formats: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME,...", help="onnx, pt2, aoti, safetensors. (default: onnx)"),
+        typer.Option(
+            "--format",
+            metavar="NAME,...",
+            help="One or more of onnx, pt2, aoti, safetensors, separated by commas. (default: onnx)",
+        ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every format.")] = False,
-    half: Annotated[bool, typer.Option("--half", help="Weights and arithmetic in float16.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Write every format.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Use float16 for weights and arithmetic.")] = False,
     quantize: Annotated[
-        str | None, typer.Option("--quantize", metavar="int8", help="Weights in 8-bit integers; for onnx.")
+        str | None, typer.Option("--quantize", metavar="int8", help="Store weights as 8-bit integers; for onnx only.")
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Leave the normalisation out: whoever runs the file does it.")
+        bool, typer.Option("--raw", help="Leave the normalisation out; the program that uses the file must do it.")
     ] = False,
     tolerance: Annotated[
         float | None,
         typer.Option(
             "--tolerance",
             min=0.0,
-            help="Largest difference from the trained model, relative; with int8, largest loss of accuracy or r2. "
-            "(default: 0.0001; half and int8 0.01)",
+            help="Largest relative difference from the trained model that is accepted; with --quantize, the largest "
+            "loss of accuracy or r2. (default: 0.0001; with --half or --quantize 0.01)",
         ),
     ] = None,
     runs_dir: RunsDir = "runs",
     *,
     format: Format,
 ) -> None:
-    """Write a trained run as a file for other programs, and compare that file with the trained model.
+    """Write a trained run as a file for other programs, and compare the two.
 
-    Each file is opened in a fresh process by its own runtime and fed the run's test split. Exit 7 when what it
-    answers is not what the trained model answers; the file is then not kept.
+    Each file is opened in a fresh process by its own runtime, which predicts
+    the run's test split. If its predictions are not those of the trained
+    model, the exit code is 7 and the file is not kept.
     """
     if everything and formats is not None:
         raise ConfigError("--all and --format exclude each other: choose one")

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def gradcheck(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TARGET...", help="A built-in model, layer or loss, all, or package.module:Name."),
+        typer.Argument(
+            metavar="TARGET...", help="A built-in model, layer or loss; all; or your own package.module:Name."
+        ),
     ] = None,
     inputs: Annotated[
         list[str] | None,
@@ -35,34 +37,40 @@ def gradcheck(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="For the constructor of your own module. May be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An argument for the constructor of your own module. May be repeated."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of values, weights and probes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of inputs, weights and probes.")] = 0,
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="Probe every coordinate of every parameter and input.")
     ] = False,
-    order: Annotated[int, typer.Option("--order", min=1, max=2, help="2 checks double backward as well.")] = 1,
+    order: Annotated[
+        int, typer.Option("--order", min=1, max=2, help="1 checks first derivatives; 2 checks double backward as well.")
+    ] = 1,
     forward_mode: Annotated[
         bool, typer.Option("--forward-mode", help="Check forward-mode derivatives as well.")
     ] = False,
     device: Annotated[
         str | None,
         typer.Option(
-            "--device", help="Compare this device's backward, in the model's own dtype: cpu, cuda, cuda:N, mps."
+            "--device",
+            help="Compare the backward of this device as well, in the model's own dtype: cpu, cuda, cuda:N or mps.",
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail also where a tensor is undecided or a parameter unused.")
+        bool, typer.Option("--strict", help="Also fail when a tensor is undecided or a parameter unused.")
     ] = False,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Plant bugs into real models and see whether each is found.")
+        bool, typer.Option("--self-test", help="Plant bugs in real models, and count how many are found.")
     ] = False,
     *,
     format: Format,
 ) -> None:
-    """Compare a model's derivatives with numeric ones, tensor by tensor, and name the module that is wrong.
+    """Compare a model's derivatives with numeric ones, and name the wrong module.
 
-    Everything is float64 on the CPU. Exit 7 when a derivative is wrong.
+    The comparison is made tensor by tensor, in float64 on the CPU. The exit
+    code is 7 when a derivative is wrong.
     """
     if self_test:
         given = {

@@ -18,26 +18,26 @@ from dlcli.core.version import __version__
 # no other command's start waits for it.
 COMMANDS = {
     "train": ("dlcli.cli.train:train", "Train a model in a new run, and print its best result."),
-    "resume": ("dlcli.cli.resume:resume", "Go on with a stopped run, or extend a finished one."),
+    "resume": ("dlcli.cli.resume:resume", "Continue a stopped run, or extend a finished one."),
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
     "export": (
         "dlcli.cli.export:export",
-        "Write a trained run as a file for other programs, compared with the trained model.",
+        "Write a trained run as a file for other programs, and compare the two.",
     ),
-    "generate": ("dlcli.cli.generate:generate", "Let a trained language model write."),
+    "generate": ("dlcli.cli.generate:generate", "Generate text with a trained language model."),
     "gradcheck": (
         "dlcli.cli.gradcheck:gradcheck",
         "Compare a model's derivatives with numeric ones, and name the module that is wrong.",
     ),
     "check": (
         "dlcli.cli.check:app",
-        "Prove a promise on this machine: exact resume, determinism, a sound installation.",
+        "Prove on this machine: exact resume, determinism, a working installation.",
     ),
-    "runs": ("dlcli.cli.runs:app", "List all runs, newest first; `runs show | rm | restore | purge RUN`."),
+    "runs": ("dlcli.cli.runs:app", "List all runs; show one; move runs to the trash and back."),
     "models": ("dlcli.cli.listing:models", "List the built-in models."),
     "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),
-    "recipes": ("dlcli.cli.recipes:recipes", "List the recipes: dlcli train --config recipe:NAME."),
+    "recipes": ("dlcli.cli.recipes:recipes", "List the recipes for `dlcli train --config recipe:NAME`."),
 }
 
 

@@ -12,7 +12,7 @@ from dlcli.cli.output import Column, Format, emit, tell_damage
 def predict(
     run: RunName,
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Images or folders of them, .csv files of rows, or texts.")
+        list[str], typer.Argument(metavar="INPUT...", help="Images, folders of images, .csv files, or texts.")
     ],
     checkpoint: CheckpointRole = "best",
     device: Device = "auto",
@@ -20,7 +20,7 @@ def predict(
     *,
     format: Format,
 ) -> None:
-    """Apply a trained run to new inputs."""
+    """Apply a trained run to new inputs, and print its predictions."""
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)

@@ -7,7 +7,7 @@ from dlcli.config import recipe
 
 @with_format
 def recipes(*, format: Format) -> None:
-    """List the recipes: dlcli train --config recipe:NAME."""
+    """List the recipes for `dlcli train --config recipe:NAME`."""
     found = recipe.recipes()
     rows = [{"recipe": name, "summary": r["summary"], "reaches": r["reaches"]} for name, r in found.items()]
     emit(

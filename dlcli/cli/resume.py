@@ -21,17 +21,21 @@ def resume(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting to change. May be repeated."),
     ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Exit 4 unless the result is bit for bit that of a run never stopped.")
+        bool,
+        typer.Option(
+            "--exact", help="Exit with code 4 unless the result will be bit for bit that of a run that never stopped."
+        ),
     ] = False,
     runs_dir: RunsDir = "runs",
     print_: Print = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     format: Format,
 ) -> None:
-    """Go on with a stopped run, or extend a finished one, in the same folder.
+    """Continue a stopped run, or extend a finished one, in the same folder.
 
-    Settings that are typed win over the run's own: `--epochs 200` extends it. It says whether the result will
-    be bit for bit that of a run that never stopped, or why not.
+    Settings that are typed win over the run's own: `--epochs 200` extends it.
+    The command says whether the result will be bit for bit that of a run that
+    never stopped, and if not, why.
     """
     from dlcli.runs.names import find_one
 

@@ -1,4 +1,4 @@
-"""dlcli runs: the table of all runs, and one of them in full; what removes runs is in trash.py."""
+"""dlcli runs, dlcli runs show: the table of all runs, and one run in full. What removes runs is in trash.py."""
 
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="List all runs, newest first; `runs show RUN` tells all of one, `runs rm RUN` moves it to the trash.",
+    help="List all runs, newest first. `runs show RUN` shows one run; `runs rm RUN` moves it to the trash.",
 )
 for command in (trash.rm, trash.restore, trash.purge):
     app.command()(command)
@@ -28,7 +28,7 @@ for command in (trash.rm, trash.restore, trash.purge):
 @with_format
 def runs(
     context: typer.Context,
-    limit: Annotated[str, typer.Option("--limit", "-n", metavar="N", help="At most so many; 0 is all.")] = "0",
+    limit: Annotated[str, typer.Option("--limit", "-n", metavar="N", help="List at most N runs; 0 lists all.")] = "0",
     runs_dir: RunsDir = "runs",
     *,
     format: Format,

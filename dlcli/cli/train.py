@@ -23,7 +23,10 @@ def train(
         bool, typer.Option("--print-config", help="Print the resolved settings as TOML and stop.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print size, work and memory, and stop; makes no run.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the size, work and memory of the training, and stop without making a run."
+        ),
     ] = False,
     print_: Print = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,

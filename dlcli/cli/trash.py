@@ -20,15 +20,18 @@ _PATH = Column("path", "now in", fixed=True)
 
 TrashedNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[RUN]", help="42, runs/42, latest, best:METRIC or 40:45, of what is in the trash."),
+    typer.Argument(
+        metavar="RUN", help="Runs in the trash: 42, runs/42, latest, best:METRIC or 40:45. May be repeated."
+    ),
 ]
 
 
 @with_format
 def rm(names: RunNames, runs_dir: RunsDir = "runs", *, format: Format) -> None:
-    """Move runs to the trash, the folder .trash beside them.
+    """Move runs to the trash, which is the folder .trash beside them.
 
-    A run that is being trained is refused, and so is a folder that does not prove to be a run of dlcli.
+    Runs that are being trained, and folders that are no runs of dlcli, are
+    refused.
     """
     moved = trash.remove(_named(names, lambda name: find(name, runs_dir)))
     _print(moved, [RUN, _SIZE, _PATH], format)
@@ -39,7 +42,7 @@ def rm(names: RunNames, runs_dir: RunsDir = "runs", *, format: Format) -> None:
 
 @with_format
 def restore(names: TrashedNames = None, runs_dir: RunsDir = "runs", *, format: Format) -> None:
-    """Move runs from the trash to where they were; without RUN, list what is in the trash."""
+    """Move runs from the trash back to where they were; without RUN, list the trash."""
     if names:
         restored = trash.restore(_named(names, lambda name: trash.find(name, runs_dir)))
         _print(restored, [RUN, _SIZE, _PATH], format)
@@ -59,12 +62,12 @@ def restore(names: TrashedNames = None, runs_dir: RunsDir = "runs", *, format: F
 @with_format
 def purge(
     names: TrashedNames = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     runs_dir: RunsDir = "runs",
     *,
     format: Format,
 ) -> None:
-    """Delete runs that are in the trash for good; without RUN, all of them."""
+    """Delete runs in the trash for good; without RUN, all of them."""
     if names:
         chosen = _named(names, lambda name: trash.find(name, runs_dir))
     else:
