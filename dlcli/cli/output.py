@@ -235,7 +235,7 @@ def _aligned(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title
 
 
 class Reporter:
-    """Shows a training on stderr: a live bar on a terminal; elsewhere a line an epoch, at most one in 10 s.
+    """Shows a training on stderr: a live bar on a terminal; elsewhere one line per epoch, at most one in 10 s.
 
     A context manager. `quiet` shows nothing.
     """
@@ -283,7 +283,7 @@ class Reporter:
             say(content)
 
     def epoch(self, content: str) -> None:
-        """A line an epoch."""
+        """One line per epoch."""
         if self._live is not None:
             self.line(content)
         elif time.monotonic() - self._last_line >= 10:

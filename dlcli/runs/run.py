@@ -64,7 +64,7 @@ _INFO: dict[str, Kind] = {
     "device": TEXT, "threads": _THREADS, "eval_threads": _THREADS,
 }  # fmt: skip
 
-# data.json has a mean, a deviation and a name a feature.
+# data.json has a mean, a deviation and a name per feature.
 _MOST_DATA = 16_000_000
 
 
