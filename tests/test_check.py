@@ -340,7 +340,7 @@ def test_a_training_is_the_same_in_another_process(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*words, "--epochs", "2", "--runs-dir", str(tmp_path)])
     assert result.exit_code == 0, result.output
     steps = 2 * 6  # 360 samples by 64
-    assert result.stdout.splitlines()[-1] == f"{steps} steps, {17 + steps * 35} hashes a training, 2 trainings"
+    assert result.stdout.splitlines()[-1] == f"{steps} steps, {17 + steps * 35} hashes per training, 2 trainings"
     assert {line.split()[-2] for line in result.stdout.splitlines()[1:-1]} == {"equal"}
     err = result.stderr.splitlines()
     assert err[:3] == [

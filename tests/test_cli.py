@@ -66,6 +66,27 @@ def test_every_setting_is_an_option_and_every_option_shows_its_default() -> None
     assert "(default: 64)" in text
 
 
+WITH_A_TABLE = (
+    "train mlp", "resume 1", "eval 1", "predict 1 a", "export 1", "gradcheck mlp", "check resume mlp",
+    "check determinism mlp", "check install", "runs", "runs show 1", "runs rm 1", "runs restore", "runs purge",
+    "models", "datasets", "recipes",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", WITH_A_TABLE)
+def test_each_command_with_a_table_takes_one_of_three_formats(command: str, tmp_path: Path) -> None:
+    """Two are refused before anything else is looked at; each has its line of help."""
+    env = {"DLCLI_RUNS_DIR": str(tmp_path), "COLUMNS": "80"}
+    for two in (("--json", "--csv"), ("--csv", "--md")):
+        done = CliRunner().invoke(app, [*command.split(), *two], env=env)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert "--json, --csv and --md exclude each other: choose one" in done.stderr
+    words = [word for word in command.split() if word not in ("1", "a", "mlp")]
+    text = " ".join(CliRunner().invoke(app, [*words, "--help"], env=env).stdout.split())
+    for line in ("--json <bool> Print one JSON document.", "--csv <bool> Print CSV.", "--md <bool> Print a Markdown"):
+        assert line in text
+
+
 def test_train_says_what_it_does_on_stderr_and_prints_the_result_on_stdout(dlcli: Dlcli, tmp_path: Path) -> None:
     done = dlcli(*QUICK)
     lines = done.stderr.splitlines()

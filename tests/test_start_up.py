@@ -81,6 +81,12 @@ def test_help_does_not_load_rich() -> None:
     assert heavy_after(probe) == []
 
 
+@pytest.mark.parametrize("words", [("runs",), ("runs", "--limit", "3"), ("models", "--json"), ("train", "--help")])
+def test_light_commands_do_not_load_what_typer_checks_values_with(words: tuple[str, ...]) -> None:
+    probe = call(*words) + "\nimport sys; assert 'pydantic' not in sys.modules"
+    assert heavy_after(probe) == []
+
+
 def test_training_on_digits_loads_only_what_it_needs(tmp_path: object) -> None:
     """Each of these would cost a second or more before the first step."""
     program = call("train", "cnn", "--epochs", "1", "--runs-dir", str(tmp_path), "--quiet")

@@ -15,6 +15,21 @@ from pathlib import Path
 from dlcli.core.errors import DlcliError, ResourceError
 
 
+@contextlib.contextmanager
+def leave_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit, as Ctrl-C raises KeyboardInterrupt: every Child is killed on the way out."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Child:
     """`dlcli WORDS`, or another `program` of Python, with the folder and the module path of this process, but without
     its DLCLI_ variables: settings come from the words alone. What it prints goes to `log`.

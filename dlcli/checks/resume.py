@@ -137,6 +137,8 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
         failure = _difference(comparisons)
         if failure is not None or (len(landed) >= kills and _within(resumed, steps)):
             break
+    if failure is None and len(landed) < kills:
+        tell(f"only {len(landed)} of {kills} kills came before the end of a training: give more --epochs")
     if failure is None and not _within(resumed, steps):
         failure = (
             f"nothing is proved: no resume began between the first and the last step in {trainings} trainings of "

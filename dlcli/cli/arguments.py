@@ -1,16 +1,90 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how one parameter of a command becomes several options."""
 
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
-RunsDir = Annotated[str, typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="Folder of all runs.")]
+from dlcli.cli.output import choose_format
+from dlcli.core.errors import ConfigError
+
+
+def one_of(option: str, *choices: str) -> Callable[[str | None], str | None]:
+    """A callback for a typer.Option. Raises ConfigError (exit 2) when the value is none of `choices`."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in choices:
+            raise ConfigError(f"{option} {value} is not one of {', '.join(choices)}")
+        return value
+
+    return check
+
+
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 CSV = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 MD = Annotated[bool, typer.Option("--md", help="Print a Markdown table.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="42, runs/42, latest or best:METRIC.")]
+
+RunsDir = Annotated[str, typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, latest or best:METRIC.")]
 RunNames = Annotated[
-    list[str], typer.Argument(metavar="RUN", help="42, runs/42, latest, best:METRIC or 40:45. May be repeated.")
+    list[str], typer.Argument(metavar="RUN", help="Runs: 42, runs/42, latest, best:METRIC or 40:45. May be repeated.")
 ]
-Device = Annotated[str, typer.Option("--device", help="auto (the one it was trained on), cpu, cuda, cuda:N or mps.")]
-CheckpointRole = Annotated[str, typer.Option("--checkpoint", metavar="best|last", help="Which checkpoint.")]
+Device = Annotated[str, typer.Option("--device", help="auto (the device of the training), cpu, cuda, cuda:N or mps.")]
+CheckpointRole = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint",
+        metavar="best|last",
+        help="Which checkpoint of the run to use.",
+        callback=one_of("--checkpoint", "best", "last"),
+    ),
+]
+Model = Annotated[str | None, typer.Argument(help="A model of `dlcli models`, or your own package.module:Name.")]
+Configs = Annotated[
+    list[str] | None,
+    typer.Option("--config", help="Settings from a .toml or .json file, or recipe:NAME. May be repeated."),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, such as model.hidden=256. May be repeated."),
+]
+
+
+def with_format(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give `command(*, format, ...)` the options --json, --csv and --md; none of them is Format.table.
+
+    ConfigError (exit 2) when more than one is given.
+    """
+    options = [option(name, hint, default=False) for name, hint in (("json", JSON), ("csv", CSV), ("md", MD))]
+    return with_options(command, "format", options, lambda given: choose_format(**given))
+
+
+def with_options(
+    command: Callable[..., Any],
+    parameter: str,
+    options: Sequence[inspect.Parameter],
+    value: Callable[[Mapping[str, Any]], Any],
+) -> Callable[..., Any]:
+    """`command` with `options` in the place of one parameter.
+
+    value: makes the parameter's argument of a dict from the name of each option to what was typed for it.
+    """
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(command).parameters.values()]
+    place = [p.name for p in parameters].index(parameter)
+    parameters[place : place + 1] = options
+
+    @functools.wraps(command)
+    def called(**arguments: Any) -> Any:
+        given = {o.name: arguments.pop(o.name) for o in options}
+        return command(**arguments, **{parameter: value(given)})
+
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    return called
+
+
+def option(name: str, hint: Any, *, default: Any) -> inspect.Parameter:
+    """A keyword-only parameter. hint: an Annotated type with a typer.Option."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)

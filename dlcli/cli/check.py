@@ -1,49 +1,35 @@
 """dlcli check: prove a promise on this machine."""
 
-import math
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CSV, JSON, MD, RunsDir
+from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, with_format
 from dlcli.cli.flags import resolve, with_settings
-from dlcli.cli.output import Column, Format, choose_format, duration, emit, plain, say, write
+from dlcli.cli.output import Column, Format, duration, emit, plain, say, write
 from dlcli.config.environment import read_environment
-from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import CheckError
+
+if TYPE_CHECKING:
+    from dlcli.checks.determinism import DeterminismReport
+    from dlcli.checks.resume import ResumeReport
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Prove a promise on this machine: exact resume, determinism, a sound installation.",
+    help="Prove on this machine: exact resume, determinism, a working installation.",
 )
 
-Model = Annotated[
-    str | None, typer.Argument(help="A model of `dlcli models`, or your own package.module:Name.")
-]  # fmt: skip
-Configs = Annotated[
-    list[str] | None,
-    typer.Option("--config", help="Settings from a .toml or .json file, or recipe:NAME. May be repeated."),
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, such as model.hidden=256. May be repeated."),
-]
-Keep = Annotated[bool, typer.Option("--keep", help="Keep the runs that were made; they are kept after a failure.")]
-
-# Steps that show what there is to see, where --epochs is not given.
-_STEPS = 200
-_SAVES = 20
+Keep = Annotated[bool, typer.Option("--keep", help="Keep the runs that the check made. A failed check keeps them.")]
 
 
 @app.command()
 @with_settings
+@with_format
 def resume(
     *,
     settings: dict[str, Any],
@@ -53,43 +39,36 @@ def resume(
     kills: Annotated[int, typer.Option("--kills", min=1, metavar="N", help="How often to kill the training.")] = 5,
     keep: Keep = False,
     runs_dir: RunsDir = "runs",
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    format: Format,
 ) -> None:
-    """Kill a training at random moments, resume it, and compare every tensor with one that was never killed.
+    """Kill a training at random moments, resume it, and compare the result.
 
-    Exit 7 when one differs. Without --epochs it takes about 200 steps, and without --checkpoint-every 20 saves.
+    Every tensor is compared with that of a training that was never killed.
+    The exit code is 7 when one differs. Without --epochs the training takes
+    about 200 steps, and without --checkpoint-every it saves 20 times.
     """
-    format = choose_format(json=json, csv=csv, md=md)
-    chosen = _shortened(resolve(model=model, files=config or [], assignments=set_ or [], settings=settings), saves=True)
-    from dlcli.checks.children import place_in
+    chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
     from dlcli.checks.resume import check_resume
+    from dlcli.checks.shorten import shorten
 
-    start = time.perf_counter()
-    with _children_end_with_us(), place_in(runs_dir, "resume", keep=keep) as place:
-        report = check_resume(chosen, kills=kills, folder=place.path, tell=say)
-        place.kept = keep or report.failure is not None
-    emit(
-        [comparison.as_dict() for comparison in report.comparisons],
-        _COMPARISON,
-        format=format,
-        document=report.as_dict() | {"folder": str(place.path) if place.kept else None},
-    )
-    in_saves = sum(kill.phase == "in a save" for kill in report.kills)
-    line = (
-        f"{len(report.kills)} kill{'s' * (len(report.kills) != 1)}, {in_saves} of them in a save; resumed from step "
-        f"{', '.join(map(str, report.resumed_from)) or '-'} of {report.steps}"
-    )
-    if format is Format.table:
-        write(plain(line) + "\n")
-    if len(report.kills) < kills and report.failure is None:
-        say(f"only {len(report.kills)} of {kills} kills came before the end of a training: give more --epochs")
-    _end(report.failure, place, start)
+    short = shorten(chosen, saves=True, tell=say)
+
+    def check(folder: Path) -> "ResumeReport":
+        return check_resume(short, kills=kills, folder=folder, tell=say)
+
+    def summary(report: "ResumeReport") -> str:
+        in_saves = sum(kill.phase == "in a save" for kill in report.kills)
+        return (
+            f"{len(report.kills)} kill{'s' * (len(report.kills) != 1)}, {in_saves} of them in a save; resumed from "
+            f"step {', '.join(map(str, report.resumed_from)) or '-'} of {report.steps}"
+        )
+
+    _prove("resume", check, summary, runs_dir=runs_dir, keep=keep, format=format)
 
 
 @app.command()
 @with_settings
+@with_format
 def determinism(
     *,
     settings: dict[str, Any],
@@ -99,55 +78,50 @@ def determinism(
     times: Annotated[int, typer.Option("--times", min=2, metavar="N", help="How often to train.")] = 2,
     keep: Keep = False,
     runs_dir: RunsDir = "runs",
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    format: Format,
 ) -> None:
-    """Train the same config twice in fresh processes, and compare every tensor after every step.
+    """Train the same config in fresh processes, and compare every step.
 
-    Exit 7, naming the first step and tensor, when one differs. Without --epochs it takes about 200 steps.
+    Every tensor is compared after every step. The exit code is 7 when one
+    differs; the error names the first step and tensor. Without --epochs the
+    training takes about 200 steps.
     """
-    format = choose_format(json=json, csv=csv, md=md)
-    chosen = _shortened(
-        resolve(model=model, files=config or [], assignments=set_ or [], settings=settings), saves=False
-    )
-    from dlcli.checks.children import place_in
+    chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
     from dlcli.checks.determinism import check_determinism
+    from dlcli.checks.shorten import shorten
 
-    start = time.perf_counter()
-    with _children_end_with_us(), place_in(runs_dir, "determinism", keep=keep) as place:
-        report = check_determinism(chosen, times=times, folder=place.path, tell=say)
-        place.kept = keep or report.failure is not None
-    emit(
-        [comparison.as_dict() for comparison in report.comparisons],
-        _COMPARISON,
-        format=format,
-        document=report.as_dict() | {"folder": str(place.path) if place.kept else None},
-    )
-    if format is Format.table:
-        write(f"{report.steps} steps, {report.hashes:,} hashes a training, {report.trainings} trainings\n")
-    _end(report.failure, place, start)
+    short = shorten(chosen, saves=False, tell=say)
+
+    def check(folder: Path) -> "DeterminismReport":
+        return check_determinism(short, times=times, folder=folder, tell=say)
+
+    def summary(report: "DeterminismReport") -> str:
+        return f"{report.steps} steps, {report.hashes:,} hashes per training, {report.trainings} trainings"
+
+    _prove("determinism", check, summary, runs_dir=runs_dir, keep=keep, format=format)
 
 
 @app.command()
+@with_format
 def install(
     runs_dir: RunsDir = "runs",
     data_dir: Annotated[
         str | None, typer.Option("--data-dir", help="Folder of data sets. (default: the user's cache folder)")
     ] = None,
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    *,
+    format: Format,
 ) -> None:
-    """Look at versions, devices, threads, the runs folder, data sets, and a training whose result is known.
+    """Check that this machine has what a training needs.
 
-    Exit 7 when something of it fails. Nothing is downloaded.
+    Looks at versions, devices, threads, the runs folder and data sets, and
+    trains a model whose result is known. The exit code is 7 when something
+    fails. Nothing is downloaded.
     """
-    format = choose_format(json=json, csv=csv, md=md)
+    from dlcli.checks.children import leave_on_signals
     from dlcli.checks.install import check_install
 
     start = time.perf_counter()
-    with _children_end_with_us():
+    with leave_on_signals():
         folder = data_dir or read_environment().get("data_dir")
         lines = check_install(runs_dir=runs_dir, data_dir=folder, tell=say)
     columns = [Column("what", "what", fixed=True), Column("value", "value"), Column("verdict", "verdict", fixed=True)]
@@ -167,45 +141,32 @@ _COMPARISON = [
 ]
 
 
-def _shortened(config: TrainConfig, *, saves: bool) -> TrainConfig:
-    """The settings, made short where they do not say how long: two epochs at least, and about 200 steps.
+def _prove(
+    what: str,
+    check: Callable[[Path], Any],
+    summary: Callable[[Any], str],
+    *,
+    runs_dir: str,
+    keep: bool,
+    format: Format,
+) -> None:
+    """Run a check in a new folder beside the runs, and show its report. CheckError (exit 7) when it failed."""
+    from dlcli.checks.children import leave_on_signals, place_in
 
-    saves: where they do not say either how often to save, about twenty times.
-    """
-    from dlcli.experiment.build import build
-
-    per_epoch = build(config).steps_per_epoch
-    if config.epochs is not None and "epochs" not in config.given:
-        config = config.replace(epochs=min(config.epochs, max(2, math.ceil(_STEPS / per_epoch))))
-    steps = config.total_steps(per_epoch)
-    if saves and "checkpoint_every" not in config.given:
-        config = config.replace(checkpoint_every=f"{max(1, steps // _SAVES)}steps")
-    length = f"{steps} step{'s' * (steps > 1)}"
-    if config.epochs is not None:
-        length = f"{config.epochs} epoch{'s' * (config.epochs > 1)} of {per_epoch} step{'s' * (per_epoch > 1)}"
-    how = f", saved every {config.checkpoint_every}" if saves else ""
-    say(f"{config.model} on {config.data}: {length}{how}")
-    return config
-
-
-@contextmanager
-def _children_end_with_us() -> Iterator[None]:
-    """SIGTERM and SIGHUP end this process as Ctrl-C does, so that no child goes on alone."""
-
-    def leave(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _end(failure: str | None, place: Any, start: float) -> None:
+    start = time.perf_counter()
+    with leave_on_signals(), place_in(runs_dir, what, keep=keep) as place:
+        report = check(place.path)
+        place.kept = keep or report.failure is not None
+    emit(
+        [comparison.as_dict() for comparison in report.comparisons],
+        _COMPARISON,
+        format=format,
+        document=report.as_dict() | {"folder": str(place.path) if place.kept else None},
+    )
+    if format is Format.table:
+        write(plain(summary(report)) + "\n")
     if place.kept:
         say(f"the runs are in {place.path}")
-    say(f"{'failed' if failure else 'passed'} in {duration(time.perf_counter() - start)}")
-    if failure:
-        raise CheckError(failure)
+    say(f"{'failed' if report.failure else 'passed'} in {duration(time.perf_counter() - start)}")
+    if report.failure:
+        raise CheckError(report.failure)

@@ -4,44 +4,55 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CSV, JSON, MD, CheckpointRole, Device, RunName, RunsDir
-from dlcli.cli.output import Column, Format, choose_format, emit, say, tell_damage
+from dlcli.cli.arguments import CheckpointRole, Device, RunName, RunsDir, one_of, with_format
+from dlcli.cli.output import Column, Format, emit, say, tell_damage
 from dlcli.core.errors import CheckError, ConfigError
 
 
+@with_format
 def evaluate(
     run: RunName,
-    split: Annotated[str, typer.Option("--split", metavar="train|val|test", help="Which part of the data.")] = "test",
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            metavar="train|val|test",
+            help="Which part of the data to measure on.",
+            callback=one_of("--split", "train", "val", "test"),
+        ),
+    ] = "test",
     checkpoint: CheckpointRole = "best",
     data: Annotated[
-        str | None, typer.Option("--data", help="Other data of the same shape, normalised as the run's own.")
+        str | None,
+        typer.Option(
+            "--data",
+            help="Measure on this data set, of the same shape as the run's own, and normalised like it.",
+        ),
     ] = None,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", metavar="RULE", help="Such as 'accuracy>=0.98'; exit 7 if false. May be repeated."),
+        typer.Option(
+            "--require",
+            metavar="RULE",
+            help="A condition, such as 'accuracy>=0.98'. Exit with code 7 if it is false. May be repeated.",
+        ),
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="RUN", help="Measure this run too; exit 7 if it is better.")
+        str | None,
+        typer.Option("--baseline", metavar="RUN", help="Measure this run as well. Exit with code 7 if it is better."),
     ] = None,
-    max_drop: Annotated[
-        float, typer.Option("--max-drop", min=0.0, help="By how much the baseline may be better.")
-    ] = 0.0,
+    max_drop: Annotated[float, typer.Option("--max-drop", min=0.0, help="How much better the baseline may be.")] = 0.0,
     device: Device = "auto",
     runs_dir: RunsDir = "runs",
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    *,
+    format: Format,
 ) -> None:
     """Measure a trained run.
 
-    Prints metrics, and for classes a table of each class and the confusion matrix. The record is kept in
-    the run, as eval/SPLIT.json.
+    Prints the metrics of the run; for a classifier also precision, recall and
+    F1 of each class, and the confusion matrix. The record is kept in the run
+    as eval/SPLIT.json.
     """
-    format = choose_format(json=json, csv=csv, md=md)
-    if split not in ("train", "val", "test"):
-        raise ConfigError(f"--split {split} is not one of train, val, test")
-    if checkpoint not in ("best", "last"):
-        raise ConfigError(f"--checkpoint {checkpoint} is not one of best, last")
     if max_drop and baseline is None:
         raise ConfigError("--max-drop needs a --baseline")
     from dlcli.runs.names import find_one

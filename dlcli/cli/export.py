@@ -4,46 +4,50 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
-from dlcli.cli.output import Column, choose_format, emit, say, tell_damage
+from dlcli.cli.arguments import RunName, RunsDir, with_format
+from dlcli.cli.output import Column, Format, emit, power, say, tell_damage
 from dlcli.core.errors import CheckError, ConfigError
 from dlcli.export.formats import FORMATS, check_formats
 
 
+@with_format
 def export(
     run: RunName,
     formats: Annotated[
         str | None,
-        typer.Option("--format", metavar="NAME,...", help="onnx, pt2, aoti, safetensors. (default: onnx)"),
+        typer.Option(
+            "--format",
+            metavar="NAME,...",
+            help="One or more of onnx, pt2, aoti, safetensors, separated by commas. (default: onnx)",
+        ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every format.")] = False,
-    half: Annotated[bool, typer.Option("--half", help="Weights and arithmetic in float16.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Write every format.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Use float16 for weights and arithmetic.")] = False,
     quantize: Annotated[
-        str | None, typer.Option("--quantize", metavar="int8", help="Weights in 8-bit integers; for onnx.")
+        str | None, typer.Option("--quantize", metavar="int8", help="Store weights as 8-bit integers; for onnx only.")
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Leave the normalisation out: whoever runs the file does it.")
+        bool, typer.Option("--raw", help="Leave the normalisation out; the program that uses the file must do it.")
     ] = False,
     tolerance: Annotated[
         float | None,
         typer.Option(
             "--tolerance",
             min=0.0,
-            help="Largest difference from the trained model, relative; with int8, largest loss of accuracy or r2. "
-            "(default: 0.0001; half and int8 0.01)",
+            help="Largest relative difference from the trained model that is accepted; with --quantize, the largest "
+            "loss of accuracy or r2. (default: 0.0001; with --half or --quantize 0.01)",
         ),
     ] = None,
     runs_dir: RunsDir = "runs",
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    *,
+    format: Format,
 ) -> None:
-    """Write a trained run as a file for other programs, and compare that file with the trained model.
+    """Write a trained run as a file for other programs, and compare the two.
 
-    Each file is opened in a fresh process by its own runtime and fed the run's test split. Exit 7 when what it
-    answers is not what the trained model answers; the file is then not kept.
+    Each file is opened in a fresh process by its own runtime, which predicts
+    the run's test split. If its predictions are not those of the trained
+    model, the exit code is 7 and the file is not kept.
     """
-    format = choose_format(json=json, csv=csv, md=md)
     if everything and formats is not None:
         raise ConfigError("--all and --format exclude each other: choose one")
     names = list(FORMATS) if everything else [name.strip() for name in (formats or "onnx").split(",")]
@@ -79,7 +83,7 @@ def _columns(metric: str) -> list[Column]:
     return [
         Column("name", "format", fixed=True),
         Column("size", "size", _megabytes, right=True),
-        Column("max_relative_difference", "max difference", _power, right=True),
+        Column("max_relative_difference", "max difference", power, right=True),
         Column("agreement", "agreement", _percent, right=True),
         Column("trained", metric, right=True),
         Column("exported", "exported", right=True),
@@ -140,7 +144,3 @@ def _times(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
-
-
-def _power(value: float | None) -> str:
-    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"

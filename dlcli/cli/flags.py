@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dlcli.cli.arguments import option, with_options
 from dlcli.config.environment import read_environment
 from dlcli.config.layers import stack
 from dlcli.config.settings import TrainConfig
@@ -24,18 +25,8 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
     What is typed arrives in `settings`, a dict of field -> text or bool, without those not given.
     """
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
     options = [_option(f) for f in fields(TrainConfig) if f.metadata]
-    names = [p.name for p in options]
-
-    def called(**arguments: Any) -> Any:
-        settings = {name: arguments.pop(name) for name in names}
-        return command(settings={n: v for n, v in settings.items() if v is not None}, **arguments)
-
-    called.__name__, called.__doc__, called.__module__ = command.__name__, command.__doc__, command.__module__
-    called.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-    called.__annotations__ = {p.name: p.annotation for p in (*own, *options)}
-    return called
+    return with_options(command, "settings", options, lambda given: {n: v for n, v in given.items() if v is not None})
 
 
 def resolve(*, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]) -> TrainConfig:
@@ -67,10 +58,8 @@ def _option(field: Any) -> inspect.Parameter:
     annotation: Any = str | None
     if hint is bool:
         flag, annotation = f"{flag}/--no-{flag[2:]}", bool | None
-    option = typer.Option(flag, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
-    )
+    info = typer.Option(flag, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
+    return option(field.name, Annotated[annotation, info], default=None)
 
 
 def _shown(default: Any) -> str:

@@ -6,26 +6,30 @@ import typer
 
 from dlcli.cli.arguments import JSON, CheckpointRole, Device, RunName, RunsDir
 from dlcli.cli.output import plain, print_json, tell_damage, write
-from dlcli.core.errors import ConfigError
 
 
 def generate(
     run: RunName,
-    prompt: Annotated[str, typer.Option("--prompt", help="The text to go on from.")] = "",
-    length: Annotated[int, typer.Option("--length", min=1, help="Characters to generate.")] = 200,
+    prompt: Annotated[str, typer.Option("--prompt", help="The text to continue.")] = "",
+    length: Annotated[int, typer.Option("--length", min=1, help="Number of characters to generate.")] = 200,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="Below 1 bolder guesses, above 1 wilder; 0 is greedy.")
+        float,
+        typer.Option(
+            "--temperature",
+            min=0.0,
+            help="Temperature of the sampling. Below 1 prefers likely characters; 0 always takes the likeliest.",
+        ),
     ] = 1.0,
-    top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from the k likeliest only; 0 is all.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draws.")] = 0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", min=0, help="Sample from the K likeliest characters only; 0 samples from all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")] = 0,
     checkpoint: CheckpointRole = "best",
     device: Device = "auto",
     runs_dir: RunsDir = "runs",
     json: JSON = False,
 ) -> None:
-    """Let a trained language model write."""
-    if checkpoint not in ("best", "last"):
-        raise ConfigError(f"--checkpoint {checkpoint} is not one of best, last")
+    """Generate text with a trained language model."""
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CSV, JSON, MD
-from dlcli.cli.output import Column, Format, choose_format, duration, emit, plain, say, write
+from dlcli.cli.arguments import with_format
+from dlcli.cli.output import Column, Format, duration, emit, plain, power, say, write
 from dlcli.config.environment import read_environment
 from dlcli.core.errors import CheckError, ConfigError
 
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from dlcli.gradcheck.selftest import SelfTest
 
 
+@with_format
 def gradcheck(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TARGET...", help="A built-in model, layer or loss, all, or package.module:Name."),
+        typer.Argument(
+            metavar="TARGET...", help="A built-in model, layer or loss; all; or your own package.module:Name."
+        ),
     ] = None,
     inputs: Annotated[
         list[str] | None,
@@ -34,37 +37,41 @@ def gradcheck(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="For the constructor of your own module. May be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An argument for the constructor of your own module. May be repeated."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of values, weights and probes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of inputs, weights and probes.")] = 0,
     exhaustive: Annotated[
         bool, typer.Option("--exhaustive", help="Probe every coordinate of every parameter and input.")
     ] = False,
-    order: Annotated[int, typer.Option("--order", min=1, max=2, help="2 checks double backward as well.")] = 1,
+    order: Annotated[
+        int, typer.Option("--order", min=1, max=2, help="1 checks first derivatives; 2 checks double backward as well.")
+    ] = 1,
     forward_mode: Annotated[
         bool, typer.Option("--forward-mode", help="Check forward-mode derivatives as well.")
     ] = False,
     device: Annotated[
         str | None,
         typer.Option(
-            "--device", help="Compare this device's backward, in the model's own dtype: cpu, cuda, cuda:N, mps."
+            "--device",
+            help="Compare the backward of this device as well, in the model's own dtype: cpu, cuda, cuda:N or mps.",
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail also where a tensor is undecided or a parameter unused.")
+        bool, typer.Option("--strict", help="Also fail when a tensor is undecided or a parameter unused.")
     ] = False,
     self_test: Annotated[
-        bool, typer.Option("--self-test", help="Plant bugs into real models and see whether each is found.")
+        bool, typer.Option("--self-test", help="Plant bugs in real models, and count how many are found.")
     ] = False,
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    *,
+    format: Format,
 ) -> None:
-    """Compare a model's derivatives with numeric ones, tensor by tensor, and name the module that is wrong.
+    """Compare a model's derivatives with numeric ones, and name the wrong module.
 
-    Everything is float64 on the CPU. Exit 7 when a derivative is wrong.
+    The comparison is made tensor by tensor, in float64 on the CPU. The exit
+    code is 7 when a derivative is wrong.
     """
-    format = choose_format(json=json, csv=csv, md=md)
     if self_test:
         given = {
             "a target": targets, "--input": inputs, "--data": data, "--set": settings, "--device": device,
@@ -116,16 +123,12 @@ def _tell(line: str) -> None:
     write(plain(line) + "\n")
 
 
-def _power(value: Any) -> str:
-    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
-
-
 _COLUMNS = [
     Column("tensor", "tensor", fixed=True),
     Column("shape", "shape", lambda shape: "x".join(map(str, shape)) or "scalar"),
-    Column("gradient_norm", "|gradient|", _power, right=True),
-    Column("max_absolute_error", "max abs error", _power, right=True),
-    Column("max_relative_error", "max rel error", _power, right=True),
+    Column("gradient_norm", "|gradient|", power, right=True),
+    Column("max_absolute_error", "max abs error", power, right=True),
+    Column("max_relative_error", "max rel error", power, right=True),
     Column("probes", "probes", right=True),
     Column("kinks", "kinks", right=True),
     Column("verdict", "verdict", fixed=True),
@@ -191,10 +194,10 @@ def _print_summary(report: "Report") -> None:
             Column("target", "target", fixed=True),
             Column("parameters", "parameters", right=True),
             Column("tensors", "tensors", right=True),
-            Column("max_relative_error", "max rel error", _power, right=True),
+            Column("max_relative_error", "max rel error", power, right=True),
             Column("probes", "probes", right=True),
             Column("kinks", "kinks", right=True),
-            Column("smallest_caught", "would catch", _power, right=True),
+            Column("smallest_caught", "would catch", power, right=True),
             Column("verdict", "verdict", fixed=True),
         ],
         format=Format.table,

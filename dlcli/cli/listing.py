@@ -1,11 +1,12 @@
 """dlcli models, dlcli datasets: what is built in."""
 
-from dlcli.cli.arguments import CSV, JSON, MD
-from dlcli.cli.output import Column, choose_format, emit
+from dlcli.cli.arguments import with_format
+from dlcli.cli.output import Column, Format, emit
 from dlcli.config.registry import DATASETS, MODELS
 
 
-def models(json: JSON = False, csv: CSV = False, md: MD = False) -> None:
+@with_format
+def models(*, format: Format) -> None:
     """List the built-in models."""
     rows = [
         {"model": name, "summary": e.summary, "takes": e.takes, "data": e.data, "defaults": dict(e.defaults)}
@@ -23,12 +24,13 @@ def models(json: JSON = False, csv: CSV = False, md: MD = False) -> None:
             Column("data", "default data"),
             Column("defaults", "its own defaults"),
         ],
-        format=choose_format(json=json, csv=csv, md=md),
+        format=format,
         document=rows,
     )
 
 
-def datasets(json: JSON = False, csv: CSV = False, md: MD = False) -> None:
+@with_format
+def datasets(*, format: Format) -> None:
     """List the built-in data sets."""
     rows = [
         {
@@ -53,5 +55,5 @@ def datasets(json: JSON = False, csv: CSV = False, md: MD = False) -> None:
             Column("licence", "licence"),
             Column("origin", "where it comes from"),
         ],
-        format=choose_format(json=json, csv=csv, md=md),
+        format=format,
     )

@@ -18,26 +18,26 @@ from dlcli.core.version import __version__
 # no other command's start waits for it.
 COMMANDS = {
     "train": ("dlcli.cli.train:train", "Train a model in a new run, and print its best result."),
-    "resume": ("dlcli.cli.resume:resume", "Go on with a stopped run, or extend a finished one."),
+    "resume": ("dlcli.cli.resume:resume", "Continue a stopped run, or extend a finished one."),
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
     "export": (
         "dlcli.cli.export:export",
-        "Write a trained run as a file for other programs, compared with the trained model.",
+        "Write a trained run as a file for other programs, and compare the two.",
     ),
-    "generate": ("dlcli.cli.generate:generate", "Let a trained language model write."),
+    "generate": ("dlcli.cli.generate:generate", "Generate text with a trained language model."),
     "gradcheck": (
         "dlcli.cli.gradcheck:gradcheck",
         "Compare a model's derivatives with numeric ones, and name the module that is wrong.",
     ),
     "check": (
         "dlcli.cli.check:app",
-        "Prove a promise on this machine: exact resume, determinism, a sound installation.",
+        "Prove on this machine: exact resume, determinism, a working installation.",
     ),
-    "runs": ("dlcli.cli.runs:app", "List all runs, newest first; `runs show | rm | restore | purge RUN`."),
+    "runs": ("dlcli.cli.runs:app", "List all runs; show one; move runs to the trash and back."),
     "models": ("dlcli.cli.listing:models", "List the built-in models."),
     "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),
-    "recipes": ("dlcli.cli.recipes:recipes", "List the recipes: dlcli train --config recipe:NAME."),
+    "recipes": ("dlcli.cli.recipes:recipes", "List the recipes for `dlcli train --config recipe:NAME`."),
 }
 
 
@@ -50,8 +50,7 @@ class Door(typer.core.TyperGroup):
 
     def get_params(self, ctx: Any) -> Any:
         params = super().get_params(ctx)
-        for param in params:
-            _spare_the_check_of(param)
+        _take_as_typed(params)
         return params
 
     def get_command(self, ctx: Any, name: str) -> Any:
@@ -65,7 +64,8 @@ class Door(typer.core.TyperGroup):
             found = app
         command = typer.main.get_command(found)
         command.name = name
-        _spare_the_check(command, ctx)
+        for each in (command, *getattr(command, "commands", {}).values()):
+            _take_as_typed(each.get_params(ctx))
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -111,26 +111,19 @@ class Door(typer.core.TyperGroup):
                 gc.freeze()  # at the exit Python would look through all that torch has made: 0.3 s
 
 
-class _AsItIs:
+class _AsTyped:
     """Takes a text, a list of texts, or a flag as it is."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         return list(value or ()) if param.multiple or param.nargs == -1 else value
 
 
-def _spare_the_check(command: Any, ctx: Any) -> None:
-    for param in command.get_params(ctx):
-        _spare_the_check_of(param)
-    for inner in getattr(command, "commands", {}).values():
-        _spare_the_check(inner, ctx)
-
-
-def _spare_the_check_of(param: Any) -> None:
-    """Typer checks each value with pydantic, whose import takes as long as the rest of `dlcli runs`; text
-    and flags are right as they are. A Typer that is built otherwise is left alone."""
-    annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None)
-    if getattr(param, "_runtime_param", ...) is None and annotation in (str, list[str], bool):
-        param._runtime_param = _AsItIs()
+def _take_as_typed(params: Sequence[Any]) -> None:
+    """Typer checks each value with pydantic, whose import takes as long as all of `dlcli runs`; a text or a flag
+    needs no check. A Typer that is built otherwise checks them all the same."""
+    for param in params:
+        if getattr(getattr(param, "type_descriptor", None), "annotation", None) in (str, list[str], bool):
+            param.get_runtime_param = _AsTyped
 
 
 def _limit_spinning() -> None:

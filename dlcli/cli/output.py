@@ -130,6 +130,11 @@ def number(value: float | None) -> str:
     return f"{value:.4f}"
 
 
+def power(value: float | None) -> str:
+    """`1.2e-05`, for values of which the order of magnitude counts."""
+    return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
 def duration(seconds: float | None) -> str:
     """`7.1s`, `2m05s`, `3h20m`."""
     if seconds is None:
@@ -230,7 +235,7 @@ def _aligned(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title
 
 
 class Reporter:
-    """Shows a training on stderr: a live bar on a terminal; elsewhere a line an epoch, at most one in 10 s.
+    """Shows a training on stderr: a live bar on a terminal; elsewhere one line per epoch, at most one in 10 s.
 
     A context manager. `quiet` shows nothing.
     """
@@ -278,7 +283,7 @@ class Reporter:
             say(content)
 
     def epoch(self, content: str) -> None:
-        """A line an epoch."""
+        """One line per epoch."""
         if self._live is not None:
             self.line(content)
         elif time.monotonic() - self._last_line >= 10:

@@ -4,27 +4,23 @@ from typing import Annotated
 
 import typer
 
-from dlcli.cli.arguments import CSV, JSON, MD, CheckpointRole, Device, RunName, RunsDir
-from dlcli.cli.output import Column, choose_format, emit, tell_damage
-from dlcli.core.errors import ConfigError
+from dlcli.cli.arguments import CheckpointRole, Device, RunName, RunsDir, with_format
+from dlcli.cli.output import Column, Format, emit, tell_damage
 
 
+@with_format
 def predict(
     run: RunName,
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Images or folders of them, .csv files of rows, or texts.")
+        list[str], typer.Argument(metavar="INPUT...", help="Images, folders of images, .csv files, or texts.")
     ],
     checkpoint: CheckpointRole = "best",
     device: Device = "auto",
     runs_dir: RunsDir = "runs",
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    *,
+    format: Format,
 ) -> None:
-    """Apply a trained run to new inputs."""
-    format = choose_format(json=json, csv=csv, md=md)
-    if checkpoint not in ("best", "last"):
-        raise ConfigError(f"--checkpoint {checkpoint} is not one of best, last")
+    """Apply a trained run to new inputs, and print its predictions."""
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)

@@ -4,13 +4,14 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CSV, JSON, MD, RunName, RunsDir
+from dlcli.cli.arguments import RunName, RunsDir, with_format
 from dlcli.cli.flags import typed_layer, with_settings
-from dlcli.cli.output import choose_format
-from dlcli.cli.training import Print, check_print, command_line, show
+from dlcli.cli.output import Format
+from dlcli.cli.training import Print, command_line, show
 
 
 @with_settings
+@with_format
 def resume(
     *,
     settings: dict[str, Any],
@@ -20,22 +21,22 @@ def resume(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting to change. May be repeated."),
     ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Exit 4 unless the result is bit for bit that of a run never stopped.")
+        bool,
+        typer.Option(
+            "--exact", help="Exit with code 4 unless the result will be bit for bit that of a run that never stopped."
+        ),
     ] = False,
     runs_dir: RunsDir = "runs",
     print_: Print = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    format: Format,
 ) -> None:
-    """Go on with a stopped run, or extend a finished one, in the same folder.
+    """Continue a stopped run, or extend a finished one, in the same folder.
 
-    Settings that are typed win over the run's own: `--epochs 200` extends it. It says whether the result will
-    be bit for bit that of a run that never stopped, or why not.
+    Settings that are typed win over the run's own: `--epochs 200` extends it.
+    The command says whether the result will be bit for bit that of a run that
+    never stopped, and if not, why.
     """
-    format = choose_format(json=json, csv=csv, md=md)
-    check_print(print_)
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)

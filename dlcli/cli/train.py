@@ -4,43 +4,35 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CSV, JSON, MD, RunsDir
+from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, with_format
 from dlcli.cli.flags import resolve, with_settings
-from dlcli.cli.output import Column, choose_format, emit, print_json, write
-from dlcli.cli.training import Print, check_print, command_line, show
+from dlcli.cli.output import Column, Format, emit, print_json, write
+from dlcli.cli.training import Print, command_line, show
 
 
 @with_settings
+@with_format
 def train(
     *,
     settings: dict[str, Any],
-    model: Annotated[
-        str | None, typer.Argument(help="A model of `dlcli models`, or your own package.module:Name.")
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option("--config", help="Settings from a .toml or .json file, or recipe:NAME. May be repeated."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any setting, such as model.hidden=256. May be repeated."),
-    ] = None,
+    model: Model = None,
+    config: Configs = None,
+    set_: Assignments = None,
     runs_dir: RunsDir = "runs",
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved settings as TOML and stop.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print size, work and memory, and stop; makes no run.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the size, work and memory of the training, and stop without making a run."
+        ),
     ] = False,
     print_: Print = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    format: Format,
 ) -> None:
     """Train a model in a new run, and print its best result."""
-    check_print(print_)
-    format = choose_format(json=json, csv=csv, md=md)
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
     from dlcli.experiment.build import build, resolve_options
     from dlcli.experiment.load import import_own
@@ -51,7 +43,7 @@ def train(
         from dlcli.config.toml import to_toml
 
         chosen = resolve_options(chosen)
-        if json:
+        if format is Format.json:
             print_json(chosen.as_dict())
         else:
             write(to_toml(chosen))

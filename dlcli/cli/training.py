@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dlcli.cli.arguments import one_of
+from dlcli.cli.columns import OUTCOME
 from dlcli.cli.output import Column, Format, Reporter, duration, emit, number, say, tell_damage, write
-from dlcli.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from dlcli.training.session import Session
 
 Print = Annotated[
     str | None,
-    typer.Option("--print", metavar="run|path", help="Print only the run's id, or its path, as soon as it exists."),
+    typer.Option(
+        "--print",
+        metavar="run|path",
+        help="Print only the run's number, or its path, as soon as it exists.",
+        callback=one_of("--print", "run", "path"),
+    ),
 ]
-
-
-def check_print(what: str | None) -> None:
-    if what not in (None, "run", "path"):
-        raise ConfigError(f"--print {what} is not one of run, path")
 
 
 def command_line() -> str:
@@ -90,13 +91,7 @@ def _tell_result(session: "Session", *, format: Format, quiet: bool, printed: bo
 
 
 _RESULT = [
-    Column("run", "run", right=True, fixed=True),
-    Column("status", "status"),
-    Column("model", "model"),
-    Column("data", "data"),
-    Column("epochs", "epochs", right=True),
-    Column("metric", "metric"),
-    Column("best", "best", right=True),
+    *OUTCOME,
     Column("best_epoch", "at epoch", right=True),
 ]
 

@@ -6,91 +6,81 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CSV, JSON, MD, RunNames, RunsDir
-from dlcli.cli.output import Column, Format, age, byte_size, choose_format, emit, say
+from dlcli.cli.arguments import RunNames, RunsDir, with_format
+from dlcli.cli.columns import OUTCOME, RUN
+from dlcli.cli.output import Column, Format, age, byte_size, emit, say
 from dlcli.core.errors import ConfigError
-from dlcli.runs import table as summary
 from dlcli.runs import trash
 from dlcli.runs.names import find
 from dlcli.runs.run import Run, all_runs
 from dlcli.runs.trash import Change
 
-_RUN = Column("run", "run", right=True, fixed=True)
 _SIZE = Column("bytes", "size", lambda value: byte_size(value), right=True)
 _PATH = Column("path", "now in", fixed=True)
 
 TrashedNames = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[RUN]", help="42, runs/42, latest, best:METRIC or 40:45, of what is in the trash."),
+    typer.Argument(
+        metavar="RUN", help="Runs in the trash: 42, runs/42, latest, best:METRIC or 40:45. May be repeated."
+    ),
 ]
 
 
-def rm(names: RunNames, runs_dir: RunsDir = "runs", json: JSON = False, csv: CSV = False, md: MD = False) -> None:
-    """Move runs to the trash, the folder .trash beside them.
+@with_format
+def rm(names: RunNames, runs_dir: RunsDir = "runs", *, format: Format) -> None:
+    """Move runs to the trash, which is the folder .trash beside them.
 
-    A run that is being trained is refused, and so is a folder that does not prove to be a run of dlcli.
+    Runs that are being trained, and folders that are no runs of dlcli, are
+    refused.
     """
-    format = choose_format(json=json, csv=csv, md=md)
     moved = trash.remove(_named(names, lambda name: find(name, runs_dir)))
-    _print(moved, [_RUN, _SIZE, _PATH], format)
+    _print(moved, [RUN, _SIZE, _PATH], format)
     if format is Format.table:
         numbers = " ".join(str(change.run) for change in moved)
         say(f"`dlcli runs restore {numbers}` brings back; `dlcli runs purge` deletes for good")
 
 
-def restore(
-    names: TrashedNames = None, runs_dir: RunsDir = "runs", json: JSON = False, csv: CSV = False, md: MD = False
-) -> None:
-    """Move runs from the trash to where they were; without RUN, list what is in the trash."""
-    format = choose_format(json=json, csv=csv, md=md)
+@with_format
+def restore(names: TrashedNames = None, runs_dir: RunsDir = "runs", *, format: Format) -> None:
+    """Move runs from the trash back to where they were; without RUN, list the trash."""
     if names:
         restored = trash.restore(_named(names, lambda name: trash.find(name, runs_dir)))
-        _print(restored, [_RUN, _SIZE, _PATH], format)
+        _print(restored, [RUN, _SIZE, _PATH], format)
         return
-    folder = trash.trash_of(runs_dir)
-    rows = [summary.row(run) | {"bytes": trash.size(run.path)} for run in all_runs(folder)]
+    rows = trash.rows(runs_dir)
     if not rows and format is Format.table:
         say(f"the trash of {runs_dir} is empty")
         return
     columns = [
-        _RUN,
-        Column("status", "status"),
-        Column("model", "model"),
-        Column("data", "data"),
-        Column("epochs", "epochs", right=True),
-        Column("metric", "metric"),
-        Column("best", "best", right=True),
+        *OUTCOME,
         _SIZE,
         Column("started", "age", age, right=True),
     ]
     emit(rows, columns, format=format)
 
 
+@with_format
 def purge(
     names: TrashedNames = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     runs_dir: RunsDir = "runs",
-    json: JSON = False,
-    csv: CSV = False,
-    md: MD = False,
+    *,
+    format: Format,
 ) -> None:
-    """Delete runs that are in the trash for good; without RUN, all of them."""
-    format = choose_format(json=json, csv=csv, md=md)
+    """Delete runs in the trash for good; without RUN, all of them."""
     if names:
         chosen = _named(names, lambda name: trash.find(name, runs_dir))
     else:
-        found = all_runs(trash.trash_of(runs_dir))
-        chosen = [run for run in found if trash.is_ours(run.path)]
-        for run in found:
-            if run not in chosen:
-                say(f"{run} does not prove to be a run of dlcli, so it is left alone")
+        chosen, others = trash.purgeable(runs_dir)
+        for run in others:
+            say(f"{run} does not prove to be a run of dlcli, so it is left alone")
     if chosen and not yes and not _agreed(chosen):
         chosen = []
     deleted = trash.purge(chosen, runs_dir)
     if not deleted and format is Format.table:
         say("nothing was deleted" if all_runs(trash.trash_of(runs_dir)) else f"the trash of {runs_dir} is empty")
         return
-    _print(deleted, [_RUN, _SIZE], format)
+    _print(deleted, [RUN, _SIZE], format)
     if format is Format.table:
         say(f"{byte_size(sum(change.size for change in deleted))} freed")
 

@@ -1,4 +1,4 @@
-"""What the JSON documents of a run must hold: a stranger may have written them, so all is checked before it is used."""
+"""What the JSON documents of a run must hold: they are untrusted, so every value is checked before it is used."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Reads files that a stranger may have made: nothing but regular files, and no more of them than a limit.
+"""Reads untrusted files: nothing but regular files, and no more of them than a limit.
 
 No symbolic link is followed, no FIFO waited for, no device opened (`open_regular`). JSON must be plain and mean one
 thing only (`parse_json`).

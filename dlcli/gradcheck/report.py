@@ -200,10 +200,6 @@ class TargetReport:
     def smallest_caught(self) -> float | None:
         return max((r.smallest_caught for r in self.rows if r.smallest_caught is not None), default=None)
 
-    @property
-    def worst_row(self) -> Row | None:
-        return max(self.rows, key=lambda row: row.max_relative, default=None)
-
     def as_dict(self) -> dict[str, Any]:
         return {
             "target": self.target,

@@ -4,7 +4,7 @@
       config.json     the resolved TrainConfig, and which of its settings were given
       data.json       what the model needs to know of its data: task, shapes, normalisation, names
       run.json        status, times, best metric, command line, versions
-      metrics.csv     a row an evaluation or log interval
+      metrics.csv     one row per evaluation or log interval
       log.txt         what the console said
       lock            marks the folder as ours; held by the process that trains
       checkpoints/    best-STEP/ and last-STEP/
@@ -16,10 +16,8 @@ held, which ends with the process however it dies.
 """
 
 import contextlib
-import csv
 import errno
 import fcntl
-import io
 import os
 import re
 import shutil
@@ -28,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dlcli.config.layers import flatten
 from dlcli.config.settings import FORMAT, MOST_THREADS, TrainConfig
@@ -36,6 +34,7 @@ from dlcli.core.documents import BEST, COUNT, NUMBER, TABLE, TEXT, TIME, WHOLE, 
 from dlcli.core.errors import BusyError, ConfigError, ResourceError, RunError
 from dlcli.core.files import append_line, flush_folder, flushed_size, make_folder, sweep, truncate, write_json
 from dlcli.core.reading import open_regular, read_json, told_as_damage
+from dlcli.runs import metrics
 
 # What the lock of a run begins with, so that no other folder is ever taken for one of ours.
 MARK = b"a run of dlcli\n"
@@ -65,11 +64,8 @@ _INFO: dict[str, Kind] = {
     "device": TEXT, "threads": _THREADS, "eval_threads": _THREADS,
 }  # fmt: skip
 
-# data.json has a mean, a deviation and a name a feature.
+# data.json has a mean, a deviation and a name per feature.
 _MOST_DATA = 16_000_000
-
-# Rows and values of metrics.csv, and bytes of a line.
-_MOST_ROWS, _MOST_VALUES, _LONGEST_LINE = 500_000, 5_000_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -223,37 +219,11 @@ class Run:
     # metrics.csv, log.txt
 
     def append_metrics(self, row: Mapping[str, Any], columns: Sequence[str]) -> None:
-        """Add a row; the header comes with the first. What is undefined stays empty."""
-        if not self.metrics_file.exists() or not self.metrics_file.stat().st_size:
-            append_line(self.metrics_file, _csv_line(columns))
-        append_line(self.metrics_file, _csv_line(["" if row.get(c) is None else row[c] for c in columns]))
+        metrics.append(self.metrics_file, row, columns)
 
     def metrics(self) -> list[dict[str, float | None]]:
-        """All rows of metrics.csv; a last line that is not whole is left out."""
-        try:
-            descriptor = open_regular(self.metrics_file)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise RunError(f"{self.metrics_file} cannot be read: {error.strerror}") from None
-        with open(descriptor, "rb") as file:
-            reader = csv.DictReader(self._metrics_lines(file))
-            try:
-                return [{name: _metric(value) for name, value in row.items()} for row in reader]
-            except (ValueError, TypeError, csv.Error):
-                raise RunError(f"{self.metrics_file} is damaged: a value is no number") from None
-
-    def _metrics_lines(self, file: BinaryIO) -> Iterator[str]:
-        """The whole lines; RunError when there is more than memory should hold."""
-        values = 0
-        for count, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b"")):
-            values += line.count(b",") + 1
-            if count > _MOST_ROWS or values > _MOST_VALUES:
-                raise RunError(f"{self.metrics_file} has more than {_MOST_ROWS:,} rows or {_MOST_VALUES:,} values")
-            if len(line) == _LONGEST_LINE:
-                raise RunError(f"{self.metrics_file} is damaged: line {count + 1} is too long")
-            if line.endswith(b"\n"):
-                yield line.decode()
+        """All rows of metrics.csv. RunError when it is damaged."""
+        return metrics.read(self.metrics_file)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of the files that grow, for `cut_back`; on the disk before a checkpoint speaks of them."""
@@ -356,16 +326,3 @@ def _numbers(root: Path, pattern: re.Pattern[str] = _NUMBER) -> list[int]:
         return []
     except OSError as error:
         raise ResourceError(f"cannot list {root}: {error.strerror}") from None
-
-
-def _metric(value: str | None) -> float | None:
-    number = float(value) if value else None
-    if number is not None and not abs(number) < float("inf"):
-        raise ValueError
-    return number
-
-
-def _csv_line(values: Sequence[Any]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(values)
-    return buffer.getvalue()

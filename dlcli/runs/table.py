@@ -1,4 +1,4 @@
-"""All runs -> rows, a row a run; and the same as a pandas frame."""
+"""All runs -> rows, one row per run; and the same as a pandas frame."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ COLUMNS = (
 
 
 def rows(root: str | Path, *, limit: int = 0) -> list[dict[str, Any]]:
-    """A row a run, newest first, at most `limit` unless 0. A broken or half-made folder is a row with its reason."""
+    """One row per run, newest first, at most `limit` unless 0. A broken folder is a row with its reason."""
     found = [(run, row(run)) for run in all_runs(root)[: limit or None]]
     return [values for run, values in found if values["model"] is not None or run.path.exists()]  # or just removed
 

@@ -17,12 +17,13 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dlcli.config.settings import FORMAT
 from dlcli.core.errors import BusyError, ResourceError, RunError
 from dlcli.core.files import make_folder, move_folder, sweep, write_json
 from dlcli.core.reading import files_below, open_regular, read_json
-from dlcli.runs import names
+from dlcli.runs import names, table
 from dlcli.runs.run import MARK, PURGING, TRASH, Run, all_runs
 
 _MOST_FILES = 10_000_000
@@ -83,6 +84,18 @@ def purge(chosen: Sequence[Run], root: str | Path) -> list[Change]:
                 deleted += _finish(trash)
                 deleted += [_purge(run) for run in chosen if run.root == trash]
     return deleted
+
+
+def rows(root: str | Path) -> list[dict[str, Any]]:
+    """One row per run in the trash, newest first: those of runs/table.py, with `bytes`, its size."""
+    return [table.row(run) | {"bytes": size(run.path)} for run in all_runs(trash_of(root))]
+
+
+def purgeable(root: str | Path) -> tuple[list[Run], list[Run]]:
+    """The runs in the trash, and what lies there under a number but does not prove to be a run of dlcli."""
+    found = all_runs(trash_of(root))
+    ours = [run for run in found if is_ours(run.path)]
+    return ours, [run for run in found if run not in ours]
 
 
 def is_ours(path: Path) -> bool:

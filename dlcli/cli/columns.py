@@ -1,0 +1,16 @@
+"""Columns that the tables of several commands share."""
+
+from dlcli.cli.output import Column
+
+RUN = Column("run", "run", right=True, fixed=True)
+
+# What a run is, and what it has reached.
+OUTCOME = [
+    RUN,
+    Column("status", "status"),
+    Column("model", "model"),
+    Column("data", "data"),
+    Column("epochs", "epochs", right=True),
+    Column("metric", "metric"),
+    Column("best", "best", right=True),
+]

@@ -1,0 +1,63 @@
+"""metrics.csv: one row per evaluation or log interval, added line by line; read as an untrusted file, with limits."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dlcli.core.errors import RunError
+from dlcli.core.files import append_line
+from dlcli.core.reading import open_regular
+
+_MOST_ROWS, _MOST_VALUES = 500_000, 5_000_000
+_LONGEST_LINE = 100_000  # bytes
+
+
+def append(file: Path, row: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """Add a row; the header comes with the first. What is undefined stays empty."""
+    if not file.exists() or not file.stat().st_size:
+        append_line(file, _csv_line(columns))
+    append_line(file, _csv_line(["" if row.get(c) is None else row[c] for c in columns]))
+
+
+def read(file: Path) -> list[dict[str, float | None]]:
+    """All rows, none when there is no file; a last line that is not whole is left out. RunError when it is damaged."""
+    try:
+        descriptor = open_regular(file)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from None
+    with open(descriptor, "rb") as opened:
+        reader = csv.DictReader(_whole_lines(opened, file))
+        try:
+            return [{name: _metric(value) for name, value in row.items()} for row in reader]
+        except (ValueError, TypeError, csv.Error):
+            raise RunError(f"{file} is damaged: a value is no number") from None
+
+
+def _whole_lines(opened: BinaryIO, file: Path) -> Iterator[str]:
+    """RunError when there is more than memory should hold."""
+    values = 0
+    for count, line in enumerate(iter(lambda: opened.readline(_LONGEST_LINE), b"")):
+        values += line.count(b",") + 1
+        if count > _MOST_ROWS or values > _MOST_VALUES:
+            raise RunError(f"{file} has more than {_MOST_ROWS:,} rows or {_MOST_VALUES:,} values")
+        if len(line) == _LONGEST_LINE:
+            raise RunError(f"{file} is damaged: line {count + 1} is too long")
+        if line.endswith(b"\n"):
+            yield line.decode()
+
+
+def _metric(value: str | None) -> float | None:
+    number = float(value) if value else None
+    if number is not None and not abs(number) < float("inf"):
+        raise ValueError
+    return number
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(values)
+    return buffer.getvalue()
