@@ -20,6 +20,7 @@ from dlcli import TrainConfig, train
 from dlcli.checks import children, determinism, install, snapshot
 from dlcli.checks import resume as resume_check
 from dlcli.checks.arithmetic import wrong_products
+from dlcli.checks.shorten import shorten
 from dlcli.cli.main import app
 from dlcli.runs.run import Run, all_runs
 from tests.conftest import Dlcli
@@ -590,3 +591,23 @@ def test_the_commands_as_processes(dlcli: Dlcli, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1].startswith("2 kills, ")
     done = dlcli("check", "install", "--md", DLCLI_DATA_DIR=str(tmp_path))
     assert f"| data folder | {tmp_path} | ok |  |" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("given", "saves", "epochs", "every", "line"),
+    [
+        ({}, True, 10, "10steps", "mlp on digits: 10 epochs of 21 steps, saved every 10steps"),
+        ({}, False, 10, "1epoch", "mlp on digits: 10 epochs of 21 steps"),
+        ({"batch_size": "full"}, True, 20, "1step", "mlp on digits: 20 epochs of 1 step, saved every 1step"),
+        ({"batch_size": "1"}, False, 2, "1epoch", "mlp on digits: 2 epochs of 1294 steps"),
+        ({"epochs": "30"}, True, 30, "31steps", "mlp on digits: 30 epochs of 21 steps, saved every 31steps"),
+        ({"steps": "400"}, True, None, "20steps", "mlp on digits: 400 steps, saved every 20steps"),
+        ({"checkpoint_every": "2s"}, True, 10, "2s", "mlp on digits: 10 epochs of 21 steps, saved every 2s"),
+    ],
+)
+def test_a_training_is_made_short_where_its_length_is_not_given(
+    given: dict[str, str], saves: bool, epochs: int | None, every: str, line: str
+) -> None:
+    told: list[str] = []
+    config = shorten(TrainConfig.from_flat({"model": "mlp", "data": "digits", **given}), saves=saves, tell=told.append)
+    assert (config.epochs, config.checkpoint_every, told) == (epochs, every, [line])

@@ -28,13 +28,13 @@ COMMANDS = {
     "generate": ("dlcli.cli.generate:generate", "Generate text with a trained language model."),
     "gradcheck": (
         "dlcli.cli.gradcheck:gradcheck",
-        "Compare a model's derivatives with numeric ones, and name the module that is wrong.",
+        "Compare a model's derivatives with numeric ones, and name the wrong module.",
     ),
     "check": (
         "dlcli.cli.check:app",
         "Prove on this machine: exact resume, determinism, a working installation.",
     ),
-    "runs": ("dlcli.cli.runs:app", "List all runs; show one; move runs to the trash and back."),
+    "runs": ("dlcli.cli.runs:app", "List all runs, newest first; show, remove or restore them."),
     "models": ("dlcli.cli.listing:models", "List the built-in models."),
     "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),
     "recipes": ("dlcli.cli.recipes:recipes", "List the recipes for `dlcli train --config recipe:NAME`."),

@@ -18,7 +18,7 @@ app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="List all runs, newest first. `runs show RUN` shows one run; `runs rm RUN` moves it to the trash.",
+    help="List all runs, newest first; show, remove or restore them.",
 )
 for command in (trash.rm, trash.restore, trash.purge):
     app.command()(command)
