@@ -52,13 +52,14 @@ def show(
         for line in lines(session):
             session.run.log(line)
             reporter.line(line)
-        _train(session, reporter, stop.reason)
+        follow(session, reporter, stop.reason)
     _tell_result(session, format=format, quiet=quiet, printed=print_ is not None)
     if stop.signal is not None:
         raise typer.Exit(128 + stop.signal)
 
 
-def _train(session: "Session", reporter: Reporter, stop: Callable[[], str | None]) -> None:
+def follow(session: "Session", reporter: Reporter, stop: Callable[[], str | None]) -> None:
+    """Train an opened session and show each record."""
     from dlcli.training.records import Row
     from dlcli.training.train import fit
 
