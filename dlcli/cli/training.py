@@ -1,5 +1,6 @@
 """What train and resume share: an opened training is shown while it goes on, and its result told."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -47,7 +48,8 @@ def show(
     stop = Stop(tell=say)
     with Reporter(quiet=quiet) as reporter, stop.receiving(), opened() as session:
         if print_:
-            write(f"{session.run.number if print_ == 'run' else session.run.path}\n")
+            with contextlib.suppress(SystemExit):  # the reader has gone away, which never stops a training
+                write(f"{session.run.number if print_ == 'run' else session.run.path}\n")
         tell_damage(session.damage)
         for line in lines(session):
             session.run.log(line)
