@@ -1,14 +1,22 @@
-"""The README cannot lie: its transcript is run and compared, its table names every command."""
+"""README and guides cannot lie: the transcript is run and compared, every command and option exists."""
 
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
-from dlcli.cli.main import COMMANDS
+import pytest
+import typer
+
+from dlcli.cli.main import COMMANDS, app
 from tests.conftest import Dlcli
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {"README.md": README} | {f"docs/{p.name}": p.read_text() for p in sorted((ROOT / "docs").glob("*.md"))}
 
 
 def transcript() -> list[tuple[list[str], list[str]]]:
@@ -50,16 +58,15 @@ def test_a_newcomer_reads_it_in_three_minutes() -> None:
     assert len(README.split()) < 700
 
 
-def test_every_guide_is_linked_and_names_commands_that_exist() -> None:
-    root = Path(__file__).parent.parent
-    pages = {"README.md": README} | {f"docs/{p.name}": p.read_text() for p in (root / "docs").glob("*.md")}
+def test_every_guide_is_linked_and_every_link_leads_somewhere() -> None:
     guides = set(re.findall(r"\((docs/[\w-]+\.md)\)", README)) | {"docs/benchmarks.md", "docs/performance-log.md"}
-    assert guides == pages.keys() - {"README.md"}
-    for name, text in pages.items():
-        for link in re.findall(r"\]\(([\w./-]+\.md)\)", text):
-            assert (root / name).parent.joinpath(link).exists(), f"{name} links {link}"
-        named = set(re.findall(r"(?:`|\$ |^    |\()dlcli ([a-z]+)", text, re.M))
-        assert named <= set(COMMANDS), f"{name} names {named - set(COMMANDS)}"
+    assert guides == PAGES.keys() - {"README.md"}
+    for name, text in PAGES.items():
+        for link, _, section in re.findall(r"\]\(([\w./-]+\.\w+)(#([\w-]+))?\)", text):
+            target = (ROOT / name).parent / link
+            assert target.exists(), f"{name} links {link}"
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+            assert not section or section in {h.lower().replace(" ", "-") for h in headings}, f"{name} links {section}"
 
 
 def test_the_example_model_works(dlcli: Dlcli, tmp_path: Path) -> None:
@@ -75,3 +82,80 @@ def test_the_example_model_works(dlcli: Dlcli, tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "1" / "export").is_dir(), exported.stdout
     for words in (("--data", "iris", "--set", "width=5"), ("--input", "3,1,2,2", "--set", "width=5")):
         assert json.loads(dlcli("gradcheck", "mine:Net", *words, "--json").stdout)["verdict"] == "pass"
+
+
+# ---------------------------------------------------------------- every command and option that a page shows exists
+
+# Options of other programs: make bench's parts.
+OTHERS = {"--only", "--rounds", "--save"}
+
+
+def code(page: str) -> list[str]:
+    """The lines of a page's blocks of code, and its code in running text."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", page, re.M | re.S)
+    rest = re.sub(r"^```\w*\n.*?^```", "", page, flags=re.M | re.S)
+    indented = re.findall(r"^    +(?:\$ )?(.*)$", rest, re.M)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", rest)]
+    return [line for block in fenced for line in block.splitlines()] + indented + spans
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words after `dlcli` of each command in a page, up to a shell's operators."""
+    found = [re.search(r"(?:^|\$\(|\s)dlcli ([a-z-].*)", line) for line in code(page)]
+    cut = [re.split(r"\)$|\s(?:\|\||\||#|\.\.\.)(?:\s|$)", match[1])[0] for match in found if match]
+    return [shlex.split(text.replace("'", '"') if text.count("'") % 2 else text) for text in cut]
+
+
+def what_is_wrong(words: list[str]) -> str | None:
+    """The first word of a command that the real command line does not know."""
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("dlcli", [], resilient_parsing=True)
+    known = {option for param in command.get_params(context) for option in (*param.opts, *param.secondary_opts)}
+    for word in words:
+        option = word.partition("=")[0]
+        inner = command.get_command(context, word) if hasattr(command, "get_command") else None
+        if option.startswith("-") and not re.fullmatch(r"-[\d.]+", word):
+            if option not in known:
+                return option
+        elif inner is not None:
+            command = inner
+            known = {option for param in command.get_params(context) for option in (*param.opts, *param.secondary_opts)}
+        elif hasattr(command, "get_command") and not word[0].isupper():
+            return word
+    return None
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_that_a_page_shows_exists(name: str) -> None:
+    assert {" ".join(words): wrong for words in commands(PAGES[name]) if (wrong := what_is_wrong(words))} == {}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_option_that_a_page_names_exists(name: str) -> None:
+    group: Any = typer.main.get_command(app)
+    context = group.make_context("dlcli", [], resilient_parsing=True)
+    waiting, known = [group], set(OTHERS)
+    for command in waiting:
+        known |= {option for param in command.get_params(context) for option in (*param.opts, *param.secondary_opts)}
+        if hasattr(command, "list_commands"):
+            waiting += [command.get_command(context, inner) for inner in command.list_commands(context)]
+    named = {option for line in code(PAGES[name]) for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)}
+    assert named - known == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ("train cnn --lr 0.1", None),
+        ("runs show 42 --json", None),
+        ("check resume cnn --kills 5", None),
+        ("--debug train ccnn", None),
+        ("trian cnn", "trian"),
+        ("train cnn --learning-rate 0.1", "--learning-rate"),
+        ("runs tell 42", "tell"),
+        ("runs show 42 --yes", "--yes"),
+        ("check speed cnn", "speed"),
+    ],
+)
+def test_a_wrong_command_is_seen(words: str, wrong: str | None) -> None:
+    assert what_is_wrong(shlex.split(words)) == wrong
