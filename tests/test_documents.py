@@ -34,8 +34,8 @@ def test_kinds(kind: Kind, right: list[object], wrong: list[object]) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ([], "it holds no table"),
-        (None, "it holds no table"),
+        ([], "it is not a table"),
+        (None, "it is not a table"),
         ({"a": 1}, "it has no b"),
         ({"a": -1, "b": "x"}, "a = -1 is not a whole number of at least 0"),
         ({"a": 1, "b": 7}, "b = 7 is not text, or null"),

@@ -286,12 +286,12 @@ def _sentence(good: Good, root: Path, name: str, command: str) -> str:
         ),
         (
             "model os:system", "eval",
-            "error: 'os:system' is part of Python, and no model or data set: name one of your own\n",
+            "error: 'os:system' is part of Python, not a model or data set: name one of your own\n",
         ),
         ("model torch:load", "eval", "error: model 'torch:load' is no torch.nn.Module class\n"),
         (
             "data shutil:rmtree", "eval",
-            "error: 'shutil:rmtree' is part of Python, and no model or data set: name one of your own\n",
+            "error: 'shutil:rmtree' is part of Python, not a model or data set: name one of your own\n",
         ),
         (
             "data torch:load", "eval",
@@ -300,12 +300,12 @@ def _sentence(good: Good, root: Path, name: str, command: str) -> str:
         (
             "pickle for weights", "predict",
             "error: no intact best checkpoint in RUNS/1/checkpoints: RUNS/1/checkpoints/best-14/model.safetensors is "
-            "damaged: it is no safetensors file, or its header is too long\n",
+            "damaged: it is not a safetensors file, or its header is too long\n",
         ),
         (
             "header with a key twice", "predict",
             "error: no intact best checkpoint in RUNS/1/checkpoints: RUNS/1/checkpoints/best-14/model.safetensors is "
-            "damaged: 'layers.1.bias' stands in it twice\n",
+            "damaged: 'layers.1.bias' appears twice\n",
         ),
         (
             "tensors that overlap", "predict",
@@ -322,7 +322,7 @@ def _sentence(good: Good, root: Path, name: str, command: str) -> str:
             "error: RUNS/1/checkpoints/best-14 does not fit the model that the run describes, which is far larger\n",
         ),
         ("run.json is a FIFO", "show", "error: RUNS/1/run.json cannot be read: it is a FIFO\n"),
-        ("checkpoints elsewhere", "eval", "error: RUNS/1/checkpoints is a symbolic link, and no folder of the run\n"),
+        ("checkpoints elsewhere", "eval", "error: RUNS/1/checkpoints is a symbolic link, not a folder of the run\n"),
         (
             "eval folder that is a link", "eval",
             "error: cannot write into RUNS/1/eval: it is a symbolic link\n",

@@ -94,14 +94,14 @@ def test_a_linked_file_is_the_same_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' stands in it twice"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' appears twice"),
         ("[" * 33 + "]" * 33, "it is nested too deeply"),
         ('{"a":' * 100_000 + "1" + "}" * 100_000, "it is nested too deeply"),
         ("9223372036854775808", "9223372036854775808 is too large a number"),
         ("-" + "1" * 5000, "-" + "1" * 39 + "... is too large a number"),
-        ("[NaN]", "NaN is no finite number"),
-        ("[-Infinity]", "-Infinity is no finite number"),
-        ("[1e999]", "1e999 is no finite number"),
+        ("[NaN]", "NaN is not a finite number"),
+        ("[-Infinity]", "-Infinity is not a finite number"),
+        ("[1e999]", "1e999 is not a finite number"),
         ('["\\ud83d"]', "'utf-8' codec can't encode character '\\ud83d' in position 2: surrogates not allowed"),
     ],
     ids=lambda value: value[:20],

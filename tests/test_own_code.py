@@ -96,7 +96,7 @@ MODELS = {
     ),
     "annotation": (
         net().replace("spec)", "spec, *, width: 'Size' = 3)"),
-        "an annotation of Net means nothing at run time: name 'Size' is not defined",
+        "an annotation of Net cannot be resolved at run time: name 'Size' is not defined",
     ),
     "shape": (
         net(forward="return self.linear(x.flatten(1)[:, :60])"),

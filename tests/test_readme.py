@@ -76,6 +76,12 @@ def test_the_example_model_works(dlcli: Dlcli, tmp_path: Path) -> None:
     assert command is not None
     dlcli(*shlex.split(command[1]), "--epochs", "1")
     assert json.loads(dlcli("eval", "latest", "--json").stdout)["samples"] == 359
+    example = README.split("In Python:\n")[1].split("\n## ")[0]
+    code = "\n".join(line.removeprefix("    ") for line in example.splitlines())
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 10, done.stderr
+    assert json.loads(dlcli("eval", "latest", "--json").stdout)["samples"] == 200
+    dlcli("runs", "rm", "2")
     (tmp_path / "new.csv").write_text("\n".join([",".join(["0"] * 64)] * 3) + "\n")
     assert len(json.loads(dlcli("predict", "latest", "new.csv", "--json").stdout)) == 3
     exported = dlcli("export", "latest", "--format", "safetensors", "--json")
@@ -91,8 +97,8 @@ OTHERS = {"--only", "--rounds", "--save"}
 
 
 def code(page: str) -> list[str]:
-    """The lines of a page's blocks of code, and its code in running text."""
-    fenced = re.findall(r"^```\w*\n(.*?)^```", page, re.M | re.S)
+    """The lines of a page's blocks of code, but Python's, and its code in running text."""
+    fenced = re.findall(r"^```(?!python)\w*\n(.*?)^```", page, re.M | re.S)
     rest = re.sub(r"^```\w*\n.*?^```", "", page, flags=re.M | re.S)
     indented = re.findall(r"^    +(?:\$ )?(.*)$", rest, re.M)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", rest)]
@@ -101,7 +107,7 @@ def code(page: str) -> list[str]:
 
 def commands(page: str) -> list[list[str]]:
     """The words after `dlcli` of each command in a page, up to a shell's operators."""
-    found = [re.search(r"(?:^|\$\(|\s)dlcli ([a-z-].*)", line) for line in code(page)]
+    found = [re.search(r"(?:^|\$\(|\s)dlcli (?!import )([a-z-].*)", line) for line in code(page)]
     cut = [re.split(r"\)$|\s(?:\|\||\||#|\.\.\.)(?:\s|$)", match[1])[0] for match in found if match]
     return [shlex.split(text.replace("'", '"') if text.count("'") % 2 else text) for text in cut]
 
@@ -110,19 +116,26 @@ def what_is_wrong(words: list[str]) -> str | None:
     """The first word of a command that the real command line does not know."""
     command: Any = typer.main.get_command(app)
     context = command.make_context("dlcli", [], resilient_parsing=True)
-    known = {option for param in command.get_params(context) for option in (*param.opts, *param.secondary_opts)}
-    for word in words:
-        option = word.partition("=")[0]
-        inner = command.get_command(context, word) if hasattr(command, "get_command") else None
-        if option.startswith("-") and not re.fullmatch(r"-[\d.]+", word):
+    waiting = iter(words)
+    for word in waiting:
+        option, equals, _ = word.partition("=")
+        if option.startswith("-"):
+            known = options(command, context)
             if option not in known:
                 return option
-        elif inner is not None:
-            command = inner
-            known = {option for param in command.get_params(context) for option in (*param.opts, *param.secondary_opts)}
-        elif hasattr(command, "get_command") and not word[0].isupper():
-            return word
+            if known[option] and not equals:
+                next(waiting, None)
+        elif hasattr(command, "get_command"):
+            command = command.get_command(context, word)
+            if command is None:
+                return word
     return None
+
+
+def options(command: Any, context: Any) -> dict[str, bool]:
+    """The options of a command, and whether each takes a value."""
+    params = [param for param in command.get_params(context) if param.param_type_name == "option"]
+    return {name: not param.is_flag for param in params for name in (*param.opts, *param.secondary_opts)}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -136,7 +149,7 @@ def test_every_option_that_a_page_names_exists(name: str) -> None:
     context = group.make_context("dlcli", [], resilient_parsing=True)
     waiting, known = [group], set(OTHERS)
     for command in waiting:
-        known |= {option for param in command.get_params(context) for option in (*param.opts, *param.secondary_opts)}
+        known |= options(command, context).keys()
         if hasattr(command, "list_commands"):
             waiting += [command.get_command(context, inner) for inner in command.list_commands(context)]
     named = {option for line in code(PAGES[name]) for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)}
@@ -150,6 +163,8 @@ def test_every_option_that_a_page_names_exists(name: str) -> None:
         ("runs show 42 --json", None),
         ("check resume cnn --kills 5", None),
         ("--debug train ccnn", None),
+        ("runs --limit 10", None),
+        ("runs --limit 10 tell", "tell"),
         ("trian cnn", "trian"),
         ("train cnn --learning-rate 0.1", "--learning-rate"),
         ("runs tell 42", "tell"),

@@ -212,5 +212,5 @@ def test_pythons_own_library_is_not_even_imported_for_a_run(target: str) -> None
     loaded = set(sys.modules)
     with pytest.raises(ConfigError) as caught:
         load(target, runs_dir=Path("runs"))
-    assert str(caught.value) == f"{target!r} is part of Python, and no model or data set: name one of your own"
+    assert str(caught.value) == f"{target!r} is part of Python, not a model or data set: name one of your own"
     assert "antigravity" not in set(sys.modules) - loaded

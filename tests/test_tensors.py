@@ -44,17 +44,17 @@ def test_every_type_that_the_library_writes(tmp_path: Path) -> None:
         ({"a": A}, "it has 12 bytes of tensors, but its header describes 8"),
         ({"b": B}, "its tensors overlap, or leave a gap"),
         ({}, "it has 12 bytes of tensors, but its header describes 0"),
-        ({"a": A | {"shape": [3]}}, "'a' has not as many bytes as its shape [3] needs"),
+        ({"a": A | {"shape": [3]}}, "'a' does not have the bytes that its shape [3] needs"),
         ({"a": A, "c": {"dtype": "F32", "shape": [2**62, 2**62, 0], "data_offsets": [8, 8]}, "b": B},
          "its header does not describe 'c'"),
         ({"a": A | {"shape": [-2]}}, "shape = [-2] is not a list, each of it a whole number of at least 0"),
         ({"a": A | {"dtype": "Q4"}}, "its header does not describe 'a'"),
         ({"a": A | {"data_offsets": [8]}}, "its header does not describe 'a'"),
-        ({"a": A | {"data_offsets": [8, 0]}}, "'a' has not as many bytes as its shape [2] needs"),
+        ({"a": A | {"data_offsets": [8, 0]}}, "'a' does not have the bytes that its shape [2] needs"),
         ({"a": {"dtype": "F32", "shape": [2]}}, "it has no data_offsets"),
-        ({"a": []}, "it holds no table"),
-        ([], "its header is no table"),
-        (b'{"a": 1, "a": 2}', "'a' stands in it twice"),
+        ({"a": []}, "it is not a table"),
+        ([], "its header is not a table"),
+        (b'{"a": 1, "a": 2}', "'a' appears twice"),
         (b"not JSON", "Expecting value: line 1 column 1 (char 0)"),
     ],
 )  # fmt: skip
@@ -70,13 +70,13 @@ def test_a_header_that_is_too_long(tmp_path: Path, header: bytes, length: int | 
     path = write(tmp_path / "a", header, length=length)
     with pytest.raises(RunError) as caught:
         tensors.outline(path)
-    assert str(caught.value) == f"{path} is damaged: it is no safetensors file, or its header is too long"
+    assert str(caught.value) == f"{path} is damaged: it is not a safetensors file, or its header is too long"
 
 
 @pytest.mark.parametrize("content", [b"", b"1234567", b"12345678"])
 def test_a_file_that_is_too_short(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(RunError, match="is damaged: it is no safetensors file, or its header is too long$"):
+    with pytest.raises(RunError, match="is damaged: it is not a safetensors file, or its header is too long$"):
         tensors.outline(tmp_path / "a")
 
 

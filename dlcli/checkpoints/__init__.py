@@ -1,1 +1,1 @@
-"""Weights and state on the disk: saved as a whole, verified before they are used."""
+"""Weights and training state on the disk: saved atomically, verified before use."""

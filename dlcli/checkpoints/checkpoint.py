@@ -1,11 +1,11 @@
 """Checkpoints: weights as safetensors under the model's own parameter names, everything else as JSON.
 
     checkpoints/best-540/     model.safetensors  state.json  MANIFEST.json
-    checkpoints/last-600/     the same, and training.safetensors, from which a training goes on
+    checkpoints/last-600/     the same, and training.safetensors, from which a training continues
 
-A name says what it is and at which step (`last-600-2` is the second one at that step). A folder appears
-whole or not at all (see files.py) and older ones go only after that (`retain`), so there is always one to
-read: the newest whose manifest verifies.
+A name gives the role and the step (`last-600-2` is the second one of that step). A folder is created atomically (see
+files.py) and older ones are removed only afterwards (`retain`), so there is always one to read: the newest whose
+manifest verifies.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ from dlcli.core.errors import RunError
 from dlcli.core.files import read_manifest, to_json, verify_digests, write_folder
 from dlcli.core.reading import read_json, told_as_damage
 
-# Of one that cannot be used so many are tried, and no more is looked at in a folder.
+# Most damaged checkpoints that are tried, and most entries of a folder that are read.
 _MOST_DAMAGED, _MOST_ENTRIES = 10, 10_000
 
 _FILES = ("model.safetensors", "training.safetensors", "state.json")
 _STATE = {"epoch": WHOLE, "step": WHOLE, "metrics": TABLE}
-# What state.json says of a training (see state.py), as far as it must be there.
+# The required values of a training in state.json (see state.py).
 _TRAINING = {
     "epoch": COUNT, "batch": WHOLE, "step": WHOLE, "lr": NUMBER, "samples": WHOLE,
     "waited": WHOLE, "best": optional(TABLE), "best_loss": optional(NUMBER), "optimizer_steps": WHOLE,
     "average_steps": optional(WHOLE), "scaler": optional(NUMBERS),
 }  # fmt: skip
-# What versions before the first release did not write.
+# Values that versions before the first release did not write.
 _ADDED = {"told_samples": WHOLE, "told_loss": NUMBER, "evaluated_at": WHOLE}
-# The bytes of a training are a few times those of the weights.
+# Largest training.safetensors, as a multiple of the size of the weights.
 _MOST_TRAINING = 20
 
 _NAME = re.compile(r"(best|last)-(0|[1-9][0-9]{0,17})(?:-([1-9][0-9]{0,8}))?")
@@ -51,8 +51,8 @@ _NAME = re.compile(r"(best|last)-(0|[1-9][0-9]{0,17})(?:-([1-9][0-9]{0,8}))?")
 class Checkpoint:
     """role: best or last. weights: name -> tensor, on the CPU. state: epoch, step, metrics.
 
-    training: what only a resume needs, as tensors; a last one has it, a best one has not.
-    damage: of newer ones that had to be passed over, a sentence each.
+    training: the tensors that only a resume needs; a last checkpoint has them, a best one does not.
+    damage: one sentence per newer checkpoint that was damaged and skipped.
     """
 
     role: str
@@ -73,7 +73,7 @@ def save(
 ) -> Path:
     """Write the checkpoint `role`-STEP into `folder`.
 
-    weights: may be another checkpoint, whose weights are these: their bytes are not written again.
+    weights: tensors, or a checkpoint that has the same weights: then its file is linked, not written again.
     """
     contents: dict[str, bytes | Path] = {
         "model.safetensors": weights / "model.safetensors" if isinstance(weights, Path) else _serialised(weights)
@@ -82,7 +82,7 @@ def save(
         contents["training.safetensors"] = _serialised(training)
     contents["state.json"] = to_json(dict(state)).encode()
     path, again = folder / f"{role}-{state['step']}", 1
-    while path.exists():  # the same step saved again: the older one stays until the newer is there
+    while path.exists():  # the same step is saved again: the older one stays until the newer one is complete
         again += 1
         path = folder / f"{role}-{state['step']}-{again}"
     write_folder(path, contents)
@@ -90,14 +90,14 @@ def save(
 
 
 def retain(folder: Path, newest: Path, *, keep_last: int) -> None:
-    """Remove the checkpoints that `newest`, a last one that has just been written, makes superfluous.
+    """Remove the checkpoints that are no longer needed after `newest`, a last one, has been written.
 
-    Kept are the `keep_last` newest last ones, the newest best one, and those that were the best for a last
-    one that is kept: who has to fall back on that finds its best as well. Those of later steps are of a
-    course that was left (or they are damaged, or the training would have gone on from there): they go.
+    Kept are the `keep_last` newest last ones, the newest best one, and each one that was the best when one of the kept
+    last ones was written: a resume that falls back to that one needs it. Checkpoints of later steps are removed: they
+    are damaged, or belong to a training that was resumed from an earlier step.
     """
     step = _step(newest)
-    # Of several at one step the newest counts: in a dict it comes last.
+    # Of several checkpoints of one step the newest counts: it is the last one put into the dict.
     lasts, bests = (
         {_step(path): path for path in reversed(_existing(folder, role)) if _step(path) <= step}
         for role in ("last", "best")
@@ -112,7 +112,7 @@ def retain(folder: Path, newest: Path, *, keep_last: int) -> None:
 
 
 def exists(folder: Path, role: str) -> bool:
-    """Whether there is one of that role, intact or not."""
+    """Whether there is a checkpoint of that role, intact or not."""
     return bool(_existing(folder, role))
 
 
@@ -123,10 +123,10 @@ def load(
     with_training: bool = False,
     fits: Callable[[Path, Mapping[str, Tensor]], None] | None = None,
 ) -> Checkpoint:
-    """The newest intact checkpoint of that role; `training` is read only if asked for.
+    """The newest intact checkpoint of that role; `training` is read on request only.
 
-    fits: told the path and the outline of the weights before any of them is read; may raise to refuse them.
-    Raises RunError (exit 4), naming the damage, when there is none.
+    fits: called with the path and the outline of the weights before they are read; may raise to refuse them.
+    Raises RunError (exit 4), naming the damage, if there is none.
     """
     damage: dict[Path, str] = {}
     found = None
@@ -147,7 +147,7 @@ def load(
             break
         except RunError as error:
             damage[path] = str(error)
-    if not all(path.is_dir() for path in damage):  # a training that goes on has replaced it while we read
+    if not all(path.is_dir() for path in damage):  # a running training has replaced it in the meantime
         return load(folder, role, with_training=with_training, fits=fits)
     if found is not None:
         return found
@@ -165,7 +165,7 @@ def _read(
     with_training: bool,
     damage: tuple[str, ...],
 ) -> Checkpoint:
-    """A checkpoint whose manifest, and the outline of whose weights, are sound. RunError when the rest is not."""
+    """A checkpoint whose manifest and outline of the weights are valid. RunError if the rest is not."""
     _need(path, "state.json", digests)
     verify_digests(path, {name: digest for name, digest in digests.items() if name in _FILES})
     file, training = path / "training.safetensors", None
@@ -206,7 +206,7 @@ def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
 def _existing(folder: Path, role: str) -> list[Path]:
     """Newest first."""
     if folder.is_symlink():
-        raise RunError(f"{folder} is a symbolic link, and no folder of the run")
+        raise RunError(f"{folder} is a symbolic link, not a folder of the run")
     found = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in itertools.islice(entries, _MOST_ENTRIES):
@@ -221,7 +221,7 @@ def _step(path: Path) -> int:
 
 
 def _best_step(path: Path) -> int | None:
-    """The step of what was the best when the last checkpoint `path` was written."""
+    """The step of the best evaluation at the time when the last checkpoint `path` was written."""
     try:
         return int(read_json(path / "state.json")["training"]["best"]["step"])
     except (RunError, KeyError, TypeError, ValueError):

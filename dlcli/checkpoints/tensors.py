@@ -1,4 +1,4 @@
-"""safetensors files, looked at before they are read: the manifest that vouches for one may be a stranger's as well."""
+"""safetensors files, checked before they are read: they are untrusted, and so is the manifest with their sha256."""
 
 import math
 import os
@@ -13,9 +13,9 @@ from dlcli.core.documents import WHOLE, check, list_of
 from dlcli.core.errors import RunError
 from dlcli.core.reading import open_regular, parse_json, told_as_damage
 
-# Bytes of a header, which has about a hundred a tensor.
+# Largest header in bytes; it has about a hundred per tensor.
 _MOST_HEADER = 4_000_000
-# Axes of a tensor, and the values that it would have were no axis empty: torch multiplies them all.
+# Most axes of a tensor, and most values if no axis were empty: torch multiplies all sizes.
 _MOST_AXES, _MOST_VALUES = 16, 2**40
 
 _DTYPES = {
@@ -28,21 +28,21 @@ _ENTRY = {"shape": list_of(WHOLE), "data_offsets": list_of(WHOLE)}
 
 
 def outline(path: Path) -> dict[str, Tensor]:
-    """The tensors that a file holds, by name, on the meta device: shapes and types without values.
+    """The tensors of a file by name, on the meta device: shapes and types without values.
 
-    Raises RunError unless it is a safetensors file whose header is sound, and whose tensors fill the rest of it
-    without a gap or an overlap.
+    Raises RunError unless it is a safetensors file with a valid header, whose tensors fill the rest of the file without
+    gaps or overlaps.
     """
     with told_as_damage(path), open(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))[0]
         if length > min(size - 8, _MOST_HEADER):
-            raise ValueError("it is no safetensors file, or its header is too long")
+            raise ValueError("it is not a safetensors file, or its header is too long")
         return _tensors(parse_json(file.read(length)), size - 8 - length)
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `outline` found sound. RunError when it cannot be read all the same."""
+    """The tensors of a file that `outline` has checked. RunError if it cannot be read nevertheless."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -54,7 +54,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def _tensors(header: Any, size: int) -> dict[str, Tensor]:
     if not isinstance(header, dict):
-        raise ValueError("its header is no table")
+        raise ValueError("its header is not a table")
     found, places = {}, []
     for name, entry in header.items():
         if name == "__metadata__":
@@ -65,7 +65,7 @@ def _tensors(header: Any, size: int) -> dict[str, Tensor]:
         if dtype is None or len(shape) > _MOST_AXES or extent > _MOST_VALUES or len(offsets) != 2:
             raise ValueError(f"its header does not describe {name[:80]!r}")
         if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{name[:80]!r} has not as many bytes as its shape {shape} needs")
+            raise ValueError(f"{name[:80]!r} does not have the bytes that its shape {shape} needs")
         places.append(offsets)
         found[name] = torch.empty(shape, dtype=dtype, device="meta")
     end = 0

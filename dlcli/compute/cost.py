@@ -1,4 +1,4 @@
-"""What a model costs: floating-point operations, memory, and the batch that suits its evaluation."""
+"""The cost of a model: floating-point operations, memory, and a suitable batch size for its evaluation."""
 
 from typing import NamedTuple
 
@@ -7,18 +7,19 @@ from torch import Tensor, nn
 
 from dlcli.models.blocks import SelfAttention
 
-# A batch of an evaluation keeps the largest tensor between two layers within this, so that the next layer finds it in
-# the cache, and the allocator a place for it. A GPU wants long kernels instead.
+# Largest tensor between two layers in an evaluation, in bytes, so that the next layer finds it in the cache and the
+# allocator can reuse memory. On a GPU long kernels matter more.
 _LARGEST_BYTES = {"cpu": 8_000_000}
 _LARGEST_BYTES_ELSEWHERE = 256_000_000
 _MOST_SAMPLES = 512
 
 
 class Cost(NamedTuple):
-    """Of one evaluation. flops: of the matrix products, a multiply-add counting two.
+    """The cost of one evaluation.
 
-    bytes: of the outputs of all layers. largest: bytes of the largest of them, or of the input.
-    chain: steps of a recurrent layer, each of which waits for the one before; 1 without such a layer.
+    flops: of the matrix products; a multiply-add counts as two. bytes: of the outputs of all layers.
+    largest: bytes of the largest output, or of the input if that is larger.
+    chain: number of steps that a recurrent layer computes one after the other; 1 without such a layer.
     """
 
     flops: int
@@ -65,9 +66,9 @@ def measure_cost(model: nn.Module, x: Tensor) -> Cost:
 
 
 def choose_eval_batch_size(setting: int | str, *, device: torch.device, largest: int) -> int:
-    """Samples a batch in evaluation; `auto` is a power of two that suits the caches.
+    """Samples per batch in evaluation; `auto` is a power of two that fits the caches.
 
-    largest: bytes of the largest tensor of one sample.
+    largest: bytes of the largest tensor for one sample.
     """
     if setting != "auto":
         return int(setting)

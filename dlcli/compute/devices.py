@@ -11,7 +11,7 @@ from dlcli.core.errors import ConfigError, ResourceError
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is cuda when there is one, else mps, else cpu. Any other name is that device or an error (exit 6)."""
+    """`auto` is cuda if available, else mps, else cpu. Any other name is that device; if it is missing, exit 6."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -33,7 +33,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def memory() -> int:
-    """Bytes of memory of this machine, or what the cgroup leaves of it."""
+    """Bytes of memory of this machine, or of the cgroup's limit."""
     amount = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):
         with open("/sys/fs/cgroup/memory.max") as file:
@@ -42,7 +42,7 @@ def memory() -> int:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """ConfigError when the device has no such arithmetic."""
+    """ConfigError if the device does not support the precision."""
     if precision == "tf32" and device.type != "cuda":
         raise ConfigError(f"precision = tf32 needs a CUDA device, not {device.type}: use fp32 or bf16")
     if precision == "fp16" and device.type == "cpu":
@@ -58,9 +58,9 @@ def set_precision(precision: str) -> None:
 
 
 def set_deterministic(wanted: bool) -> None:
-    """Only algorithms that give the same bits each time; an operation that has none raises RuntimeError.
+    """Use only algorithms that give the same bits each time; an operation without one raises RuntimeError.
 
-    Must run before CUDA is used: cuBLAS reads its environment then.
+    Must be called before CUDA is used: cuBLAS reads its environment variable at that moment.
     """
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -70,7 +70,7 @@ def set_deterministic(wanted: bool) -> None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """The context for a forward pass."""
+    """The context manager for a forward pass."""
     if precision in ("fp32", "tf32"):
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)

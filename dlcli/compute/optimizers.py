@@ -1,7 +1,7 @@
-"""Optimizers, as torch.optim computes them, over all parameters at once.
+"""Optimizers that compute what those of torch.optim do, for all parameters at once.
 
-Ours because constructing any torch.optim class imports torch._dynamo and sympy, 0.8 to 1.7 s of a start-up of
-two. Tests hold each against torch.optim, step by step.
+They are our own because constructing any torch.optim class imports torch._dynamo and sympy, which takes 0.8 to 1.7 s of
+a start-up of two seconds. Tests compare each with torch.optim, step by step.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,10 +15,10 @@ _EPS = 1e-8
 
 
 class Optimizer:
-    """Updates parameters in place from their `.grad`; `step` is told the learning rate.
+    """Updates parameters in place from their `.grad`; the learning rate is an argument of `step`.
 
-    name: gd, sgd, adam, adamw or rmsprop. L2 (`weight_decay`, decoupled for adamw) and L1 penalties apply
-    to parameters of two or more dimensions, so not to biases and norms, unless `decay_all`.
+    name: gd, sgd, adam, adamw or rmsprop. L2 (`weight_decay`, decoupled for adamw) and L1 penalties apply to parameters
+    with two or more dimensions, so not to biases and normalization layers, unless `decay_all`.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Optimizer:
 
     @property
     def param_groups(self) -> list[dict[str, list[Tensor]]]:
-        """What torch.amp.GradScaler looks for."""
+        """What torch.amp.GradScaler reads."""
         return [{"params": self.parameters}]
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """One update. A parameter without a gradient counts as one whose gradient is zero."""
+        """One update. A parameter without a gradient is treated as if its gradient were zero."""
         self.steps += 1
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         if self._decayed and (self.weight_decay or self.l1):
@@ -69,12 +69,12 @@ class Optimizer:
         self._update(gradients, lr)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the steps so far have left, as `slot.number of the parameter`; `steps` is apart."""
+        """The state tensors, as `slot.number of the parameter`; the count `steps` is not among them."""
         return {f"{slot}.{i}": t for slot, tensors in self.state.items() for i, t in enumerate(tensors)}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor], *, steps: int) -> None:
-        """The inverse of `state_dict`. Raises KeyError or RuntimeError when it does not fit."""
+        """The inverse of `state_dict`. Raises KeyError or RuntimeError if the state does not fit."""
         self.steps = steps
         for slot, tensors in self.state.items():
             for i, tensor in enumerate(tensors):
@@ -82,7 +82,7 @@ class Optimizer:
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor | None:
-        """Euclidean norm of all gradients together, on the device; None before there are any."""
+        """Euclidean norm of all gradients together, on the device; None before the first backward."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
             return None
@@ -146,10 +146,10 @@ class Optimizer:
 
 
 class WeightAverage:
-    """Exponential moving average of a model's weights, kept in a second model of the same kind.
+    """Exponential moving average of a model's weights, kept in a copy of the model.
 
-    average = d * average + (1 - d) * weights after each step, with d = min(decay, (1 + t) / (10 + t)) so
-    that the start is forgotten; buffers are copied.
+    average = d * average + (1 - d) * weights after each step, with d = min(decay, (1 + t) / (10 + t)), so that the
+    initial weights are forgotten; buffers are copied.
     """
 
     def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:

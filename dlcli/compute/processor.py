@@ -1,15 +1,15 @@
-"""Which processor this is."""
+"""The name of the processor."""
 
 import contextlib
 import platform
 
 _FILE = "/proc/cpuinfo"
-# Clouds give one name to several generations, which round differently.
+# Clouds give the same name to several generations, which round differently.
 _FIELDS = ("cpu family", "model", "model name")
 
 
 def processor() -> str:
-    """Its name, family and model where Linux tells them, such as `AMD EPYC (family 25, model 17)`; else what it is."""
+    """Name, family and model where Linux reports them, as `AMD EPYC (family 25, model 17)`, else the architecture."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError), open(_FILE, encoding="utf-8", errors="replace") as file:
         for line in file:

@@ -13,11 +13,11 @@ def learning_rate(
     steps_per_drop: int = 0,
     gamma: float = 0.1,
 ) -> float:
-    """The learning rate of `step` (from 0) of a run of `steps` steps.
+    """The learning rate of `step` (counted from 0) in a training of `steps` steps.
 
-    constant, cosine (to 0), step (times `gamma` every `steps_per_drop` steps): with a linear warm-up from
-    0 over `warmup_steps`. one-cycle (Smith 2018, arXiv:1803.09820): linear from lr / 10 to lr over
-    `warmup_steps`, then linear to lr / 1000.
+    constant, cosine (to 0) and step (multiplied by `gamma` every `steps_per_drop` steps) have a linear warm-up from 0
+    over `warmup_steps`. one-cycle (Smith 2018, arXiv:1803.09820) is linear from lr / 10 to lr over `warmup_steps`, then
+    linear to lr / 1000.
     """
     if step < warmup_steps:
         rise = (step + 1) / warmup_steps

@@ -8,19 +8,19 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-# Below this work the second thread costs more than it brings: measured, 1e8 gain a half on a quiet machine, and keep
-# three quarters of one thread's speed on one whose other core is busy.
+# Below this work a second thread does not pay. Measured at 1e8: 1.5 times the speed of one thread on a quiet machine,
+# and three quarters of it while another process keeps a core busy.
 _FLOPS_WORTH_A_THREAD = 1e8
-# What a user says about the place of OpenMP's threads is left as it is.
+# If the user has set one of these, threads are not bound to cores.
 _PLACES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
 
 def choose_threads(setting: int | str, *, device: torch.device, flops: float) -> int:
-    """How many CPU threads should compute; `auto` gives a small step one, a large step every usable core.
+    """The number of CPU threads; `auto` is one for a small step and all usable cores for a large one.
 
-    flops: of the part of a step that does not wait for another: a batch's, of a recurrent model a time step's.
-    A function of the model, the batch and the machine alone, never of the moment: the number of threads decides
-    how sums are rounded, so that runs with the same seed stay equal.
+    flops: work that can be done in parallel: of a batch, or, in a recurrent model, of one time step.
+    The result depends on the model, the batch and the machine only, not on its load: the number of threads determines
+    how sums are rounded, and runs with the same seed must agree.
     """
     if setting != "auto":
         return int(setting)
@@ -28,7 +28,7 @@ def choose_threads(setting: int | str, *, device: torch.device, flops: float) ->
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on (affinity and cgroup quota), hyper-threads not counted twice."""
+    """Number of cores that this process may use (affinity and cgroup quota); hyper-threads of a core count once."""
     allowed = len(_cores()) or os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         with open("/sys/fs/cgroup/cpu.max") as file:
@@ -38,24 +38,25 @@ def usable_cores() -> int:
 
 
 def places(threads: int) -> dict[int, set[int]]:
-    """A core for this thread and for each that computes with it, where they are as many as the cores; else none.
+    """Thread -> hardware threads of its core, for this thread and the OpenMP threads that compute with it; empty unless
+    there are as many threads as cores.
 
-    Otherwise the scheduler puts two of them on one core as soon as another process is busy on the other, and each
-    waits there for the other: two trainings at once then take five times as long as one after the other. With fewer
+    Without binding, the scheduler puts two of them on one core as soon as another process is busy on the other, where
+    each waits for the other: two trainings at once then take five times as long as one after the other. With fewer
     threads than cores nothing is bound, since two processes would choose the same cores.
     """
     cores = _cores()
     if not 1 < threads == len(cores) or any(name in os.environ for name in _PLACES):
         return {}
     team = _team()
-    if len(team) != threads - 1:  # other threads are at work as well, and one cannot tell which are ours
+    if len(team) != threads - 1:  # other threads are working too, and it is unknown which ones are OpenMP's
         return {}
     return dict(zip([threading.get_native_id(), *team], cores, strict=True))
 
 
 @contextlib.contextmanager
 def computing(threads: int) -> Iterator[None]:
-    """Inside, so many threads compute, each in its place."""
+    """Inside the block, this many threads compute, each bound to a core where `places` says so."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -67,7 +68,7 @@ def computing(threads: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bound(places: Mapping[int, set[int]]) -> Iterator[None]:
-    """Keep these threads on these cores. What is started inside inherits the place of the thread that starts it."""
+    """Bind these threads to these cores. A thread inherits the binding of the one that starts it."""
     before = os.sched_getaffinity(0) if places else set()
     try:
         for thread, core in places.items():
@@ -79,12 +80,12 @@ def bound(places: Mapping[int, set[int]]) -> Iterator[None]:
 
 
 def _team() -> list[int]:
-    """The other threads that work when this one computes."""
+    """The other threads that work while this one computes."""
     number, found = torch.get_num_threads(), list[int]()
     before = _worked()
     torch.ones(number << 16).sum()
     for _ in range(100):
-        time.sleep(0.0002)  # until they rest: what they have worked is counted then
+        time.sleep(0.0002)  # until they sleep: only then does the kernel count their time
         after = _worked()
         after.pop(threading.get_native_id(), None)
         found = [thread for thread, worked in after.items() if worked > before.get(thread, 0)]
@@ -94,7 +95,7 @@ def _team() -> list[int]:
 
 
 def _worked() -> dict[int, int]:
-    """Thread of this process -> nanoseconds on a core; empty where the kernel does not say."""
+    """Thread of this process -> nanoseconds on a core; empty if the kernel does not report it."""
     found = {}
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc/self/task"):
@@ -104,12 +105,12 @@ def _worked() -> dict[int, int]:
 
 
 def _place(thread: int, cpus: set[int]) -> None:
-    with contextlib.suppress(OSError):  # it has ended, or the cpus are taken from us meanwhile
+    with contextlib.suppress(OSError):  # the thread has ended, or the process has lost these cores
         os.sched_setaffinity(thread, cpus)
 
 
 def _cores() -> list[set[int]]:
-    """The hardware threads that this process may run on, by core; empty where the system does not say."""
+    """The hardware threads that this process may use, grouped by core; empty if the system does not report them."""
     if not hasattr(os, "sched_getaffinity"):
         return []
     cores: dict[str, set[int]] = {}
@@ -119,7 +120,7 @@ def _cores() -> list[set[int]]:
 
 
 def _siblings(cpu: int) -> str:
-    """The hardware threads that share the core of `cpu`, as Linux writes them; the cpu alone elsewhere."""
+    """The hardware threads that share the core of `cpu`, as Linux writes them; on other systems `cpu` alone."""
     try:
         with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
             return file.read().strip()

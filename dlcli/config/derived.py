@@ -1,4 +1,4 @@
-"""Settings that follow from others when they are not given, and settings that exclude each other."""
+"""Settings that follow from others if they are not given, and settings that exclude each other."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +13,12 @@ DEFAULT_LR: dict[str, float] = {"gd": 0.1, "sgd": 0.01, "adam": 0.001, "adamw": 
 
 
 def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` above the model's and the data set's own defaults; paths absolute. ConfigError for an unknown name."""
+    """`given` over the defaults of the model and the data set, with absolute paths. ConfigError for an unknown name."""
     model = model_entry(convert(given["model"], str, name="model"))
     name = convert(given.get("data", model.data), str, name="data")
     own = {**model.defaults, **data_entry(name).defaults}
     if given.get("optimizer", own.get("optimizer")) != own.get("optimizer"):
-        own.pop("lr", None)  # a learning rate that suits one optimizer says nothing of another
+        own.pop("lr", None)  # a learning rate for one optimizer does not suit another
     values = stack({**own, "data": name}, given)
     if values.get("optimizer") == "gd" and "batch_size" not in given:
         values["batch_size"] = "full"
@@ -34,7 +34,7 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def derive(config: Any) -> dict[str, Any]:
-    """What follows for the settings of `config` that are None."""
+    """The values of the settings that are None in `config`, as far as they follow from others."""
     found: dict[str, Any] = {"lr": DEFAULT_LR[config.optimizer]}
     if config.optimizer in ("sgd", "rmsprop"):
         found["momentum"] = 0.9 if config.optimizer == "sgd" else 0.0
@@ -53,7 +53,7 @@ def derive(config: Any) -> dict[str, Any]:
 
 
 def check_together(config: Any) -> None:
-    """ConfigError for a setting that would be ignored beside another. To be called before `derive`."""
+    """ConfigError for a setting that another one would make ineffective. To be called before `derive`."""
     optimizer = config.optimizer
     if optimizer == "gd":
         if config.batch_size != "full":

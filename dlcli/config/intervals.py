@@ -31,9 +31,9 @@ class Interval:
 
 
 def interval(value: Any, *, name: str, times: bool = True) -> Interval:
-    """`500steps`, `1epoch`, `30s` or `2min` as an Interval; a whole number counts epochs.
+    """`500steps`, `1epoch`, `30s` or `2min` as an Interval; a plain number counts epochs.
 
-    times: whether seconds and minutes are allowed. Raises ConfigError that names the setting.
+    times: whether seconds and minutes are allowed. Raises ConfigError, naming the setting.
     """
     text = f"{value}epochs" if re.fullmatch("[0-9]{1,9}", str(value)) else str(value)
     match = _FORM.fullmatch(text)

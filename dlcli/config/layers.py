@@ -1,7 +1,7 @@
 """Settings come in layers, lowest first: own defaults of model and data set, files in order, environment, command line.
 
 A layer is a flat dict, with options of the model and the data set as `model.hidden` and `data.length`. It holds what
-somebody wrote, as it was written. What nobody wrote is settled in the end, from all layers together (derived.py).
+somebody wrote, as it was written. Everything else is resolved at the end, from all layers together (derived.py).
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ Layer = Mapping[str, Any]
 # The settings with options of their own.
 GROUPS = ("model", "data")
 
-# Settings for which None, `none` in a shell, stands for: settle it from the others.
+# Settings for which None (`none` in a shell) means: resolve it from the others.
 DERIVED = ("epochs", "steps", "lr", "momentum", "warmup_epochs", "step_epochs", "step_gamma")
 
 
 def stack(*layers: Layer) -> dict[str, Any]:
-    """All layers as one, lowest first: a later one wins, and takes away what would mean nothing beside it."""
+    """All layers as one, lowest precedence first: a later one wins, and removes settings that it makes meaningless."""
     merged: dict[str, Any] = {}
     for layer in layers:
         gone = _set_aside(merged, layer)
@@ -29,12 +29,12 @@ def stack(*layers: Layer) -> dict[str, Any]:
 
 
 def is_left_open(name: str, value: Any) -> bool:
-    """Whether a setting with this value is as if it were not given."""
+    """Whether a setting with this value counts as not given."""
     return name in DERIVED and value in (None, "none")
 
 
 def kind(name: Any) -> str:
-    """What decides which options a model or data set has: the part before the colon of text:FILE, else its name."""
+    """What determines the options of a model or data set: `text` for text:FILE, otherwise the name."""
     before = str(name).partition(":")[0]
     return before if before in DATASETS else str(name)
 
@@ -105,7 +105,7 @@ def _set_aside(below: Layer, layer: Layer) -> set[str]:
 
 
 def _is_zero(value: Any) -> bool:
-    """Also of text from a shell."""
+    """Also for text from a shell."""
     try:
         return value is not None and float(value) == 0
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Importing a user's own model or data set by its name, and refusing code that came with a run."""
+"""Imports a user's own model or data set by name, and refuses code that came with a run."""
 
 import importlib
 import importlib.util
@@ -12,11 +12,12 @@ from dlcli.core.errors import ConfigError, DlcliError, RunError, did_you_mean
 
 
 def load(target: str, *, runs_dir: Path | None = None) -> Any:
-    """Import "module:attribute". ConfigError when either is not there, or when the module fails while it is imported;
-    the message then has the file and line.
+    """Import "module:attribute". ConfigError if either does not exist, or if importing the module fails; the message
+    then has the file and line.
 
-    runs_dir: when the name may be that of a stranger's run, the folder of the runs. Nothing in it is imported, and
-    nothing of Python's own library either, where no model is: RunError and ConfigError, before anything is executed.
+    runs_dir: the folder of runs, where the name may come from an untrusted run. Nothing in that folder is imported
+    (RunError), and nothing of Python's standard library, which has no models (ConfigError). Both are raised before
+    anything is executed.
     """
     module_name, _, attribute = target.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)) or len(target) > 500:
@@ -43,7 +44,7 @@ def load(target: str, *, runs_dir: Path | None = None) -> Any:
 
 
 def _import_own(module_name: str, target: str, runs_dir: Path | None) -> Any:
-    """The current folder is on the path only from here on, so that what lies in it cannot pass for a library."""
+    """The current folder is put on the path only here, so that files in it cannot be imported in place of a library."""
     name_own(module_name)
     here, before = os.getcwd(), list(sys.path)
     if here not in before:
@@ -52,7 +53,7 @@ def _import_own(module_name: str, target: str, runs_dir: Path | None) -> Any:
         return importlib.import_module(module_name)
     try:
         _refuse_what_came_along(module_name, target, runs_dir)
-        # Nor may an own module find there what it imports in its turn.
+        # Nor may an own module import from there.
         sys.path[:] = [entry for entry in sys.path if not _lies_in(entry or here, runs_dir)]
         return importlib.import_module(module_name)
     finally:
@@ -60,12 +61,12 @@ def _import_own(module_name: str, target: str, runs_dir: Path | None) -> Any:
 
 
 def _refuse_what_came_along(module_name: str, target: str, runs_dir: Path) -> None:
-    """Every package on the way is looked at before it is imported, which finding the next one does."""
+    """Check each parent package before it is imported: looking for the next part imports it."""
     name = ""
     for part in module_name.split("."):
         name = f"{name}.{part}" if name else part
         if name in (*sys.stdlib_module_names, "__main__"):
-            raise ConfigError(f"{target!r} is part of Python, and no model or data set: name one of your own")
+            raise ConfigError(f"{target!r} is part of Python, not a model or data set: name one of your own")
         spec = importlib.util.find_spec(name)
         if spec is None:
             return

@@ -6,7 +6,7 @@ from dlcli.core.errors import ConfigError
 
 
 def check_range(value: Any, range: str, *, name: str) -> None:
-    """Raise ConfigError unless `value` lies in `range`; text (such as auto) and None are let through."""
+    """Raise ConfigError unless `value` lies in `range`; text (such as auto) and None are not checked."""
     if not range or value is None or isinstance(value, str):
         return
     if range.startswith(">= "):

@@ -1,4 +1,4 @@
-"""Recipes: settings that ship with dlcli, and the results that they reach."""
+"""Recipes: settings that come with dlcli, and the results that they reach."""
 
 import tomllib
 from pathlib import Path
@@ -9,7 +9,7 @@ from dlcli.core.errors import ConfigError, did_you_mean
 
 
 def recipe_path(name: str) -> Path:
-    """The file of a recipe; ConfigError, naming the nearest, when there is none."""
+    """The file of a recipe; ConfigError, suggesting the closest name, if there is none."""
     folder = Path(__file__).parent / "recipes"
     path = folder / f"{name}.toml"
     names = sorted(p.stem for p in folder.glob("*.toml"))
@@ -19,9 +19,7 @@ def recipe_path(name: str) -> Path:
 
 
 def recipes() -> dict[str, dict[str, Any]]:
-    """Every recipe that ships with dlcli: name -> its [recipe] table (summary, reaches, split, require), and its
-    layer as `settings`.
-    """
+    """All recipes: name -> its [recipe] table (summary, reaches, split, require) and, as `settings`, its layer."""
     folder = Path(__file__).parent / "recipes"
     found = {}
     for path in sorted(folder.glob("*.toml")):

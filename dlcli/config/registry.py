@@ -1,4 +1,4 @@
-"""MODELS and DATASETS: what is built in, by name, and where it lives. Nothing is imported until asked for.
+"""MODELS and DATASETS: the built-in models and data sets by name, and where their code is. Nothing is imported here.
 
 A name that is not registered but has the form `package.module:Name` is imported from the Python path or the
 current folder, so a user's own model needs no plug-in.

@@ -12,14 +12,14 @@ from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError
 from dlcli.core.reading import check_depth, parse_json, read_bytes
 
-# Bytes of a config file. The standard TOML parser takes minutes for 100 kB of a.a.a.a.
+# Largest config file in bytes. The TOML parser of the standard library takes minutes for 100 kB of a.a.a.a.
 _MOST_CONFIG = 20_000
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """The layer of a .toml or .json file (also a run's config.json), or of `recipe:NAME`.
+    """The layer of a .toml or .json file (the config.json of a run, for example), or of `recipe:NAME`.
 
-    What stands beside the settings, the [recipe] table of a recipe and `format` and `given` of a run, is left out.
+    What is not a setting is left out: the [recipe] table of a recipe, and `format` and `given` of a run.
     """
     file = recipe_path(path.removeprefix("recipe:")) if path.startswith("recipe:") else Path(path)
     if file.suffix not in (".toml", ".json"):
@@ -40,7 +40,7 @@ def read_file(path: str) -> dict[str, Any]:
 
 
 def _parse_toml(content: bytes) -> dict[str, Any]:
-    """ValueError unless it is TOML that is not nested deeply."""
+    """ValueError if it is not TOML, or is nested too deeply."""
     try:
         document = tomllib.loads(content.decode())
     except RecursionError:
@@ -50,10 +50,10 @@ def _parse_toml(content: bytes) -> dict[str, Any]:
 
 
 def to_toml(config: TrainConfig) -> str:
-    """The config as TOML that `--config` takes back.
+    """The config as TOML that `--config` accepts.
 
-    TOML has no null. A setting that is None is left out, unless the model or data set has another default
-    of its own for it, which "none" then sets aside.
+    TOML has no null. A setting that is None is left out, or written as "none" if the model or the data set has its own
+    default for it.
     """
     own = {**model_entry(config.model).defaults, **data_entry(config.data).defaults}
     lines, tables = [], []
@@ -69,7 +69,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     if isinstance(value, str):
-        # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+        # A JSON string is a TOML basic string, except that TOML requires DEL to be escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -1,6 +1,6 @@
-"""Whose mistake an exception is: the file and line of own code that it came from.
+"""Whose mistake an exception is: finds the file and line of the user's own code that it came from.
 
-Own code is what a user wrote: neither dlcli, nor Python's own library, nor an installed package (unless a model or
+Own code is what a user wrote: not dlcli, not Python's standard library, and no installed package (unless a model or
 data set was named in it).
 """
 
@@ -21,12 +21,12 @@ _named: set[str] = set()
 
 
 def name_own(module: str) -> None:
-    """From now on `module`'s top-level package counts as own code, wherever it lies; torch never does."""
+    """From now on the top-level package of `module` counts as own code, wherever it is installed; torch never does."""
     _named.update({module.partition(".")[0]} - {"torch"})
 
 
 def told(error: BaseException) -> str:
-    """`NameError in mine.py, line 3: ...` when it comes from own code, else what it says, in one line."""
+    """`NameError in mine.py, line 3: ...` for an error from own code, otherwise its message, in one line."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     text = " ".join(text.split())
     place = None if isinstance(error, DlcliError) else own_line(error)
@@ -36,7 +36,7 @@ def told(error: BaseException) -> str:
 
 
 def own_line(error: BaseException) -> str | None:
-    """`mine.py, line 3`: the innermost line of own code that the error passed; None when it passed none."""
+    """`mine.py, line 3`: the innermost line of own code in the traceback; None when there is none."""
     if isinstance(error, SyntaxError) and error.filename and _is_own(error.filename):
         return _place(error.filename, error.lineno or 1)
     frames = [
@@ -53,7 +53,7 @@ def own_line(error: BaseException) -> str | None:
 
 
 def defined(thing: object) -> str:
-    """`mine.py, line 3`, where own code defines a function or class; empty for anything else."""
+    """`mine.py, line 3`: where own code defines a function or class; empty for anything else."""
     try:
         file, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]  # type: ignore[arg-type]
     except (TypeError, OSError):
@@ -63,9 +63,9 @@ def defined(thing: object) -> str:
 
 @contextlib.contextmanager
 def blamed(kind: type[DlcliError], sentence: str) -> Iterator[None]:
-    """What fails in here is a `kind`: `SENTENCE: NameError in mine.py, line 3: ...`.
+    """Turns an exception inside the block into a `kind`: `SENTENCE: NameError in mine.py, line 3: ...`.
 
-    A DlcliError, a lack of memory, KeyboardInterrupt and SystemExit pass as they are.
+    A DlcliError, an error for lack of memory, KeyboardInterrupt and SystemExit are passed on unchanged.
     """
     try:
         yield
@@ -78,7 +78,7 @@ def blamed(kind: type[DlcliError], sentence: str) -> Iterator[None]:
 
 
 def as_own(error: Exception) -> DlcliError | None:
-    """An error of own code as one with an exit code and a sentence; None when it is not of own code."""
+    """An error of own code as a DlcliError, with an exit code and a sentence; None for any other error."""
     if own_line(error) is None:
         return None
     kind = DataError if isinstance(error, FileNotFoundError) else ResourceError
@@ -86,7 +86,7 @@ def as_own(error: Exception) -> DlcliError | None:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """torch says it in the text of a RuntimeError."""
+    """torch reports it in the message of a RuntimeError."""
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 

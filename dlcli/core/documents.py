@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """words: what a value must be, as the end of a sentence."""
+    """words: what a value must be, for the end of an error message."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -33,7 +33,7 @@ def list_of(kind: Kind) -> Kind:
     return Kind(f"a list, each of it {kind.words}", lambda v: isinstance(v, list) and all(map(kind.holds, v)))
 
 
-# The best evaluation so far, as run.json and state.json have it.
+# The best evaluation so far, as stored in run.json and state.json.
 BEST = {
     "metric": optional(TEXT), "value": optional(NUMBER), "higher_is_better": optional(FLAG),
     "epoch": WHOLE, "step": WHOLE,
@@ -41,12 +41,12 @@ BEST = {
 
 
 def check(document: Any, kinds: Mapping[str, Kind], *, needed: bool = False) -> None:
-    """ValueError, naming the first that is wrong, unless each value in the table is of its kind.
+    """ValueError, naming the first wrong value, unless each value in the table is of its kind.
 
-    needed: whether all of them must be there. What `kinds` does not name is not looked at.
+    needed: whether all of them must be present. Values that `kinds` does not name are ignored.
     """
     if not isinstance(document, dict):
-        raise ValueError("it holds no table")
+        raise ValueError("it is not a table")
     for name, kind in kinds.items():
         if name not in document:
             if needed:
@@ -56,7 +56,7 @@ def check(document: Any, kinds: Mapping[str, Kind], *, needed: bool = False) -> 
 
 
 def shown(value: Any) -> str:
-    """A value for a sentence, cut when it is long."""
+    """A value for an error message, cut if it is long."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
 

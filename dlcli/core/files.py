@@ -1,11 +1,11 @@
 """The commit protocol: the files of a run are written whole or not at all.
 
-Everything that dlcli writes into a run goes through this module, but for the two files that only grow
-(metrics.csv and log.txt, see `append_line`). A new content is written under a temporary name beside its
-place, flushed to the disk, renamed onto it, and the folder is flushed: a process that is killed, or a
-machine that loses power, at any moment leaves the old content or the new one.
+Everything that dlcli writes into a run goes through this module. New content is written under a temporary name in the
+same folder, flushed to the disk and renamed, and the folder is flushed: if the process is killed or the machine loses
+power at any moment, either the old content or the new content remains. The exceptions are the two files that only grow,
+metrics.csv and log.txt (see `append_line`).
 
-What it reads there goes through reading.py.
+Files are read with reading.py.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _TEMPORARY = ".tmp-"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, atomically and durably."""
+    """Replace the content of `path`, atomically and durably."""
     temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
     with _told_as_resource_error(path, needed=len(content)):
         try:
@@ -41,7 +41,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as JSON. NaN and infinity are refused: they are not JSON."""
+    """Replace the content of `path` by `value` as JSON. NaN and infinity are refused: they are not JSON."""
     write_bytes(path, to_json(value).encode())
 
 
@@ -50,7 +50,7 @@ def to_json(value: Any) -> str:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line in a single write, so that a reader never sees half of one; the disk may take its time."""
+    """Add one line in a single write, so that a reader never sees a partial line. The line is not flushed."""
     content = line.encode() + b"\n"
     with _told_as_resource_error(path, needed=len(content)):
         descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -67,7 +67,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cut a file down to `size` bytes; a shorter one, or one that is not there, stays as it is."""
+    """Cut a file down to `size` bytes. A shorter or missing file is left alone."""
     if not path.exists():
         return
     with _told_as_resource_error(path), open(open_regular(path, os.O_RDWR), "rb+", buffering=0) as file:
@@ -76,7 +76,7 @@ def truncate(path: Path, size: int) -> None:
 
 
 def flushed_size(path: Path) -> int:
-    """Bytes of a file that grows, all of them on the disk; 0 when there is none."""
+    """Flush a file that grows, and return its size in bytes; 0 if there is no such file."""
     try:
         with _told_as_resource_error(path), open(open_regular(path), "rb") as file:
             os.fsync(file.fileno())
@@ -88,7 +88,7 @@ def flushed_size(path: Path) -> int:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, durably. It may be there already."""
+    """Make a folder and its missing parents, durably. It may exist already."""
     try:
         path.mkdir()
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_folder(path: Path, contents: Mapping[str, bytes | Path]) -> None:
-    """Create the folder `path` with these files; a Path is a file that is there already, to be linked.
+    """Create the folder `path` with these files; a Path stands for an existing file, which is linked.
 
     A MANIFEST.json with the size and sha256 of every file is added; `verify_folder` reads it.
     """
@@ -133,8 +133,8 @@ def verify_folder(path: Path) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, str]:
-    """The sha256 of each file that MANIFEST.json vouches for, by name. RunError unless all are there, with their
-    sizes: the part of `verify_folder` that reads none of them."""
+    """The sha256 of each file in MANIFEST.json, by name. RunError unless all files exist with the right size: the part
+    of `verify_folder` that does not read them."""
     manifest = read_json(path / MANIFEST)
     try:
         entries = {name: (int(e["size"]), str(e["sha256"])) for name, e in manifest["files"].items()}
@@ -142,7 +142,7 @@ def read_manifest(path: Path) -> dict[str, str]:
         raise RunError(f"{path / MANIFEST} is damaged: not a manifest") from None
     for name, (size, _) in entries.items():
         if "/" in name:
-            raise RunError(f"{path / MANIFEST} is damaged: {name!r} is no file in its folder")
+            raise RunError(f"{path / MANIFEST} is damaged: {name!r} is not a file in its folder")
         with told_as_damage(path / name), open(open_regular(path / name), "rb") as file:
             found = os.fstat(file.fileno()).st_size
             if found != size:
@@ -151,7 +151,7 @@ def read_manifest(path: Path) -> dict[str, str]:
 
 
 def verify_digests(path: Path, digests: Mapping[str, str]) -> None:
-    """The rest of `verify_folder`."""
+    """The other part of `verify_folder`: reads all files."""
     for name, digest in digests.items():
         with told_as_damage(path / name), open(open_regular(path / name), "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
@@ -159,7 +159,7 @@ def verify_digests(path: Path, digests: Mapping[str, str]) -> None:
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Give a folder another place on the same disk, durably. Who moves it makes sure that `target` is free."""
+    """Move a folder on the same disk, durably. The caller makes sure that `target` is free."""
     with _told_as_resource_error(target):
         os.rename(source, target)
         flush_folder(target.parent)
@@ -167,7 +167,7 @@ def move_folder(source: Path, target: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Clear away what writers that were killed left half written in `folder`. Only for who alone may write there."""
+    """Remove partial files that killed processes left in `folder`. The caller must be the only one to write there."""
     with contextlib.suppress(OSError, RecursionError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(_TEMPORARY):
@@ -178,7 +178,7 @@ def sweep(folder: Path) -> None:
 
 
 def flush_folder(path: Path) -> None:
-    """Put the names in a folder on the disk."""
+    """Flush the entries of a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -211,7 +211,7 @@ def _link(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _told_as_resource_error(path: Path, *, needed: int = 0) -> Iterator[None]:
-    """needed: bytes that are to be written."""
+    """Turns OSError into ResourceError (exit 6). needed: bytes to be written."""
     try:
         yield
     except OSError as error:

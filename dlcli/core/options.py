@@ -1,7 +1,7 @@
-"""Options are the keyword-only arguments of a model's or data set's constructor.
+"""Options are the keyword-only arguments of a model's constructor or of a data set's function.
 
-Their names, defaults and types are read from its signature, so a default is written once, where it is
-used, and `--set model.hidden=256` is checked before anything is built.
+Names, defaults and types are read from the signature, so that each default is written only where it is used, and
+`--set model.hidden=256` is checked before anything is built.
 """
 
 import inspect
@@ -24,14 +24,15 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
 def resolve(function: Callable[..., Any], values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """All options of `function`: `values` (checked, converted to the annotated types) over its defaults.
 
-    `where` ("model" or "data") names the group in messages. Raises ConfigError for an unknown name, a
-    value of the wrong type, or an option that has no default and is not given.
+    where: `model` or `data`, for messages. Raises ConfigError for an unknown name, a value of the wrong type, or an
+    option that has no default and is not given.
     """
     known = defaults(function)
     try:
         hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     except (NameError, TypeError, AttributeError, SyntaxError) as error:
-        raise ConfigError(f"an annotation of {function.__qualname__} means nothing at run time: {error}") from error
+        name = function.__qualname__
+        raise ConfigError(f"an annotation of {name} cannot be resolved at run time: {error}") from error
     for name in values:
         if name not in known:
             raise ConfigError(f"unknown setting {where}.{name}: {did_you_mean(name, known)}")
@@ -48,8 +49,8 @@ def resolve(function: Callable[..., Any], values: Mapping[str, Any], *, where: s
 def convert(value: Any, annotation: Any, *, name: str) -> Any:
     """`value` (text from a shell, or a value from TOML or JSON) as `annotation`, else ConfigError.
 
-    Understood are bool, int, float, str, Literal, tuple[T, ...], and unions of these with None, which a
-    shell writes as `none`.
+    Supported are bool, int, float, str, Literal, tuple[T, ...], and unions of these with None, which is written `none`
+    in a shell.
     """
     try:
         return _convert(value, annotation)

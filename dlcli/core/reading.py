@@ -1,7 +1,7 @@
-"""Reads untrusted files: nothing but regular files, and no more of them than a limit.
+"""Reads untrusted files: regular files only, up to a size limit.
 
-No symbolic link is followed, no FIFO waited for, no device opened (`open_regular`). JSON must be plain and mean one
-thing only (`parse_json`).
+No symbolic link is followed, no FIFO is waited for, no device is opened (`open_regular`). JSON must be strict and
+unambiguous (`parse_json`).
 """
 
 import contextlib
@@ -16,18 +16,18 @@ from typing import Any
 
 from dlcli.core.errors import RunError
 
-# Bytes of a JSON document, and how deep it may be nested. Ours are far below either.
+# Largest size of a JSON document in bytes, and deepest nesting. Our own documents are far below both.
 MOST_JSON = 1_000_000
 _DEEPEST = 32
-# Characters of a number: enough for every float and every whole number of 64 bits.
+# Most characters of a number: enough for every float and every 64-bit integer.
 _LONGEST_NUMBER = 400
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
-    """A descriptor of a regular file, whatever else may lie there in its place.
+    """A file descriptor of a regular file; anything else at `path` is refused.
 
-    follow: whether `path` itself may be a symbolic link: a user's own file may, a run's may not.
-    Raises OSError, whose strerror is the end of a sentence.
+    follow: whether `path` may be a symbolic link: a user's own file may be one, a file of a run may not.
+    Raises OSError, whose strerror fits at the end of an error message.
     """
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -55,14 +55,14 @@ def read_bytes(path: Path, *, most: int, follow: bool = False) -> bytes:
 
 
 def read_json(path: Path, *, most: int = MOST_JSON) -> Any:
-    """The JSON document in `path`; RunError (exit 4) when it is missing, or is not as `parse_json` wants it."""
+    """The JSON document in `path`; RunError (exit 4) if it is missing or `parse_json` refuses it."""
     with told_as_damage(path):
         return parse_json(read_bytes(path, most=most))
 
 
 def parse_json(content: bytes) -> Any:
-    """The JSON document in `content`. ValueError unless it is one, is not nested deeply, names no key twice, and
-    holds finite numbers, whole ones of at most 64 bits, and whole characters."""
+    """The JSON document in `content`. ValueError if it is not JSON, is nested too deeply, repeats a key, or holds a
+    number that is not finite, an integer of more than 64 bits, or half of a surrogate pair."""
     try:
         document = json.loads(
             content.decode(),
@@ -75,12 +75,12 @@ def parse_json(content: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
     check_depth(document)
     if b"\\u" in content:
-        json.dumps(document, ensure_ascii=False).encode()  # refuses one half of a surrogate pair
+        json.dumps(document, ensure_ascii=False).encode()  # fails for half of a surrogate pair
     return document
 
 
 def check_depth(document: Any) -> None:
-    """ValueError when tables and lists are nested deeply: what walks through them would run out of stack."""
+    """ValueError if tables and lists are nested so deeply that a recursive function would run out of stack."""
     level = [document]
     for _ in range(_DEEPEST):
         level = [
@@ -95,8 +95,8 @@ def check_depth(document: Any) -> None:
 
 
 def files_below(folder: Path, *, most: int) -> list[Path]:
-    """The regular files in `folder` and in what it holds, sorted; symbolic links are none. Of a folder of more
-    than `most` entries, only some."""
+    """The regular files in `folder` and its subfolders, sorted, without symbolic links. If there are more than `most`
+    entries, only some of them."""
     found: list[Path] = []
     waiting = [folder]
     seen = 0
@@ -113,7 +113,7 @@ def files_below(folder: Path, *, most: int) -> list[Path]:
 
 @contextlib.contextmanager
 def told_as_damage(path: Path) -> Iterator[None]:
-    """RunError (exit 4) for whatever is wrong with a file of a run; a ValueError's text says what."""
+    """Turns OSError and ValueError into RunError (exit 4): the file of a run is missing, unreadable or damaged."""
     try:
         yield
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             if twice in seen:
                 break
             seen.add(twice)
-        raise ValueError(f"{_cut(twice)!r} stands in it twice")
+        raise ValueError(f"{_cut(twice)!r} appears twice")
     return table
 
 
@@ -149,7 +149,7 @@ def _whole_number(text: str) -> int:
 
 def _finite_number(text: str) -> float:
     if len(text) > _LONGEST_NUMBER or not abs(number := float(text)) < float("inf"):
-        raise ValueError(f"{_cut(text)} is no finite number")
+        raise ValueError(f"{_cut(text)} is not a finite number")
     return number
 
 

@@ -9,7 +9,7 @@ from dlcli.core.documents import COUNT, WHOLE, Kind, check, list_of
 TaskName = Literal["regression", "binary", "multiclass", "next-token"]
 DataKind = Literal["image", "features", "tokens"]
 
-# Values of one sample that a run's data.json may ask for.
+# Most values of one sample that the data.json of a run may declare.
 _MOST_VALUES = 2**25
 _AXES = {"image": 3, "features": 1, "tokens": 1}
 
@@ -18,10 +18,10 @@ _AXES = {"image": 3, "features": 1, "tokens": 1}
 class DataSpec:
     """The shape of one sample, and what is to be predicted from it.
 
-    task: regression (outputs real numbers), binary (one logit), multiclass (a logit a class),
-        next-token (a logit a token of the vocabulary at every step).
+    task: regression (one real number per output), binary (one logit), multiclass (one logit per class),
+        next-token (at every step one logit per token of the vocabulary).
     kind: image (channels, height, width), features (features,), tokens (steps,).
-    input_shape: the shape of one sample, without the batch.
+    input_shape: shape of one sample, without the batch dimension.
     outputs: size of the last dimension of the model's output.
     vocabulary: number of different tokens; 0 unless kind is tokens.
     """
@@ -37,12 +37,12 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DataSpec":
-        """The inverse of `as_dict`; ValueError when no data can be so."""
+        """The inverse of `as_dict`; ValueError if no data can have this description."""
         check(values, _FIELDS, needed=True)
         kind, task, shape = values["kind"], values["task"], values["input_shape"]
         outputs, vocabulary = values["outputs"], values["vocabulary"]
         if len(shape) != _AXES[kind] or math.prod(shape) > _MOST_VALUES:
-            raise ValueError(f"input_shape = {shape[:4]} is no shape of {kind}")
+            raise ValueError(f"input_shape = {shape[:4]} is not a shape of {kind}")
         if (vocabulary > 0) != (kind == "tokens"):
             raise ValueError(f"vocabulary = {vocabulary} does not go with {kind}")
         least = {"multiclass": 2, "next-token": vocabulary}.get(task, 1)

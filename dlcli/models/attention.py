@@ -69,7 +69,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.image:
-            x = x.transpose(1, 2).flatten(2)  # (B, H, C * W): a step a row
+            x = x.transpose(1, 2).flatten(2)  # (B, H, C * W): one step per row
         x = self.embedding(x)  # (B, T, D)
         if self.positions is not None:
             x = x + self.positions[: x.shape[1]]

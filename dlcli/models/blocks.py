@@ -57,7 +57,7 @@ class SelfAttention(nn.Module):
 
 
 class MeanMixing(nn.Module):
-    """What attention is measured against: every step gets the plain mean of all values. (B, T, D) -> (B, T, D)."""
+    """The ablation of attention: every step gets the plain mean of all values. (B, T, D) -> (B, T, D)."""
 
     def __init__(self, width: int, *, causal: bool = False) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def sinusoidal_positions(steps: int, width: int) -> Tensor:
 
 
 def check_options(*, dropout: float = 0.0, **sizes: int | tuple[int, ...]) -> None:
-    """ConfigError unless every one of a model's sizes is at least 1 and its dropout leaves something."""
+    """ConfigError unless every size of a model is at least 1 and its dropout is in [0, 1)."""
     for name, size in sizes.items():
         if min(size if isinstance(size, tuple) else (size,), default=1) < 1:
             raise ConfigError(f"model.{name} = {size} must be at least 1")
@@ -96,7 +96,7 @@ def check_options(*, dropout: float = 0.0, **sizes: int | tuple[int, ...]) -> No
 
 
 def need_image(model: str, spec: DataSpec, *, shortest: int) -> tuple[int, int]:
-    """Height and width of image data; ConfigError when the data is no image, or one too small to pool."""
+    """Height and width of image data; ConfigError if the data is not images, or the images are too small to pool."""
     if spec.kind != "image":
         raise ConfigError(f"model {model} is for images, but the data is {spec}: choose --data digits, or model mlp")
     if spec.task == "next-token":

@@ -10,8 +10,8 @@ from dlcli.models.blocks import check_options, need_image
 class CNN(nn.Module):
     """(B, C, H, W) -> (B, outputs). Two times 3x3 convolution, 2x2 max pooling, ReLU; then two linear layers.
 
-    ReLU comes after the pooling: max and ReLU commute, values and gradients are the same, and there is a
-    quarter of the work. dropout: probability before each linear layer.
+    ReLU comes after the pooling: max and ReLU commute, so values and gradients are the same, with a quarter of the
+    work. dropout: probability before each linear layer.
     """
 
     def __init__(

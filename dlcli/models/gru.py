@@ -6,22 +6,22 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import FunctionCtx
 
-# Rows (steps times batch) that are worked on at once: enough for fast products, few enough for the caches.
+# Rows (steps times batch) that are computed at once: enough for fast products, few enough for the caches.
 _ROWS = 1024
 
 
 class GRU(nn.GRU):
-    """nn.GRU: the same parameters and, to rounding, the same numbers. A step of training on a CPU takes 0.75 to 0.9 of
-    its time, because products that wait for nothing are done for many steps at once. Where that does not apply (no
-    gradient is wanted, a GPU, autocast, two directions, ...) it is nn.GRU itself.
+    """nn.GRU with the same parameters and, up to rounding, the same results. A training step on a CPU takes 0.75 to 0.9
+    of its time, because products that do not depend on earlier steps are computed for many steps at once. Where that
+    does not apply (no gradient needed, a GPU, autocast, two directions, ...) it is nn.GRU itself.
     """
 
     def forward(  # type: ignore[override]
         self, x: Tensor, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """x: (T, B, I), or (B, T, I) where batch_first. state: (layers, B, H) before the first step, else zeros.
+        """x: (T, B, I), or (B, T, I) with batch_first. state: (layers, B, H) before the first step; zeros if None.
 
-        Returns the last layer's states, shaped as x, and every layer's state after the last step.
+        Returns the states of the last layer, (T, B, H) or (B, T, H), and (layers, B, H) after the last step.
         """
         if not self._applies(x):
             return super().forward(x, state)
@@ -89,7 +89,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: FunctionCtx, of_states: Tensor, of_last: Tensor) -> tuple[Tensor | None, ...]:
         """From the gradients of both results to those of all six arguments."""
         x, state, w, u, b, c, states, gates, new, of_state_new = ctx.saved_tensors  # type: ignore[attr-defined]
-        if torch.is_grad_enabled():  # a derivative of this derivative is wanted
+        if torch.is_grad_enabled():  # a second derivative is needed
             return _differentiable(ctx, (x, state, w, u, b, c), (of_states, of_last))
         steps, batch, hidden = new.shape
         at_once = max(1, _ROWS // batch)
@@ -133,7 +133,7 @@ class _Layer(torch.autograd.Function):
 
 
 def _is_dual(x: Tensor) -> bool:
-    """Whether it carries a derivative forwards."""
+    """Whether it carries a forward-mode derivative."""
     return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
 
 

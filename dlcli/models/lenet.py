@@ -10,8 +10,8 @@ from dlcli.models.blocks import check_options, need_image
 class LeNet(nn.Module):
     """(B, C, H, W) -> (B, outputs). LeCun, Bottou, Bengio, Haffner 1998, with ReLU and max pooling.
 
-    conv 6 5x5, pool, conv 16 5x5, pool, linear 120, 84, outputs. It is made for 32x32: images of 28 to 31
-    pixels are padded with zeros, smaller ones are resized (bilinear), larger ones are taken as they are.
+    conv 6 5x5, pool, conv 16 5x5, pool, linear 120, 84, outputs. It is designed for 32x32 pixels: images of 28 to 31
+    pixels are padded with zeros, smaller ones are resized (bilinear), larger ones are left as they are.
     """
 
     def __init__(self, spec: DataSpec, *, dropout: float = 0.0) -> None:

@@ -11,7 +11,7 @@ from dlcli.core.spec import DataSpec
 class Logistic(nn.Module):
     """One linear layer to logits: (B, ...) -> (B, 1) for two classes, (B, classes) for more.
 
-    There is no sigmoid or softmax: the loss takes logits, which is stable where they are large.
+    There is no sigmoid or softmax: the loss takes logits, which is numerically stable.
     """
 
     def __init__(self, spec: DataSpec) -> None:
