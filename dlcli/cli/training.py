@@ -1,5 +1,6 @@
 """What train and resume share: an opened training is shown while it goes on, and its result told."""
 
+import contextlib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -47,18 +48,20 @@ def show(
     stop = Stop(tell=say)
     with Reporter(quiet=quiet) as reporter, stop.receiving(), opened() as session:
         if print_:
-            write(f"{session.run.number if print_ == 'run' else session.run.path}\n")
+            with contextlib.suppress(SystemExit):  # the reader has gone away, which never stops a training
+                write(f"{session.run.number if print_ == 'run' else session.run.path}\n")
         tell_damage(session.damage)
         for line in lines(session):
             session.run.log(line)
             reporter.line(line)
-        _train(session, reporter, stop.reason)
+        follow(session, reporter, stop.reason)
     _tell_result(session, format=format, quiet=quiet, printed=print_ is not None)
     if stop.signal is not None:
         raise typer.Exit(128 + stop.signal)
 
 
-def _train(session: "Session", reporter: Reporter, stop: Callable[[], str | None]) -> None:
+def follow(session: "Session", reporter: Reporter, stop: Callable[[], str | None]) -> None:
+    """Train an opened session and show each record."""
     from dlcli.training.records import Row
     from dlcli.training.train import fit
 
