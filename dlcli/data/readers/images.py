@@ -101,7 +101,7 @@ def _tag(image: Any, number: int, default: Any) -> Any:
     return image.tag_v2.get(number, default)
 
 
-def _raw_mode(image: Image.Image) -> str:
+def _raw_mode(image: Any) -> str:
     """How a pixel lies in the file, in Pillow's words; empty when that is not known before it is decoded."""
     arguments = image.tile[0][3] if image.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
