@@ -151,6 +151,7 @@ def test_colours_count_together_and_a_training_without_normalisation_kept_nothin
         return seen.warning(inverted=False)
 
     assert warning() is None and warning(10, 20, 90) is None and warning(90, 10, 20) is None
+    assert warning(40, 40, 40) is not None  # the same mean, but 36 times the deviation
     assert str(warning(100, 110, 180)).startswith(
         f"warning: the pixels of the input have a mean of 40 (standard deviation {np.std([10, 20, 90]):.4g}), those "
         f"of the training data 130 ({np.sqrt(np.var([100, 110, 180]) + 1):.4g}), where white is 255: "
