@@ -779,19 +779,27 @@ def keys(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 # ---------------------------------------- inputs, config files
 
 
-def png(width: int, height: int, *, colours: int = 0) -> bytes:
-    """A black PNG, however large, in a few bytes. colours: 0 grey, 2 RGB, 6 RGBA."""
+def png(width: int, height: int, *, colours: int = 0, depth: int = 8, clear: bytes = b"") -> bytes:
+    """A black PNG, however large, in a few bytes. colours: 0 grey, 2 RGB, 6 RGBA. clear: the colour that is none."""
     channels = {0: 1, 2: 3, 6: 4}[colours]
     packer = zlib.compressobj(9)
-    line = bytes(1 + width * channels)
+    line = bytes(1 + width * channels * depth // 8)
     data = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
 
     def chunk(name: bytes, content: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(name + content))
         return struct.pack(">I", len(content)) + name + content + check
 
-    header = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0))
+    clear = chunk(b"tRNS", clear) if clear else b""
+    return b"\x89PNG\r\n\x1a\n" + header + clear + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def tiff(tags: dict[int, int]) -> bytes:
+    """A TIFF of 8 by 8 grey bytes, whatever else its tags say."""
+    tags = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64} | tags
+    table = b"".join(struct.pack("<HHIHH", tag, 3, 1, tags[tag], 0) for tag in sorted(tags))
+    return b"II*\0" + struct.pack("<I", 72) + bytes(64) + struct.pack("<H", len(tags)) + table + bytes(4)
 
 
 def jpeg_cut_off() -> bytes:

@@ -534,6 +534,8 @@ ROWS: dict[str, bytes | Callable[[Path], object]] = {
     "zero.csv": lambda path: path.symlink_to("/dev/zero"),
     "sparse.csv": lambda path: (path.write_bytes(b""), os.truncate(path, 2_000_000_000)),
     "folder.csv": os.mkdir,
+    "numbered.csv": b"0,1,2,3\n0,1,2,3," + b"4," * 100_000 + b"\n",
+    "header.csv": b"".join(b"%d," % i for i in range(100_000)) + b"x\n",
 }
 IMAGES: dict[str, bytes | Callable[[Path], object]] = {
     "bomb.png": lambda path: path.write_bytes(evil.png(14_000, 14_000)),
@@ -544,6 +546,11 @@ IMAGES: dict[str, bytes | Callable[[Path], object]] = {
     "fifo.png": os.mkfifo,
     "zero.png": lambda path: path.symlink_to("/dev/zero"),
     "sparse.webp": lambda path: (path.write_bytes(b"RIFF\0\0\0\x80WEBPVP8 "), os.truncate(path, 2_000_000_000)),
+    "signed.tif": evil.tiff({339: 2}),
+    "samples.tif": evil.tiff({277: 60_000}),
+    "bits.tif": evil.tiff({258: 12, 262: 0}),
+    "clear.png": evil.png(8, 8, colours=2, depth=16, clear=b"\0\0\0\0\0\0"),
+    "shade.png": evil.png(10_000_000, 10, depth=16, clear=b"\0\0"),
     "script.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/tmp/x) (w) file\n",
 }
 

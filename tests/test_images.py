@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,148 @@ def test_a_cameras_jpeg_with_a_smaller_copy_of_itself_is_one_image(tmp_path: Pat
     assert read(tmp_path / "a.jpg", 3, 1, 1)[0, 0, 0] > 190
 
 
+# Files written by hand, as the standards of PNG and TIFF say
+
+
+def png(depth: int, colour: int, width: int, line: bytes, *, clear: bytes = b"", palette: bytes = b"") -> bytes:
+    """One line of pixels. colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA; clear: what tRNS holds."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0))
+    between = (chunk(b"PLTE", palette) if palette else b"") + (chunk(b"tRNS", clear) if clear else b"")
+    return b"\x89PNG\r\n\x1a\n" + header + between + chunk(b"IDAT", zlib.compress(b"\0" + line)) + chunk(b"IEND", b"")
+
+
+def tiff(
+    bits: int, photometric: int, pixels: bytes, *, width: int = 2, height: int = 1, samples: int = 1, order: str = "<",
+    sample_format: int = 1, extra: int | None = None, palette: tuple[int, ...] = (),
+) -> bytes:  # fmt: skip
+    """Without compression, in one strip. photometric: 0 white is 0, 1 black is 0, 2 RGB, 3 palette, 5 CMYK, 8 Lab."""
+    entries = {
+        256: [width], 257: [height], 258: [bits] * samples, 259: [1], 262: [photometric], 273: [8], 277: [samples],
+        278: [height], 279: [len(pixels)], 320: list(palette), 338: [] if extra is None else [extra],
+        339: [sample_format] * samples,
+    }  # fmt: skip
+    entries = {tag: values for tag, values in entries.items() if values}
+    strip = pixels + bytes(len(pixels) % 2)
+    table, beyond = struct.pack(order + "H", len(entries)), b""
+    end = 8 + len(strip) + 2 + 12 * len(entries) + 4
+    for tag, values in entries.items():
+        content = struct.pack(f"{order}{len(values)}H", *values)
+        if len(content) > 4:
+            content, beyond = struct.pack(order + "I", end + len(beyond)), beyond + content
+        table += struct.pack(order + "HHI", tag, 3, len(values)) + content.ljust(4, b"\0")
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + len(strip))
+    return start + strip + table + bytes(4) + beyond
+
+
+PALETTE = bytes([1, 2, 3, 100, 101, 102])
+WHITE = [255, 255, 255]
+
+PNGS: dict[str, tuple[bytes, list[list[int]]]] = {
+    "grey 1": (png(1, 0, 2, b"\x40"), [[0, 0, 0], WHITE]),
+    "grey 1, black is clear": (png(1, 0, 2, b"\x40", clear=b"\0\0"), [WHITE, WHITE]),
+    "grey 1, white is clear": (png(1, 0, 2, b"\x40", clear=b"\0\1"), [[0, 0, 0], WHITE]),
+    "grey 2": (png(2, 0, 4, b"\x1b"), [[0] * 3, [85] * 3, [170] * 3, WHITE]),
+    "grey 2, 1 is clear": (png(2, 0, 4, b"\x1b", clear=b"\0\1"), [[0] * 3, WHITE, [170] * 3, WHITE]),
+    "grey 4": (png(4, 0, 2, b"\x1e"), [[17] * 3, [238] * 3]),
+    "grey 4, 1 is clear": (png(4, 0, 2, b"\x1e", clear=b"\0\1"), [WHITE, [238] * 3]),
+    "grey 8": (png(8, 0, 2, b"\x0a\xc8"), [[10] * 3, [200] * 3]),
+    "grey 8, 10 is clear": (png(8, 0, 2, b"\x0a\xc8", clear=b"\0\x0a"), [WHITE, [200] * 3]),
+    "grey 16": (png(16, 0, 2, struct.pack(">HH", 1000, 51400)), [[4] * 3, [200] * 3]),
+    "grey 16, 1000 is clear": (
+        png(16, 0, 3, struct.pack(">HHH", 1000, 1001, 51400), clear=struct.pack(">H", 1000)),
+        [WHITE, [4] * 3, [200] * 3],
+    ),
+    "RGB 8, one colour is clear": (png(8, 2, 2, PALETTE, clear=b"\0\1\0\2\0\3"), [WHITE, [100, 101, 102]]),
+    "RGB 16": (png(16, 2, 1, struct.pack(">3H", 257, 65535, 0)), [[1, 255, 0]]),
+    "palette": (png(8, 3, 2, b"\0\1", palette=PALETTE), [[1, 2, 3], [100, 101, 102]]),
+    "palette, with opacities": (png(8, 3, 2, b"\0\1", palette=PALETTE, clear=b"\0"), [WHITE, [100, 101, 102]]),
+    "grey and alpha 8": (png(8, 4, 2, b"\x0a\0\xc8\xff"), [WHITE, [200] * 3]),
+    "grey and alpha 16": (png(16, 4, 2, struct.pack(">4H", 9, 0, 51400, 65535)), [WHITE, [200] * 3]),
+    "RGBA 8": (png(8, 6, 2, b"\1\2\3\0\1\2\3\xff"), [WHITE, [1, 2, 3]]),
+    "RGBA 16": (png(16, 6, 2, struct.pack(">8H", 0, 0, 0, 0, 257, 514, 771, 65535)), [WHITE, [1, 2, 3]]),
+}
+
+COLOURS = (65535, 0, 65535, 0, 65535, 257)  # of a TIFF's palette of one bit: all reds, all greens, all blues
+
+TIFFS: dict[str, tuple[bytes, list[list[int]]]] = {
+    "white is 0, 1 bit": (tiff(1, 0, b"\x40"), [WHITE, [0] * 3]),
+    "white is 0, 2 bits": (tiff(2, 0, b"\x10", width=2), [WHITE, [170] * 3]),
+    "white is 0, 4 bits": (tiff(4, 0, b"\x01"), [WHITE, [238] * 3]),
+    "white is 0, 8 bits": (tiff(8, 0, b"\0\x37"), [WHITE, [200] * 3]),
+    "white is 0, 16 bits": (tiff(16, 0, struct.pack("<HH", 0, 14135)), [WHITE, [200] * 3]),
+    "black is 0, 1 bit": (tiff(1, 1, b"\x40"), [[0] * 3, WHITE]),
+    "black is 0, 12 bits": (tiff(12, 1, b"\x00\x0f\xff"), [[0] * 3, WHITE]),
+    "black is 0, 16 bits": (tiff(16, 1, struct.pack("<HH", 0, 51400)), [[0] * 3, [200] * 3]),
+    "black is 0, 16 bits, big-endian": (tiff(16, 1, struct.pack(">HH", 0, 51400), order=">"), [[0] * 3, [200] * 3]),
+    "grey and opacity": (tiff(8, 1, b"\x0a\0\xc8\xff", samples=2, extra=2), [WHITE, [200] * 3]),
+    "grey times opacity": (tiff(8, 1, b"\0\0\xc8\xff", samples=2, extra=1), [WHITE, [200] * 3]),
+    "grey and what is no opacity": (tiff(8, 1, b"\x0a\0\xc8\xff", samples=2, extra=0), [[10] * 3, [200] * 3]),
+    "RGB and opacity": (tiff(8, 2, b"\1\2\3\0\1\2\3\xff", samples=4, extra=2), [WHITE, [1, 2, 3]]),
+    "RGB times opacity": (tiff(8, 2, b"\0\0\0\0\1\2\3\xff", samples=4, extra=1), [WHITE, [1, 2, 3]]),
+    "RGB and opacity, 16 bits": (
+        tiff(16, 2, struct.pack("<8H", 9, 9, 9, 0, 257, 514, 771, 65535), samples=4, extra=2), [WHITE, [1, 2, 3]],
+    ),
+    "palette": (tiff(1, 3, b"\x40", palette=COLOURS), [[255, 255, 255], [0, 0, 1]]),
+    "CMYK": (tiff(8, 5, bytes([0, 255, 255, 0, 0, 0, 0, 0]), samples=4), [[255, 0, 0], WHITE]),
+    "YCbCr": (tiff(8, 6, bytes([255, 128, 128, 0, 128, 128]), samples=3), [WHITE, [0] * 3]),
+    "Lab": (tiff(8, 8, bytes([255, 0, 0, 128, 0, 0]), samples=3), [WHITE, [119] * 3]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PNGS | TIFFS)
+def test_every_kind_of_pixel_arrives_as_a_viewer_shows_it(name: str, tmp_path: Path) -> None:
+    """L* = 50.2 of Lab is 119 in sRGB. Grey is ITU-R 601's sum of the three."""
+    content, colours = (PNGS | TIFFS)[name]
+    file = tmp_path / ("a.png" if content.startswith(b"\x89PNG") else "a.tif")
+    file.write_bytes(content)
+    near = 1 if name == "Lab" else 0  # which Pillow converts by way of profiles
+    np.testing.assert_allclose(read(file, 3, 1, len(colours))[:, 0].T, colours, rtol=0, atol=near)
+    grey = [round(0.299 * red + 0.587 * green + 0.114 * blue) for red, green, blue in colours]
+    np.testing.assert_allclose(read(file, 1, 1, len(colours))[0, 0], grey, rtol=0, atol=near)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_grey_tiff_in_which_0_is_white(kind: Any, compression: str, tmp_path: Path) -> None:
+    """Pillow inverts what it saves so with 8 bits only; with 16 the values are given as they shall lie in the file."""
+    shown = noise(6, 8)
+    stored = shown if kind == np.uint8 else 65535 - shown.astype(np.uint16) * 257
+    Image.fromarray(stored).save(tmp_path / "a.tif", compression=compression, tiffinfo={262: 0})
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.tag_v2[262] == 0
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", 1, 6, 8)[0], shown)
+
+
+def test_a_clear_level_of_a_turned_photo_is_white_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.array([[1000, 51400]], dtype=np.uint16)).save(
+        tmp_path / "a.png", exif=exif, transparency=1000
+    )  # fmt: skip
+    assert read(tmp_path / "a.png", 1, 1, 2).flatten().tolist() == [200, 255]
+
+
 # What cannot be used
+
+
+def test_a_clear_colour_of_48_bits_is_refused(tmp_path: Path) -> None:
+    """Pillow keeps 8 of the 16 bits, in which other colours are the same."""
+    file = tmp_path / "a.png"
+    file.write_bytes(png(16, 2, 1, struct.pack(">3H", 257, 65535, 0), clear=struct.pack(">3H", 257, 65535, 0)))
+    assert said(file) == f"{file} marks a colour of 48 bits as transparent: save it with an alpha channel"
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_with_a_sign_is_refused(bits: int, tmp_path: Path) -> None:
+    file = tmp_path / "a.tif"
+    file.write_bytes(tiff(bits, 1, bytes(bits // 4), sample_format=2))
+    assert said(file) == (
+        f"{file} has pixels of 32 bits or with a sign, whose white nobody knows: save it with 8 or 16 bits"
+    )
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
@@ -152,7 +294,8 @@ def test_more_than_one_frame_is_refused(suffix: str, tmp_path: Path) -> None:
 def test_pixels_whose_white_nobody_knows_are_refused(kind: Any, tmp_path: Path) -> None:
     Image.fromarray(np.ones((6, 8), dtype=kind)).save(tmp_path / "a.tif")
     assert said(tmp_path / "a.tif") == (
-        f"{tmp_path / 'a.tif'} has pixels of 32 bits, whose white nobody knows: save it with 8 or 16"
+        f"{tmp_path / 'a.tif'} has pixels of 32 bits or with a sign, whose white nobody knows: "
+        "save it with 8 or 16 bits"
     )
 
 

@@ -384,11 +384,36 @@ def test_characters_come_one_by_one_from_an_empty_prompt_too(restored: dict[str,
     assert characters == list(generate(restored["rnn"], "\n", length=5))
 
 
-@pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"top_k": -1}, {"length": 0}])
-def test_settings_of_generation_are_checked(restored: dict[str, Restored], settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -1.0}, "temperature = -1.0 is out of range: it must be 0, or from 1e-06 to 1e+06"),
+        ({"temperature": 1e-320}, "temperature = 1e-320 is out of range: it must be 0, or from 1e-06 to 1e+06"),
+        ({"temperature": math.nan}, "temperature = nan is out of range: it must be 0, or from 1e-06 to 1e+06"),
+        ({"temperature": math.inf}, "temperature = inf is out of range: it must be 0, or from 1e-06 to 1e+06"),
+        ({"top_k": -1}, "top_k = -1 is out of range: it must be >= 0"),
+        ({"length": 0}, "length = 0 is out of range: it must be >= 1"),
+        ({"seed": -1}, "seed = -1 is out of range: it must be in [0, 18446744073709551616)"),
+        (
+            {"seed": 2**64},
+            "seed = 18446744073709551616 is out of range: it must be in [0, 18446744073709551616)",
+        ),
+    ],
+)
+def test_settings_of_generation_are_checked_before_a_character_is_asked_for(
+    restored: dict[str, Restored], settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
-        generated(restored["rnn"], **settings)
-    assert str(caught.value) == "temperature and top-k must be at least 0, and length at least 1"
+        generate(restored["rnn"], "The ", **({"length": 30} | settings))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("name", ["rnn", "attention"])
+@pytest.mark.parametrize("settings", [{"temperature": 1e-6}, {"temperature": 1e6}, {"seed": 2**64 - 1}])
+def test_the_ends_of_the_ranges_are_good(restored: dict[str, Restored], name: str, settings: dict[str, Any]) -> None:
+    text = generated(restored[name], **settings)
+    assert len(text) == 30
+    assert settings.get("temperature") != 1e-6 or text == generated(restored[name], temperature=0)
 
 
 def test_an_unknown_character_in_the_prompt_is_told(restored: dict[str, Restored]) -> None:

@@ -20,9 +20,9 @@ def read(tmp_path: Path, content: str | bytes, spec: DataSpec = FOUR) -> tuple[l
     """The line of each row, and its values."""
     file = tmp_path / "a.csv"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    names, values = read_rows(file, spec, IRIS if spec is FOUR else ())
-    assert all(name.startswith(f"{file}:") for name in names)
-    return [int(name.rpartition(":")[2]) for name in names], values.tolist()
+    found = read_rows(file, spec, IRIS if spec is FOUR else ())
+    assert all(name.startswith(f"{file}:") for name in found.names) and found.kept == [{} for _ in found.names]
+    return [int(name.rpartition(":")[2]) for name in found.names], found.raw.tolist()
 
 
 ROW = [1.0, 2.5, -3.0, 4e-3]
@@ -58,6 +58,51 @@ def test_a_header_orders_the_columns_and_others_are_left_out(tmp_path: Path) -> 
 
 def test_a_header_may_hold_numbers_beside_the_names(tmp_path: Path) -> None:
     assert read(tmp_path, f"2024,{HEADER}\n9,1,2,3,4\n") == ([2], [[1, 2, 3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [("0,1,2,3", "5,6,7,8"), (",0,1,2,3", "0,5,6,7,8"), ("label,3,2,1,0", "a,8,7,6,5"), ("0,1,2,3,NA", "5,6,7,8,9")],
+)
+def test_a_header_may_number_the_columns_as_pandas_does(header: str, row: str, tmp_path: Path) -> None:
+    assert read(tmp_path, f"{header}\n{row}\n{row}\n") == ([2, 3], [[5, 6, 7, 8]] * 2)
+
+
+@pytest.mark.parametrize("first", ["1,2,3,4", "0,1,3,2", "0,1,2,3.0", "0,1,2,2", "3,2,1,0", "00,1,2,3"])
+def test_all_other_numbers_are_a_row(first: str, tmp_path: Path) -> None:
+    assert read(tmp_path, f"{first}\n5,6,7,8\n")[0] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("spec", "first", "names"),
+    [
+        (DataSpec("regression", "features", (1,), 1), "0", "x0"),
+        (DataSpec("binary", "features", (2,), 1), "0,1", "x0, x1"),
+        (DataSpec("multiclass", "tokens", (4,), 2, vocabulary=10), "0,1,2,3", "x0, x1, x2, x3"),
+    ],
+)
+def test_numbers_that_may_be_a_row_as_well_are_refused(spec: DataSpec, first: str, names: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, f"{first}\n{first}\n", spec)
+    assert str(caught.value) == (
+        f"{file}:1 numbers the columns, or is a sample: write a header of names in its place or above it, {names}"
+    )
+    assert read(tmp_path, f"{names}\n{first}\n", spec)[1] == [[int(cell) for cell in first.split(",")]]
+
+
+@pytest.mark.parametrize(
+    ("first", "rows"),
+    [
+        ("2019,2020,2021,2022", [[5, 6, 7, 8]]),
+        ("2022,2021,2020,2019", [[8, 7, 6, 5]]),
+        ("2019,2020,2021,3", [[2019, 2020, 2021, 3], [5, 6, 7, 8]]),
+    ],
+)
+def test_features_may_have_numbers_for_names(first: str, rows: list[list[float]], tmp_path: Path) -> None:
+    """A row in which some of them occur is a row."""
+    (tmp_path / "a.csv").write_text(f"{first}\n5,6,7,8\n")
+    assert read_rows(tmp_path / "a.csv", FOUR, ("2019", "2020", "2021", "2022")).raw.tolist() == rows
 
 
 def test_text_in_quotes_may_span_lines_and_the_line_is_where_a_row_begins(tmp_path: Path) -> None:
@@ -148,7 +193,7 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
 
 def test_columns_without_names_are_numbered(tmp_path: Path) -> None:
     images = DataSpec("multiclass", "image", (1, 4, 5), 2)
-    values = ",".join(map(str, range(20)))
+    values = ",".join(map(str, range(5, 25)))
     assert torch.tensor(read(tmp_path, f"{values}\n", images)[1]).shape == (1, 1, 4, 5)
     names = [f"x{i}" for i in range(20)]
     assert read(tmp_path, f"{','.join(names)}\n{values}\n", images)[1] == read(tmp_path, f"{values}\n", images)[1]

@@ -11,19 +11,18 @@ from dlcli.cli.output import plain, print_json, tell_damage, write
 def generate(
     run: RunName,
     prompt: Annotated[str, typer.Option("--prompt", help="The text to continue.")] = "",
-    length: Annotated[int, typer.Option("--length", min=1, help="Number of characters to generate.")] = 200,
+    length: Annotated[int, typer.Option("--length", help="Number of characters to generate.")] = 200,
     temperature: Annotated[
         float,
         typer.Option(
             "--temperature",
-            min=0.0,
             help="Temperature of the sampling. Below 1 prefers likely characters; 0 always takes the likeliest.",
         ),
     ] = 1.0,
     top_k: Annotated[
-        int, typer.Option("--top-k", min=0, help="Sample from the K likeliest characters only; 0 samples from all.")
+        int, typer.Option("--top-k", help="Sample from the K likeliest characters only; 0 samples from all.")
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sampling.")] = 0,
     checkpoint: CheckpointRole = "best",
     device: Device = "auto",
     runs_dir: RunsDir = "runs",
@@ -44,7 +43,7 @@ def generate(
     if json:
         print_json({"run": str(found), "prompt": prompt, "text": "".join(characters)})
         return
-    write(prompt)
-    for character in characters:
-        write(character if character in "\n\t" else plain(character))
+    for place, character in enumerate(characters):
+        shown = character if character in "\n\t" else plain(character)
+        write(shown if place else prompt + shown)
     write("\n")

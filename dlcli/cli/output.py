@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-# Control characters, and those that turn the direction of a text or end a line.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Control characters, those that turn the direction of a text or end a line, and bytes of a path that are not UTF-8.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _JSON_CONTROL = re.compile(_CONTROL.pattern.replace(r"\x00-\x1f", ""))  # those below 0x20 are escaped already
 # Characters that a person is shown of one text.
 _LONGEST = 1000
@@ -181,11 +181,13 @@ _FORMULA = tuple(
     "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
 )
 
+_NUMBER = re.compile(r"[-+]([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")  # which a spreadsheet only reads
+
 
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
         value = plain(value)
-        return f"'{value}" if value.startswith(_FORMULA) else value
+        return f"'{value}" if value.startswith(_FORMULA) and not _NUMBER.fullmatch(value) else value
     return "" if value is None else value
 
 

@@ -1,19 +1,41 @@
 """dlcli predict"""
 
-from typing import Annotated
+import csv
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcli.cli.arguments import CheckpointRole, Device, RunName, RunsDir, with_format
-from dlcli.cli.output import Column, Format, emit, tell_damage
+from dlcli.cli.output import Column, Format, emit, say, tell_damage
+from dlcli.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dlcli.evaluation.predict import Prediction
 
 
 @with_format
 def predict(
     run: RunName,
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Images, folders of images, .csv files, or texts.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...", help="Images, folders of images, .csv files, or texts; - is standard input."
+        ),
     ],
+    top: Annotated[
+        int, typer.Option("--top", metavar="K", help="Name the K likeliest classes, each with its probability.")
+    ] = 1,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Print the probability of every class.")
+    ] = False,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep", metavar="NAMES", help="Print these columns of .csv files too: id,name. May be repeated."
+        ),
+    ] = None,
+    invert: Annotated[bool, typer.Option("--invert", help="Swap black and white of the images.")] = False,
     checkpoint: CheckpointRole = "best",
     device: Device = "auto",
     runs_dir: RunsDir = "runs",
@@ -21,6 +43,7 @@ def predict(
     format: Format,
 ) -> None:
     """Apply a trained run to new inputs, and print its predictions."""
+    kept = _names(keep or [])
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
@@ -29,7 +52,30 @@ def predict(
 
     restored = restore(found, role=checkpoint, device=device)
     tell_damage(restored.checkpoint.damage)
-    rows = [{"input": p.input, **p.values} for p in predict(restored, inputs)]
-    names = list(rows[0]) if rows else ["input"]
-    columns = [Column(name, name.replace("_", " "), right=name not in ("input", "class", "next")) for name in names]
+    predictions = predict(
+        restored, inputs, top=top, probabilities=probabilities, keep=kept, invert=invert, tell=say
+    )  # fmt: skip
+    rows = [_row(prediction) for prediction in predictions]
+    columns = [
+        Column(name, name if name in kept else name.replace("_", " "), right=not isinstance(value, str))
+        for name, value in (rows[0] if rows else {"input": ""}).items()
+    ]
     emit(rows, columns, format=format)
+
+
+def _row(prediction: "Prediction") -> dict[str, Any]:
+    """A column that is kept and has the name of one of ours is called input/NAME."""
+    ours = {"input": prediction.input, **prediction.values}
+    kept = {f"input/{name}" if name in ours else name: text for name, text in prediction.kept.items()}
+    return {"input": prediction.input, **kept, **prediction.values}
+
+
+def _names(lists: Sequence[str]) -> list[str]:
+    """The names in lists with commas between them; one that holds a comma stands in quotes, as in a .csv file."""
+    names = [name.strip() for cells in csv.reader(lists, skipinitialspace=True) for name in cells or [""]]
+    for name in names:
+        if not name:
+            raise ConfigError(f"--keep {','.join(lists)} has an empty name: name columns, as in --keep id,name")
+        if names.count(name) > 1:
+            raise ConfigError(f"--keep names {name} twice: once is enough")
+    return names

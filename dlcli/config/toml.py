@@ -1,5 +1,6 @@
 """Settings as files: .toml and .json read, TOML written."""
 
+import codecs
 import json
 import tomllib
 from pathlib import Path
@@ -28,6 +29,7 @@ def read_file(path: str) -> dict[str, Any]:
         content = read_bytes(file, most=_MOST_CONFIG, follow=True)
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
         document = parse_json(content) if file.suffix == ".json" else _parse_toml(content)
     except UnicodeDecodeError:

@@ -1,14 +1,18 @@
 """Text that goes on from a prompt, character by character."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from dlcli.config.ranges import check_range
 from dlcli.core.errors import ConfigError
 from dlcli.data.text import encode
 from dlcli.experiment.restore import Restored
+
+# Temperatures at which float32 can still divide a logit.
+_COLDEST, _HOTTEST = 1e-6, 1e6
 
 
 def generate(
@@ -17,16 +21,26 @@ def generate(
     """`length` characters that go on from `prompt`, one by one.
 
     temperature: 0 takes the likeliest character always. top_k: draw from the k likeliest only; 0 from all.
-    Raises ConfigError when the run is no language model, DataError when the prompt has a character that it
-    never saw.
+    Raises, before the first character is asked for, ConfigError when the run is no language model or a setting is out
+    of range, DataError when the prompt has a character that it never saw.
     """
     spec, alphabet = restored.preprocessing.spec, restored.preprocessing.alphabet
     if spec.task != "next-token" or not alphabet:
         raise ConfigError(f"{restored.run} is no language model: train one with `dlcli train rnn`")
-    if temperature < 0 or top_k < 0 or length < 1:
-        raise ConfigError("temperature and top-k must be at least 0, and length at least 1")
+    check_range(length, ">= 1", name="length")
+    check_range(top_k, ">= 0", name="top_k")
+    check_range(seed, f"[0, {2**64})", name="seed")
+    if temperature != 0 and not _COLDEST <= temperature <= _HOTTEST:
+        raise ConfigError(
+            f"temperature = {temperature} is out of range: it must be 0, or from {_COLDEST} to {_HOTTEST:g}"
+        )
     tokens = encode(prompt or "\n", alphabet, "--prompt") if prompt or "\n" in alphabet else [0]
     generator = torch.Generator().manual_seed(seed)
+    return _characters(restored, tokens, length, lambda logits: _draw(logits, temperature, top_k, generator))
+
+
+def _characters(restored: Restored, tokens: Sequence[int], length: int, draw: Callable[[Tensor], int]) -> Iterator[str]:
+    spec, alphabet = restored.preprocessing.spec, restored.preprocessing.alphabet
     context, state = torch.tensor([tokens]), None
     recurrent = hasattr(restored.model, "run")
     for _ in range(length):
@@ -34,7 +48,7 @@ def generate(
             output, state = restored.carry_on(context, state)
         else:
             output = restored.answer(context[:, -spec.input_shape[0] :])
-        token = _draw(output[0, -1].cpu(), temperature, top_k, generator)
+        token = draw(output[0, -1].cpu())
         yield alphabet[token]
         new = torch.tensor([[token]])
         context = new if recurrent else torch.cat([context, new], 1)

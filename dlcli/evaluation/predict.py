@@ -1,48 +1,104 @@
 """New inputs -> answers, by a trained run: images, rows of numbers, texts."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dlcli.core.errors import DataError
+from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.readers.samples import read_samples, sample_files
 from dlcli.data.readers.text import read_text
 from dlcli.data.text import encode
+from dlcli.evaluation.pixels import Pixels
 from dlcli.experiment.restore import Restored
+from dlcli.tasks.classes import likeliest
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Prediction:
     """input: file, or file:line. values: what is predicted, by name: class and probability, value, or the
-    bits per character of a text and its likeliest next character."""
+    bits per character of a text and its likeliest next character. kept: the text in columns that were kept."""
 
     input: str
     values: dict[str, Any]
+    kept: dict[str, str] = field(default_factory=dict)
 
 
-def predict(restored: Restored, inputs: Sequence[str]) -> Iterator[Prediction]:
-    """Predictions for files (folders of images are searched), in order.
+def predict(
+    restored: Restored,
+    inputs: Sequence[str],
+    *,
+    top: int = 1,
+    probabilities: bool = False,
+    keep: Sequence[str] = (),
+    invert: bool = False,
+    tell: Callable[[str], None] = _log.warning,
+) -> Iterator[Prediction]:
+    """Predictions for files (folders of images are searched, `-` is standard input), in order.
 
     Images for a model of images, .csv files of rows for one of features or of token sequences, text files
-    for a language model. Raises DataError (exit 3) with the file and, for rows, the line.
+    for a language model.
+
+    top: how many of the likeliest classes are named. probabilities: that of every class too. keep: columns of .csv
+    files that go with each prediction. invert: swap black and white of images. tell: is given sentences about files
+    that are skipped, and about images that are unlike the training data.
+    Raises ConfigError (exit 2) for what does not go with the model, DataError (exit 3) with the file and, for rows,
+    the line.
     """
-    about = restored.preprocessing
-    for path in sample_files(inputs, about.spec):
+    spec = restored.preprocessing.spec
+    classes = 2 if spec.task == "binary" else spec.outputs
+    if (top != 1 or probabilities) and spec.task not in ("binary", "multiclass"):
+        option = "--probabilities" if probabilities else f"--top {top}"
+        raise ConfigError(f"{option} is for models that tell classes apart, and {restored.run} is for {spec.task}")
+    if top != 1 and not 1 <= top <= classes:
+        raise ConfigError(f"--top {top} is out of range: {restored.run} tells {classes} classes apart")
+    if keep and spec.task == "next-token":
+        raise ConfigError(f"--keep {keep[0]} is for columns of .csv files, and {restored.run} takes texts")
+    if invert and spec.kind != "image":
+        raise ConfigError(f"--invert is for images, and {restored.run} takes {spec.kind}")
+    return _predictions(restored, inputs, top=top, probabilities=probabilities, keep=keep, invert=invert, tell=tell)
+
+
+def _predictions(
+    restored: Restored,
+    inputs: Sequence[str],
+    *,
+    top: int,
+    probabilities: bool,
+    keep: Sequence[str],
+    invert: bool,
+    tell: Callable[[str], None],
+) -> Iterator[Prediction]:
+    about, pixels = restored.preprocessing, Pixels(restored.preprocessing)
+    for path in sample_files(inputs, about.spec, tell=tell):
         if about.spec.task == "next-token":
             yield Prediction(str(path), _score_text(restored, path))
+            continue
+        samples = read_samples(path, about, keep=keep)
+        raw = about.pixel_max - samples.raw if invert else samples.raw
+        if about.spec.kind == "image":
+            pixels.add(raw)
+        output = restored.answer(raw).cpu()
+        probability = restored.task.probabilities(output)
+        if probability is None:
+            answers = restored.task.answers(output, about.class_names)
         else:
-            names, raw = read_samples(path, about)
-            answers = restored.task.answers(restored.answer(raw).cpu(), about.class_names)
-            yield from (Prediction(name, values) for name, values in zip(names, answers, strict=True))
+            answers = likeliest(probability, about.class_names, top=top, every=probabilities)
+        for name, values, kept in zip(samples.names, answers, samples.kept, strict=True):
+            yield Prediction(name, values, kept)
+    if (warning := pixels.warning(inverted=invert)) is not None:
+        tell(warning)
 
 
 def _score_text(restored: Restored, path: Path) -> dict[str, Any]:
     """How well the model predicts a text file, cut into rows as in training, and the likeliest next character."""
     alphabet, steps = restored.preprocessing.alphabet, restored.preprocessing.spec.input_shape[0]
-    tokens = torch.tensor([encode(read_text(path), alphabet, str(path))], device=restored.device)
+    tokens = torch.tensor([encode(read_text(path, streams=True), alphabet, str(path))], device=restored.device)
     length = tokens.shape[1]
     if length < 2:
         raise DataError(f"{path} has {length} characters: at least 2 are needed")

@@ -43,8 +43,11 @@ class Binary(AnsweringTask):
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """The class and its probability."""
+        return likeliest(self.probabilities(output), names)
+
+    def probabilities(self, output: Tensor) -> Tensor:
         positive = torch.sigmoid(output[:, 0].double())
-        return likeliest(torch.stack([1 - positive, positive], 1), names)
+        return torch.stack([1 - positive, positive], 1)
 
     def scores(self, answer: Tensor) -> Tensor:
         return torch.cat([torch.zeros_like(answer), answer], -1)

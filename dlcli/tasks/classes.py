@@ -8,13 +8,25 @@ from torch import Tensor
 from dlcli.tasks.task import Tables
 
 
-def likeliest(probability: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    """(N, K) probabilities -> the class and its probability, for each sample. names: of the classes; or none."""
-    names = names or [str(k) for k in range(probability.shape[1])]
+def likeliest(probability: Tensor, names: Sequence[str], *, top: int = 1, every: bool = False) -> list[dict[str, Any]]:
+    """(N, K) probabilities -> class and probability, class_2 and probability_2, and so on up to `top`, for each sample.
+
+    names: of the classes; or none. every: also probability/NAME of every class, in order, or probability/NUMBER where
+    two have one name.
+    """
+    numbers = [str(k) for k in range(probability.shape[1])]
+    names = names or numbers
+    columns = names if len(set(names)) == len(names) else numbers
     rows = []
     for row in probability.tolist():
-        best = max(range(len(row)), key=row.__getitem__)
-        rows.append({"class": names[best], "probability": row[best]})
+        best = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:top]
+        values: dict[str, Any] = {}
+        for place, k in enumerate(best, 1):
+            mark = f"_{place}" if place > 1 else ""
+            values |= {f"class{mark}": names[k], f"probability{mark}": row[k]}
+        if every:
+            values |= {f"probability/{name}": value for name, value in zip(columns, row, strict=True)}
+        rows.append(values)
     return rows
 
 

@@ -57,7 +57,10 @@ class Multiclass(AnsweringTask):
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """The class and its probability."""
-        return likeliest(torch.softmax(output.double(), 1), names)
+        return likeliest(self.probabilities(output), names)
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        return torch.softmax(output.double(), 1)
 
 
 def _summed_cross_entropy(output: Tensor, target: Tensor) -> Tensor:

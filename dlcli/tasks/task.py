@@ -65,6 +65,10 @@ class AnsweringTask(Task, Protocol):
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """What the output says of each sample, by name. names: of the classes or tokens; empty where they have none."""
 
+    def probabilities(self, output: Tensor) -> Tensor | None:
+        """(N, K): the probability of each class; None for a task that tells no classes apart."""
+        return None
+
     def in_units(self, output: Tensor) -> Tensor:
         """Output -> answer."""
         return output

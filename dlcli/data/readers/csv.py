@@ -5,6 +5,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,23 +19,41 @@ from dlcli.data.readers.text import read_text
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
-def read_rows(path: Path, spec: DataSpec, feature_names: Sequence[str] = ()) -> tuple[list[str], Tensor]:
-    """A name (file:line) a row, and the rows as raw (N, ...) values of `spec`.
+@dataclass(frozen=True)
+class Samples:
+    """names: of each sample, a file or file:line. raw: (N, ...) values. kept: the columns of each that are kept."""
+
+    names: list[str]
+    raw: Tensor
+    kept: list[dict[str, str]]
+
+
+def read_rows(path: Path, spec: DataSpec, feature_names: Sequence[str] = (), *, keep: Sequence[str] = ()) -> Samples:
+    """The rows as raw (N, ...) values of `spec`, each with its line, and the text in its columns `keep`.
 
     Values stand between commas, text of any kind in double quotes. A header orders the columns by the names of the
-    features (x0, x1 and so on where they have none); other columns are left out. A first line with numbers in it is
-    a row. Empty lines are skipped.
+    features (x0, x1 and so on where they have none), or by the numbers 0, 1, 2 and so on; other columns are left out.
+    Any other first line with numbers in it is a row. Empty lines are skipped.
     """
     lines = _lines(path)
     expected = list(feature_names) or [f"x{i}" for i in range(math.prod(spec.input_shape))]
     order, width, needed = list(range(len(expected))), len(expected), "are needed"
+    kept: list[int] = []
     number, first = lines[0]
-    named = set(first) & set(expected)
-    if not named:
+    if not set(first) & set(expected):
         _refuse_other_separators(path, number, first)
-    if named or not any(_NUMBER.fullmatch(cell) for cell in first):
-        order, width, needed = _columns(path, number, first, expected), len(first), "stand in the header"
+    named = _names_in(first, expected)
+    if named and len(named) == len(first) and named != expected and (len(named) < 3 or spec.kind == "tokens"):
+        raise DataError(
+            f"{path}:{number} numbers the columns, or is a sample: write a header of names in its place or above it, "
+            f"{_listed(expected)}"
+        )
+    if named:
+        order, width, needed = _columns(path, number, first, named), len(first), "stand in the header"
+        kept = _kept(path, number, first, keep)
         lines = lines[1:]
+    elif keep:
+        raise DataError(f"{path} has no header in which --keep {keep[0]} could be found")
     if not lines:
         raise DataError(f"{path} has a header but no rows")
     rows = []
@@ -46,12 +65,16 @@ def read_rows(path: Path, spec: DataSpec, feature_names: Sequence[str] = ()) -> 
             raise DataError(f"{path}:{number}: tokens must be whole numbers from 0 to {spec.vocabulary - 1}")
         rows.append(row)
     values = torch.tensor(rows, dtype=torch.int64 if spec.kind == "tokens" else torch.float32)
-    return [f"{path}:{number}" for number, _ in lines], values.view(len(rows), *spec.input_shape)
+    return Samples(
+        names=[f"{path}:{number}" for number, _ in lines],
+        raw=values.view(len(rows), *spec.input_shape),
+        kept=[{name: cells[place] for name, place in zip(keep, kept, strict=True)} for _, cells in lines],
+    )
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     """Each row's cells without surrounding blanks, and the line in which it begins: a cell in quotes may span some."""
-    reader = csv.reader(io.StringIO(read_text(path)), strict=True, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(read_text(path, streams=True)), strict=True, skipinitialspace=True)
     found, number = [], 1
     try:
         for cells in reader:
@@ -75,6 +98,19 @@ def _refuse_other_separators(path: Path, number: int, cells: Sequence[str]) -> N
             )
 
 
+def _names_in(first: Sequence[str], expected: list[str]) -> list[str]:
+    """The names by which a header is searched for the columns; none where the first line is a row.
+
+    The names of the features may be numbers themselves. pandas numbers columns that have no names from 0.
+    """
+    numbers = [cell for cell in first if _NUMBER.fullmatch(cell)]
+    if not numbers or set(expected) <= set(first) or (set(first) - set(numbers)) & set(expected):
+        return expected
+    places = [str(place) for place in range(len(expected))]
+    beside = len(first) > len(numbers) and set(places) <= set(first)  # an index, or labels
+    return places if beside or list(first) == places else []
+
+
 def _columns(path: Path, number: int, header: Sequence[str], expected: Sequence[str]) -> list[int]:
     """Where each expected column stands."""
     for name in expected:
@@ -85,6 +121,16 @@ def _columns(path: Path, number: int, header: Sequence[str], expected: Sequence[
         if header.count(name) > 1:
             raise DataError(f"{path}:{number} has {header.count(name)} columns {name!r}: one is needed")
     return [header.index(name) for name in expected]
+
+
+def _kept(path: Path, number: int, header: Sequence[str], keep: Sequence[str]) -> list[int]:
+    """Where each column stands that is to be kept."""
+    for name in keep:
+        if name not in header:
+            raise DataError(f"{path}:{number} has no column {name!r} for --keep: {did_you_mean(name, header)}")
+        if header.count(name) > 1:
+            raise DataError(f"{path}:{number} has {header.count(name)} columns {name!r}: one is needed for --keep")
+    return [header.index(name) for name in keep]
 
 
 def _value(cell: str, where: str) -> float:

@@ -1,12 +1,13 @@
 """An image file -> the pixels that a model takes.
 
-The model gets what a viewer shows on a white page: upright as the camera noted it, transparent parts white, 16 bits
-scaled to 8; then grey or in colour, and resized. What a viewer would show in more than one way is refused.
+The model gets what a viewer shows on a white page: upright as the camera noted it, transparent parts white, 12 and 16
+bits scaled to 8; then grey or in colour, and resized. What a viewer would show in more than one way is refused.
 """
 
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +40,7 @@ def read_image(path: Path, shape: tuple[int, ...], *, white: float = 255.0) -> T
                 if image.width * image.height > _MOST_PIXELS:
                     raise Image.DecompressionBombError
                 _refuse_ambiguity(image, path)
-                picture = _on_white(_eight_bits(ImageOps.exif_transpose(image)))
-                picture = picture.convert("L" if channels == 1 else "RGB").resize((width, height))
+                picture = _shown(image).convert("L" if channels == 1 else "RGB").resize((width, height))
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -59,19 +59,49 @@ def _refuse_ambiguity(image: Image.Image, path: Path) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a camera's JPEG, which carries smaller copies of itself
         raise DataError(f"{path} has {frames} frames: save one of them as an image of its own")
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-        raise DataError(f"{path} has pixels of 32 bits, whose white nobody knows: save it with 8 or 16")
+    signed = image.format == "TIFF" and 2 in tuple(_tag(image, _SAMPLE_FORMAT, (1,)))
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG") or signed:
+        raise DataError(
+            f"{path} has pixels of 32 bits or with a sign, whose white nobody knows: save it with 8 or 16 bits"
+        )
+    if _raw_mode(image) == "RGB;16B" and "transparency" in image.info:  # which Pillow compares with 8 of the 16 bits
+        raise DataError(f"{path} marks a colour of 48 bits as transparent: save it with an alpha channel")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits with 8: `convert` would clip it."""
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image.convert("I"), dtype=np.float64)
-    return Image.fromarray((values / 257).round().clip(0, 255).astype(np.uint8))
-
-
-def _on_white(image: Image.Image) -> Image.Image:
+def _shown(image: Image.Image) -> Image.Image:
+    """The image upright, with 8 bits per channel, and with white where it is transparent."""
+    raw_mode, inverted = _raw_mode(image), image.format == "TIFF" and _tag(image, _PHOTOMETRIC, 1) == _MIN_IS_WHITE
+    if raw_mode in ("L;2", "L;4") and "transparency" in image.info:  # a grey PNG's, of 2 or 4 bits as it lies there
+        image.info["transparency"] *= 85 if raw_mode == "L;2" else 17
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return _grey_of_16_bits(image, most=4095 if raw_mode == "I;12" else 65535, inverted=inverted)
+    if image.mode == "LAB":  # from which Pillow knows the way to RGB only
+        return image.convert("RGB")
+    if image.mode == "La":  # from grey times opacity, to grey only
+        image = image.convert("LA")
     if not image.has_transparency_data:
         return image
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+
+
+def _grey_of_16_bits(image: Image.Image, *, most: int, inverted: bool) -> Image.Image:
+    """With 8 bits, which `convert` would clip. most: the largest value; inverted: whether it is black."""
+    values = np.asarray(image.convert("I"), dtype=np.float64)
+    grey = ((most - values if inverted else values) * 255 / most).round().clip(0, 255)
+    grey[values == image.info.get("transparency")] = 255
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # tags of a TIFF
+_MIN_IS_WHITE = 0  # in grey images; Pillow inverts those of up to 8 bits itself
+
+
+def _tag(image: Any, number: int, default: Any) -> Any:
+    return image.tag_v2.get(number, default)
+
+
+def _raw_mode(image: Any) -> str:
+    """How a pixel lies in the file, in Pillow's words; empty when that is not known before it is decoded."""
+    arguments = image.tile[0][3] if image.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)

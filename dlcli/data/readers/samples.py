@@ -1,46 +1,59 @@
 """Files of samples, and the reader that suits the kind of data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
-from dlcli.core.errors import DataError
+from dlcli.core.errors import ConfigError, DataError
 from dlcli.core.reading import files_below
 from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.readers.csv import read_rows
+from dlcli.data.readers.csv import Samples, read_rows
+from dlcli.data.readers.text import STDIN, is_stream
 
 _MOST_FILES = 1_000_000
 
 
-def sample_files(inputs: Sequence[str], spec: DataSpec) -> Iterator[Path]:
-    """The files of `inputs` in order; a folder stands for the images in it. DataError for what is neither."""
+def sample_files(inputs: Sequence[str], spec: DataSpec, *, tell: Callable[[str], None]) -> Iterator[Path]:
+    """The files of `inputs` in order; a folder stands for the images in it, `-` for standard input.
+
+    tell: is given a sentence about the files of a folder that are skipped. DataError for what is no file.
+    """
     for text in inputs:
-        path = Path(text)
+        path = STDIN if text == "-" else Path(text)
         if path.is_dir():
-            yield from _images_in(path, spec)
-        elif path.is_file():
+            yield from _images_in(path, spec, tell=tell)
+        elif path.is_file() or is_stream(path):
             yield path
         else:
             raise DataError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}")
 
 
-def read_samples(path: Path, about: Preprocessing) -> tuple[list[str], Tensor]:
-    """A name per sample, and the samples as raw (N, ...) values: of an image file, or of a .csv file of rows."""
-    if about.spec.kind == "image" and path.suffix.lower() != ".csv":
-        from dlcli.data.readers.images import read_image
+def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) -> Samples:
+    """An image file, or the rows of a .csv file or of a stream.
 
-        return [str(path)], read_image(path, about.spec.input_shape, white=about.pixel_max)[None]
-    return read_rows(path, about.spec, about.feature_names)
+    keep: columns of a .csv file that are to be kept; ConfigError for them with an image.
+    """
+    if about.spec.kind != "image" or path.suffix.lower() == ".csv" or is_stream(path):
+        return read_rows(path, about.spec, about.feature_names, keep=keep)
+    if keep:
+        raise ConfigError(f"--keep {keep[0]} is for columns of .csv files, and {path} is none")
+    from dlcli.data.readers.images import read_image
+
+    return Samples([str(path)], read_image(path, about.spec.input_shape, white=about.pixel_max)[None], [{}])
 
 
-def _images_in(folder: Path, spec: DataSpec) -> list[Path]:
+def _images_in(folder: Path, spec: DataSpec, *, tell: Callable[[str], None]) -> list[Path]:
     if spec.kind != "image":
         raise DataError(f"{folder} is a folder: name the files")
     from dlcli.data.readers.images import SUFFIXES
 
-    found = [path for path in files_below(folder, most=_MOST_FILES) if path.suffix.lower() in SUFFIXES]
+    files = files_below(folder, most=_MOST_FILES)
+    shown = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = [path for path in shown if path.suffix.lower() in SUFFIXES]
+    counts = ((len(files) - len(shown), "hidden"), (len(shown) - len(found), "not images"))
+    skipped = " and ".join(f"{count} {what}" for count, what in counts if count)
     if not found:
-        raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+        raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)})" + (f": {skipped}" if skipped else ""))
+    if skipped:
+        tell(f"files skipped in {folder}: {skipped}")
     return found

@@ -1,19 +1,35 @@
-"""A text file -> text."""
+"""A text file, or a stream, -> text."""
 
+import errno
+import re
+import sys
 from pathlib import Path
 
 from dlcli.core.errors import DataError, did_you_mean
 from dlcli.core.reading import read_bytes
 
+STDIN = Path("/dev/stdin")
+
 _MOST_BYTES = 1_000_000_000
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 text file without its byte order mark, lines ended by \\n; DataError says what else it is."""
+def is_stream(path: Path) -> bool:
+    """Whether it is a name of standard input, or of what a shell puts in the place of `<(command)`."""
+    return path == STDIN or re.fullmatch(r"/dev/fd/[0-9]+", str(path)) is not None
+
+
+def read_text(path: Path, *, streams: bool = False) -> str:
+    """A UTF-8 text file without its byte order mark, lines ended by \\n; DataError says what else it is.
+
+    streams: whether `path` may be a stream, which can be read only once.
+    """
     try:
-        if not path.is_file():
+        if streams and is_stream(path):
+            content = _drained(path)
+        elif path.is_file():
+            content = read_bytes(path, most=_MOST_BYTES, follow=True)
+        else:
             raise DataError(f"{path} {_no_file(path)}")
-        content = read_bytes(path, most=_MOST_BYTES, follow=True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -28,6 +44,20 @@ def read_text(path: Path) -> str:
             f"{path}:{_line(content, place)} is not UTF-8 text: byte {place} is {byte:#04x}; save the file as UTF-8"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _drained(path: Path) -> bytes:
+    """What a stream gives until it ends."""
+    if path != STDIN:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    elif sys.stdin is None:
+        raise OSError(errno.EBADF, "it is closed")
+    else:
+        content = sys.stdin.buffer.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES:,} bytes")
+    return content
 
 
 def _no_file(path: Path) -> str:
