@@ -11,7 +11,7 @@ import typer
 import typer.core
 
 from dlcli.core.blame import as_own, out_of_memory
-from dlcli.core.errors import DlcliError
+from dlcli.core.errors import ConfigError, DlcliError
 from dlcli.core.version import __version__
 
 # name -> where it lives, and its line in `dlcli --help`. A command is imported when it is called, so that
@@ -68,6 +68,14 @@ class Door(typer.core.TyperGroup):
             _take_as_typed(each.get_params(ctx))
         return command
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from dlcli.cli.advice import about_command
+
+            inner = {name: getattr(self.get_command(ctx, name), "commands", {}) for name in ("runs", "check")}
+            raise ConfigError(about_command(args[0], COMMANDS, inner))
+        return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """In plain text: loading what draws panels takes longer than all the rest."""
         formatter.write_usage("dlcli", "[OPTIONS] COMMAND [ARGS]...")
@@ -79,8 +87,8 @@ class Door(typer.core.TyperGroup):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
-        words = list(sys.argv[1:] if args is None else args) or ["--help"]
-        debug = "--debug" in words or bool(os.environ.get("DLCLI_DEBUG"))
+        words, debug = _without_debug(sys.argv[1:] if args is None else args)
+        debug = debug or bool(os.environ.get("DLCLI_DEBUG"))
         settings["standalone_mode"] = False
         _limit_spinning()
         gc.set_threshold(_COLLECT_AFTER)
@@ -96,9 +104,10 @@ class Door(typer.core.TyperGroup):
         except (KeyboardInterrupt, typer.Abort):
             _leave("stopped", 130, words, debug)
         except Exception as error:
-            message = getattr(error, "format_message", None)
-            if message is not None and hasattr(error, "exit_code"):  # typer's own usage errors
-                _leave(" ".join(message().split()), 2, words, debug)
+            if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own usage errors
+                from dlcli.cli.advice import about_usage
+
+                _leave(about_usage(error), 2, words, debug)
             if out_of_memory(error):
                 _leave("there is not enough memory for this", 6, words, debug)
             if (own := as_own(error)) is not None:
@@ -124,6 +133,13 @@ def _take_as_typed(params: Sequence[Any]) -> None:
     for param in params:
         if getattr(getattr(param, "type_descriptor", None), "annotation", None) in (str, list[str], bool):
             param.get_runtime_param = _AsTyped
+
+
+def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
+    """--debug is for the door, wherever it stands on the line; what follows `--` is no option."""
+    end = list(words).index("--") if "--" in words else len(words)
+    kept = [word for word in words[:end] if word != "--debug"]
+    return [*(kept or ["--help"]), *words[end:]], len(kept) < end
 
 
 def _limit_spinning() -> None:
