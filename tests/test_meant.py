@@ -110,5 +110,6 @@ def test_debug_behind_two_dashes_is_a_word() -> None:
     done = CliRunner().invoke(app, ["eval", "--", "--debug"])
     assert done.exit_code == 4
     assert (
-        done.stderr == "error: '--debug' names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST\n"
+        done.stderr
+        == "error: '--debug' names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name\n"
     )

@@ -194,8 +194,8 @@ def test_what_is_in_the_way_is_named_and_nothing_is_lost(root: Path) -> None:
     [
         (["rm", "77"], 4, "there is no run 77 in runs: see `dlcli runs`"),
         (["rm", "1", "77"], 4, "there is no run 77 in runs: see `dlcli runs`"),
-        (["rm", "abc"], 4, "'abc' names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST"),
-        (["rm", ".."], 4, "'..' names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST"),
+        (["rm", "abc"], 4, "there is no run named abc in runs: see `dlcli runs`"),
+        (["rm", ".."], 4, "'..' names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name"),
         (["rm", "runs/.trash/4"], 4, "runs/.trash/4 is in the trash already: `dlcli runs purge` deletes for good"),
         (["restore", "1"], 4, "there is no run 1 in runs/.trash: see `dlcli runs restore`"),
         (["restore", "1:3"], 4, "there is no run from 1 to 3 in runs/.trash: see `dlcli runs restore`"),

@@ -99,22 +99,9 @@ class Door(typer.core.TyperGroup):
             code = super().main(words, *more, **settings)
             sys.stdout.flush()
             sys.exit(code if isinstance(code, int) else 0)
-        except DlcliError as error:
-            _leave(str(error), error.exit_code, words, debug)
-        except (KeyboardInterrupt, typer.Abort):
-            _leave("stopped", 130, words, debug)
-        except Exception as error:
-            if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own usage errors
-                from dlcli.cli.advice import about_usage
-
-                _leave(about_usage(error), 2, words, debug)
-            if out_of_memory(error):
-                _leave("there is not enough memory for this", 6, words, debug)
-            if (own := as_own(error)) is not None:
-                _leave(str(own), own.exit_code, words, debug)
-            if isinstance(error, OSError):
-                _leave(f"cannot go on: {error.strerror or error}", 6, words, debug)
-            _leave(f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1, words, debug)
+        except (Exception, KeyboardInterrupt) as error:
+            message, code = _told(error)
+            _leave(message, code, words, debug, run=getattr(error, "run", None))
         finally:
             if "triton" not in sys.modules:  # which complains about what Python has not cleaned up
                 gc.freeze()  # at the exit Python would look through all that torch has made: 0.3 s
@@ -152,7 +139,28 @@ def _limit_spinning() -> None:
         os.environ["GOMP_SPINCOUNT"] = "5000"
 
 
-def _leave(message: str, code: int, words: Sequence[str], debug: bool) -> None:
+def _told(error: BaseException) -> tuple[str, int]:
+    """The sentence for an error, and the exit code."""
+    if isinstance(error, DlcliError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "stopped", 130
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own usage errors
+        from dlcli.cli.advice import about_usage
+
+        return about_usage(error), 2
+    assert isinstance(error, Exception)
+    if out_of_memory(error):
+        return "there is not enough memory for this", 6
+    if (own := as_own(error)) is not None:
+        return str(own), own.exit_code
+    if isinstance(error, OSError):
+        return f"cannot go on: {error.strerror or error}", 6
+    return f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1
+
+
+def _leave(message: str, code: int, words: Sequence[str], debug: bool, *, run: Any = None) -> None:
+    """run: in which it happened, if in one."""
     import json
 
     from dlcli.cli.output import cut, say
@@ -163,7 +171,8 @@ def _leave(message: str, code: int, words: Sequence[str], debug: bool) -> None:
         traceback.print_exc()
     message = cut(message)
     if "--json" in words:
-        say(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
+        where = {} if run is None else {"run": run.number, "path": str(run.path)}
+        say(json.dumps({"error": message, "exit_code": code, **where}, ensure_ascii=False))
     else:
         say(f"error: {message}")
     sys.exit(code)

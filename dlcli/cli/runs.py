@@ -6,7 +6,7 @@ import typer
 
 from dlcli.cli import trash
 from dlcli.cli.arguments import RunName, RunsDir, with_format
-from dlcli.cli.columns import OUTCOME
+from dlcli.cli.columns import outcome
 from dlcli.cli.output import Column, Format, age, duration, emit, say
 from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
@@ -45,7 +45,7 @@ def runs(
         say(f"there are no runs in {runs_dir}: make one with `dlcli train cnn`")
         return
     columns = [
-        *OUTCOME,
+        *outcome(rows),
         Column("seconds", "time", duration, right=True),
         Column("device", "device"),
         Column("started", "age", age, right=True),
@@ -76,7 +76,8 @@ def _show_tables(found: dict[str, Any], history: list[Column]) -> None:
     pair = [Column("name", "name", fixed=True), Column("value", "value")]
     record = {k: v for k, v in found["info"].items() if v not in (None, {}, "") and not isinstance(v, dict)}
     settings = {k: v for k, v in found["config"].items() if v is not None}
-    for title, values in ((found["run"], record), ("settings", settings)):
+    heading = found["run"] + (f", named {found['name']}" if found["name"] else "")
+    for title, values in ((heading, record), ("settings", settings)):
         emit([{"name": k, "value": v} for k, v in values.items()], pair, format=Format.table, title=title)
     metrics = found["metrics"]
     shown = metrics if len(metrics) <= 20 else metrics[:5] + metrics[-15:]

@@ -23,6 +23,7 @@ from dlcli.core.files import write_bytes
 from dlcli.experiment.build import Experiment, build
 from dlcli.experiment.estimate import check_space
 from dlcli.experiment.load import import_own
+from dlcli.runs.names import create
 from dlcli.runs.run import Run, now
 from dlcli.training.provenance import describe, differences
 from dlcli.training.saver import Saver
@@ -57,14 +58,17 @@ class Session:
 
 
 @contextlib.contextmanager
-def begun(built: Experiment, *, runs_dir: str | Path = "runs", command: str = "") -> Iterator[Session]:
+def begun(
+    built: Experiment, *, runs_dir: str | Path = "runs", name: str | None = None, command: str = ""
+) -> Iterator[Session]:
     """A new run in the folder of runs.
 
+    name: of the run; ConfigError when another run of the folder has it.
     command: the command line, for the record. Raises ResourceError (exit 6) when the disk has no room for its
     checkpoints, before the run has a number.
     """
     check_space(built, runs_dir)
-    run = Run.create(runs_dir)
+    run = create(runs_dir, name=name)
     with run.locked():
         session = Session(run, built, TrainingState(built), describe(built, command))
         with _recorded(session):
