@@ -94,6 +94,8 @@ def test_the_runs_folder_is_that_of_the_option(root: Path, tmp_path: Path) -> No
     assert (numbers(root), numbers(tmp_path / "other")) == ([4, 3, 2, 1], [])
     _, err = invoke("--runs-dir", "other", "rm", "1", code=2)
     assert err == "error: --runs-dir goes behind rm: dlcli runs rm --runs-dir ...\n"
+    _, err = invoke("-n", "1", "rm", "1", code=2)  # what rm does not take is not advised
+    assert err == "error: --limit is for `dlcli runs` alone: leave it out of `dlcli runs rm`\n"
     assert numbers(root) == [4, 3, 2, 1]
     invoke("restore", "other/1")
     assert numbers(tmp_path / "other") == [1]

@@ -22,11 +22,37 @@ def one_of(option: str, *choices: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def not_empty(option: str) -> Callable[[str | None], str | None]:
+    """As `one_of`, for the path of a folder: an empty one would be the current folder."""
+
+    def check(value: str | None) -> str | None:
+        if value == "":
+            raise ConfigError(f"{option} is empty: name a folder, such as . for the current one")
+        return value
+
+    return check
+
+
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 CSV = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 MD = Annotated[bool, typer.Option("--md", help="Print a Markdown table.")]
 
-RunsDir = Annotated[str, typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.")]
+RunsDir = Annotated[
+    str,
+    typer.Option(
+        "--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.", callback=not_empty("--runs-dir")
+    ),
+]
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir",
+        envvar="DLCLI_DATA_DIR",
+        metavar="PATH",
+        help="The folder of data sets, where it is another one than at the training.",
+        callback=not_empty("--data-dir"),
+    ),
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, its name, latest or best:METRIC.")]
 RunNames = Annotated[
     list[str],

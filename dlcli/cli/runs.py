@@ -92,8 +92,11 @@ def _refuse_misplaced(context: typer.Context) -> None:
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         if source is not None and source.name == "COMMANDLINE":
-            inner = context.invoked_subcommand
-            raise ConfigError(f"{param.opts[0]} goes behind {inner}: dlcli runs {inner} {param.opts[0]} ...")
+            inner, option = context.invoked_subcommand, param.opts[0]
+            taken = {o for p in getattr(context.command, "commands", {})[inner].params for o in p.opts}
+            if option not in taken:
+                raise ConfigError(f"{option} is for `dlcli runs` alone: leave it out of `dlcli runs {inner}`")
+            raise ConfigError(f"{option} goes behind {inner}: dlcli runs {inner} {option} ...")
 
 
 def _cell(value: float | None) -> str:

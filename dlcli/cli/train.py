@@ -55,6 +55,9 @@ def train(
             write(to_toml(chosen))
         return
 
+    from dlcli.training.session import begun, check_alone
+
+    check_alone()
     built = build(chosen)
     if dry_run:
         from dlcli.experiment.estimate import estimate
@@ -63,8 +66,6 @@ def train(
         columns = [Column("what", "what"), Column("value", "value", _counted, right=True)]
         emit(rows, columns, format=format, document={r["what"]: r["value"] for r in rows})
         return
-
-    from dlcli.training.session import begun
 
     def opened() -> Any:
         return begun(built, runs_dir=runs_dir, name=name, command=command_line())

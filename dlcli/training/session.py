@@ -5,6 +5,7 @@ A new run, a stopped one that goes on and a finished one that is extended differ
 """
 
 import contextlib
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ import torch
 from dlcli.checkpoints import checkpoint
 from dlcli.checkpoints.checkpoint import Checkpoint
 from dlcli.config.layers import flatten
+from dlcli.config.settings import TrainConfig
 from dlcli.core.blame import told
 from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
 from dlcli.core.files import write_bytes
@@ -57,6 +59,13 @@ class Session:
         return f"exact: no ({', '.join(self.reasons)})" if self.reasons else "exact: yes"
 
 
+def check_alone() -> None:
+    """ConfigError when this is one of several processes that torchrun started: each would train the same model."""
+    size = os.environ.get("WORLD_SIZE", "")
+    if size.isdigit() and int(size) > 1:
+        raise ConfigError(f"WORLD_SIZE = {size}, but one run on several processes is not built yet: leave torchrun out")
+
+
 @contextlib.contextmanager
 def begun(
     built: Experiment, *, runs_dir: str | Path = "runs", name: str | None = None, command: str = ""
@@ -67,6 +76,7 @@ def begun(
     command: the command line, for the record. Raises ResourceError (exit 6) when the disk has no room for its
     checkpoints, before the run has a number.
     """
+    check_alone()
     check_space(built, runs_dir)
     run = create(runs_dir, name=name)
     with run.locked():
@@ -86,6 +96,7 @@ def resumed(
     exact: RunError (exit 4) unless the result will be bit for bit that of a run that never stopped.
     Raises BusyError (exit 9) when another process trains the run, ConfigError when it has nothing left to do.
     """
+    check_alone()
     changes = dict(changes or {})
     stored = run.config()
     before = _info(run)
@@ -96,6 +107,8 @@ def resumed(
     with run.locked():
         before = _info(run)
         saved = _last(run)
+        if saved is not None:
+            _check_state_is_kept(run, stored, config)
         other_data = any(name.split(".")[0] == "data" for name in changes) or not (run.path / "data.json").exists()
         built = build(
             config,
@@ -181,6 +194,17 @@ def _last(run: Run) -> Checkpoint | None:
     if not checkpoint.exists(run.checkpoints, "last"):
         return None
     return checkpoint.load(run.checkpoints, "last", with_training=True)
+
+
+def _check_state_is_kept(run: Run, stored: TrainConfig, config: TrainConfig) -> None:
+    """ConfigError for a change after which the state in the run's checkpoint would be another's."""
+    if config.optimizer != stored.optimizer:
+        raise ConfigError(
+            f"optimizer = {config.optimizer}, but {run} has the state of {stored.optimizer}: leave it, or train a new "
+            "run"
+        )
+    if config.ema and not stored.ema:
+        raise ConfigError(f"ema = {config.ema}, but {run} has no average of its weights: leave it, or train a new run")
 
 
 def _nothing_left(run: Run, built: Experiment) -> str:
