@@ -22,12 +22,15 @@ def one_of(option: str, *choices: str) -> Callable[[str | None], str | None]:
     return check
 
 
-def not_empty(option: str) -> Callable[[str | None], str | None]:
-    """As `one_of`, for the path of a folder: an empty one would be the current folder."""
+def folder(option: str) -> Callable[[str | None], str | None]:
+    """As `one_of`, for the path of a folder: an empty one would be the current folder, and safetensors opens no file
+    in one that is not UTF-8."""
 
     def check(value: str | None) -> str | None:
         if value == "":
             raise ConfigError(f"{option} is empty: name a folder, such as . for the current one")
+        if value is not None and not value.isascii() and value != value.encode(errors="replace").decode():
+            raise ConfigError(f"{option} {value} is not UTF-8 text: name another folder")
         return value
 
     return check
@@ -39,9 +42,7 @@ MD = Annotated[bool, typer.Option("--md", help="Print a Markdown table.")]
 
 RunsDir = Annotated[
     str,
-    typer.Option(
-        "--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.", callback=not_empty("--runs-dir")
-    ),
+    typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.", callback=folder("--runs-dir")),
 ]
 DataDir = Annotated[
     str | None,
@@ -50,7 +51,7 @@ DataDir = Annotated[
         envvar="DLCLI_DATA_DIR",
         metavar="PATH",
         help="The folder of data sets, where it is another one than at the training.",
-        callback=not_empty("--data-dir"),
+        callback=folder("--data-dir"),
     ),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, its name, latest or best:METRIC.")]

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from dlcli.core.blame import as_own, out_of_memory
-from dlcli.core.errors import ConfigError, DlcliError
+from dlcli.core.blame import as_own, asked_for, out_of_memory
+from dlcli.core.errors import ConfigError, DlcliError, ResourceError
 from dlcli.core.version import __version__
 
 # name -> where it lives, and its line in `dlcli --help`. A command is imported when it is called, so that
@@ -69,6 +69,10 @@ class Door(typer.core.TyperGroup):
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            os.getcwd()
+        except FileNotFoundError:  # in which MKL would end the process
+            raise ResourceError("the current folder was deleted: change into another one") from None
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             from dlcli.cli.advice import about_command
 
@@ -151,7 +155,9 @@ def _told(error: BaseException) -> tuple[str, int]:
         return about_usage(error), 2
     assert isinstance(error, Exception)
     if out_of_memory(error):
-        return "there is not enough memory for this", 6
+        from dlcli.compute.devices import memory
+
+        return f"there is not enough memory{asked_for(error)}: this machine has {memory() / 1e9:.1f} GB", 6
     if (own := as_own(error)) is not None:
         return str(own), own.exit_code
     if isinstance(error, OSError):
@@ -161,9 +167,7 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 def _leave(message: str, code: int, words: Sequence[str], debug: bool, *, run: Any = None) -> None:
     """run: in which it happened, if in one."""
-    import json
-
-    from dlcli.cli.output import cut, say
+    from dlcli.cli.output import cut, say, say_json
 
     if debug:
         import traceback
@@ -172,7 +176,7 @@ def _leave(message: str, code: int, words: Sequence[str], debug: bool, *, run: A
     message = cut(message)
     if "--json" in words:
         where = {} if run is None else {"run": run.number, "path": str(run.path)}
-        say(json.dumps({"error": message, "exit_code": code, **where}, ensure_ascii=False))
+        say_json({"error": message, "exit_code": code, **where})
     else:
         say(f"error: {message}")
     sys.exit(code)
@@ -208,4 +212,16 @@ def _root(
 
 
 def main() -> None:
+    _open_closed_streams()
     app()
+
+
+def _open_closed_streams() -> None:
+    """What goes to a stream that was closed, as by `>&-`, goes nowhere. Without this, the next file that is opened
+    would get the stream's number, and what libraries write to the stream."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))

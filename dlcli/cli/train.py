@@ -60,11 +60,12 @@ def train(
     check_alone()
     built = build(chosen)
     if dry_run:
-        from dlcli.experiment.estimate import estimate
+        from dlcli.experiment.estimate import check_memory, estimate
 
         rows = [{"what": name, "value": value} for name, value in estimate(built).items()]
         columns = [Column("what", "what"), Column("value", "value", _counted, right=True)]
         emit(rows, columns, format=format, document={r["what"]: r["value"] for r in rows})
+        check_memory(built)
         return
 
     def opened() -> Any:

@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dlcli.checkpoints import checkpoint
 from dlcli.checkpoints.checkpoint import Checkpoint
 from dlcli.config.layers import flatten
 from dlcli.config.settings import TrainConfig
-from dlcli.core.blame import told
+from dlcli.core.blame import asked_for, out_of_memory, told
 from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
 from dlcli.core.files import write_bytes
 from dlcli.experiment.build import Experiment, build
-from dlcli.experiment.estimate import check_space
+from dlcli.experiment.estimate import check_memory, check_space, memory_told
 from dlcli.experiment.load import import_own
 from dlcli.runs.names import create
 from dlcli.runs.run import Run, now
@@ -77,6 +75,7 @@ def begun(
     checkpoints, before the run has a number.
     """
     check_alone()
+    check_memory(built)
     check_space(built, runs_dir)
     run = create(runs_dir, name=name)
     with run.locked():
@@ -117,6 +116,7 @@ def resumed(
         )
         if before["status"] == "finished" and saved is not None and saved.state["step"] >= built.total_steps:
             raise ConfigError(_nothing_left(run, built))
+        check_memory(built)
         now_is = describe(built, command)
         settings = (flatten(stored.as_dict()), flatten(built.config.as_dict()))
         reasons = differences(before | {"config": settings[0]}, now_is | {"config": settings[1]}) if saved else []
@@ -165,11 +165,11 @@ def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
     except DivergedError as error:
         info["status"], info["reason"], info["diverged"] = "diverged", str(error), error.details
         raise
-    except torch.OutOfMemoryError as error:
-        message = f"out of memory on {built.device} at batch_size = {built.batch_size}: take a smaller one"
-        info["status"], info["reason"] = "failed", message
-        raise ResourceError(message) from error
     except BaseException as error:
+        if isinstance(error, Exception) and out_of_memory(error):
+            message = f"there is not enough memory{asked_for(error)}: {memory_told(built)}"
+            info["status"], info["reason"] = "failed", message
+            raise ResourceError(message) from error
         info["status"], info["reason"] = "failed", told(error)
         with contextlib.suppress(ResourceError):
             write_bytes(run.path / "error.log", traceback.format_exc().encode(errors="replace"))
