@@ -390,7 +390,7 @@ def test_hashing_does_not_change_the_training(tmp_path: Path) -> None:
         "cnn", epochs=2, device="cpu", accumulate=2, augment=("mixup=0.3",), model_options={"dropout": 0.5}
     )
     list(train(made, runs_dir=tmp_path))
-    trace(made, Run.create(tmp_path), tmp_path / "trace")
+    trace(made, tmp_path, tmp_path / "trace")
     one, other = (snapshot.snapshot(Run(tmp_path, number)) for number in (1, 2))
     assert all(c.equal for c in snapshot.compare(one, other))
     lines = determinism._read(tmp_path / "trace")

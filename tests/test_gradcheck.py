@@ -94,7 +94,7 @@ def test_unknown_target_names_the_nearest(run: Run) -> None:
 
 
 def test_input_and_set_are_for_own_modules(run: Run) -> None:
-    message = "error: --input and --set are for your own package.module:Name, but mlp is built in\n"
+    message = "error: --input, --data and --set are for your own package.module:Name, but mlp is built in\n"
     assert run("mlp", "--input", "2,3") == (2, "", message)
 
 

@@ -46,6 +46,22 @@ def test_every_command_is_documented() -> None:
         assert f"dlcli {name}" in README, name
 
 
+def test_a_newcomer_reads_it_in_three_minutes() -> None:
+    assert len(README.split()) < 700
+
+
+def test_every_guide_is_linked_and_names_commands_that_exist() -> None:
+    root = Path(__file__).parent.parent
+    pages = {"README.md": README} | {f"docs/{p.name}": p.read_text() for p in (root / "docs").glob("*.md")}
+    guides = set(re.findall(r"\((docs/[\w-]+\.md)\)", README)) | {"docs/benchmarks.md", "docs/performance-log.md"}
+    assert guides == pages.keys() - {"README.md"}
+    for name, text in pages.items():
+        for link in re.findall(r"\]\(([\w./-]+\.md)\)", text):
+            assert (root / name).parent.joinpath(link).exists(), f"{name} links {link}"
+        named = set(re.findall(r"(?:`|\$ |^    |\()dlcli ([a-z]+)", text, re.M))
+        assert named <= set(COMMANDS), f"{name} names {named - set(COMMANDS)}"
+
+
 def test_the_example_model_works(dlcli: Dlcli, tmp_path: Path) -> None:
     code = README.split("    # mine.py\n")[1].split("\n    $ dlcli ")[0]
     (tmp_path / "mine.py").write_text("\n".join(line.removeprefix("    ") for line in code.splitlines()))

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,3 +159,13 @@ def test_a_sentence_that_a_signal_wants_to_say_in_the_middle_of_another_is_left_
 
     monkeypatch.setattr("sys.stderr", Busy())
     say("SIGTERM: saving a checkpoint")
+
+
+def test_a_reader_that_is_gone_before_the_number_is_printed_stops_no_training(tmp_path: Path) -> None:
+    words = (sys.executable, "-m", "dlcli", "train", "mlp", "--epochs", "1", "--quiet", "--print", "run")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(words, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Run(tmp_path / "runs", 1).info()["status"] == "finished"

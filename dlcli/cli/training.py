@@ -50,13 +50,13 @@ def show(
     with Reporter(quiet=quiet) as reporter, stop.receiving(), opened() as session:
         with _named_in_errors(session.run):
             if print_:
-                with contextlib.suppress(SystemExit):  # nobody reads it any more: the training goes on all the same
+                with contextlib.suppress(SystemExit):  # the reader has gone away, which never stops a training
                     write(f"{session.run.number if print_ == 'run' else session.run.path}\n")
             tell_damage(session.damage)
             for line in lines(session):
                 session.run.log(line)
                 reporter.line(line)
-            _train(session, reporter, stop.reason)
+            follow(session, reporter, stop.reason)
     _tell_result(session, format=format, quiet=quiet, printed=print_ is not None)
     if stop.signal is not None:
         raise typer.Exit(128 + stop.signal)
@@ -72,7 +72,8 @@ def _named_in_errors(run: "Run") -> Iterator[None]:
         raise
 
 
-def _train(session: "Session", reporter: Reporter, stop: Callable[[], str | None]) -> None:
+def follow(session: "Session", reporter: Reporter, stop: Callable[[], str | None]) -> None:
+    """Train an opened session and show each record."""
     from dlcli.training.records import Row
     from dlcli.training.train import fit
 

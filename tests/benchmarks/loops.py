@@ -177,9 +177,9 @@ def tight(work: Work, after_step: Callable[[], None], fixed: bool) -> Loop:
 
 def ours(work: Work, after_step: Callable[[], None] = nothing) -> Loop:
     from dlcli.cli.output import Reporter
-    from dlcli.cli.train import Stop, show
+    from dlcli.cli.training import follow
     from dlcli.evaluation.measure import measure
-    from dlcli.runs.run import Run
+    from dlcli.training.session import begun
 
     built = build(config(work))
     part = built.dataset.test if work.model in IMAGES else built.dataset.train
@@ -187,14 +187,9 @@ def ours(work: Work, after_step: Callable[[], None] = nothing) -> Loop:
     runs = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, runs)
 
-    class Asked(Stop):
-        def reason(self) -> str | None:
-            after_step()
-            return super().reason()
-
     def train() -> None:
-        with Reporter(quiet=False) as reporter:
-            show(Run.create(runs), built, reporter, Asked(), lines=[])
+        with Reporter(quiet=False) as reporter, begun(built, runs_dir=runs) as session:
+            follow(session, reporter, after_step)
         _wait(built.device)
 
     def evaluate() -> float:
