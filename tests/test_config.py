@@ -102,7 +102,7 @@ def test_replace_changes_what_it_is_told_and_keeps_the_rest() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epoch": 3}, "unknown setting epoch: did you mean epochs or step_epochs?"),
+        ({"epoch": 3}, "unknown setting epoch: did you mean epochs?"),
         ({"weight_deacy": 3}, "unknown setting weight_deacy: did you mean weight_decay?"),
         ({"model": "cmn"}, "unknown model 'cmn': did you mean cnn?"),
         ({"data": "digit"}, "unknown data 'digit': did you mean digits?"),

@@ -217,4 +217,4 @@ def test_a_batch_too_large_for_the_device_says_so(dlcli: Dlcli) -> None:
         "full",
     ]
     done = dlcli("train", "cnn", "--device", "cuda", *words, "--set", "model.channels=512", check=6)
-    assert "error: out of memory on cuda at batch_size = " in done.stderr
+    assert "error: there is not enough memory for another " in done.stderr

@@ -249,6 +249,7 @@ def _wrong_values(document: str, tried: list[str], values: tuple[object, ...], g
                 if command in ("resume", "train"):
                     shutil.rmtree(root)
                     shutil.copytree(good.root, root)
+                    os.chdir(root / "1")  # the one before is gone, and no command works in such
                 for file, content in before.items():
                     file.write_bytes(content)
     assert refused > len(values) * len(tried) / 2
@@ -266,6 +267,7 @@ def test_a_wrong_value_at_any_key_of_a_training(good: Good, root: Path) -> None:
             assert harmless or ended.exit_code == 4, (key, value)
             shutil.rmtree(root / "1")
             shutil.copytree(good.root / "1", root / "1")
+            os.chdir(root / "1")  # the one before is gone, and no command works in such
 
 
 # ---------------------------------------- whole sentences

@@ -294,12 +294,14 @@ def test_out_of_memory_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.M
     built = build(digits())
 
     def forward(self: object, x: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ...")
 
     monkeypatch.setattr(type(built.model), "forward", forward)
     with pytest.raises(ResourceError) as caught:
         fit_new(built, tmp_path)
-    assert str(caught.value) == "out of memory on cpu at batch_size = 64: take a smaller one"
+    told = str(caught.value)
+    assert told.startswith("there is not enough memory for another 2.1 GB: this training takes at least ")
+    assert re.search(r", and cpu has [\d,.]+ GB: take a smaller [-\w ]+$", told)
     assert Run(tmp_path, 1).info()["status"] == "failed"
 
 

@@ -22,6 +22,7 @@ from dlcli.training.provenance import differences
 from dlcli.training.saver import Saver
 from dlcli.training.state import TrainingState
 from dlcli.training.train import resume
+from tests.conftest import Dlcli
 from tests.test_cli import start
 
 TIMES = ("seconds", "samples_per_second")
@@ -484,3 +485,39 @@ def test_a_training_in_steps_says_so_when_it_is_extended(tmp_path: Path) -> None
     list(train(config("linear", epochs=2, warmup_epochs=1), runs_dir=tmp_path))
     ours, straight = (load_file(Run(tmp_path, n).checkpoints / "last-20" / "model.safetensors") for n in (1, 2))
     assert all(torch.equal(ours[name], straight[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [("one-cycle", "cosine"), ("step", "one-cycle"), ("one-cycle", "constant"), ("cosine", "step")],
+)
+def test_another_schedule_does_not_ask_for_settings_that_nobody_typed(
+    dlcli: Dlcli, tmp_path: Path, first: str, then: str
+) -> None:
+    dlcli("train", "mlp", "--data", "iris", "--epochs", "2", "--schedule", first, "--device", "cpu", "--quiet")
+    done = dlcli("resume", "1", "--epochs", "4", "--schedule", then)
+    assert f"schedule: {first} -> {then}" in done.stderr.splitlines()
+    config = Run(tmp_path / "runs", 1).config()
+    fresh = TrainConfig("mlp", data="iris", epochs=4, schedule=then, device="cpu")
+    for name in ("schedule", "warmup_epochs", "step_epochs", "step_gamma"):
+        assert getattr(config, name) == getattr(fresh, name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--optimizer", "adam"), "optimizer = adam, but runs/1 has the state of sgd: leave it, or train a new run"),
+        (("--ema", "0.9"), "ema = 0.9, but runs/1 has no average of its weights: leave it, or train a new run"),
+    ],
+)
+def test_what_would_need_another_state(dlcli: Dlcli, change: tuple[str, str], message: str) -> None:
+    dlcli("train", "mlp", "--data", "iris", "--epochs", "1", "--device", "cpu", "--quiet")
+    done = dlcli("resume", "1", "--epochs", "2", *change, check=2)
+    assert (done.stdout, done.stderr) == ("", f"error: {message}\n")
+    dlcli("resume", "1", "--epochs", "2", "--exact")  # nothing of it was written
+
+
+def test_the_help_of_resume_shows_no_defaults_of_train() -> None:
+    text = " ".join(CliRunner().invoke(app, ["resume", "--help"], env={"COLUMNS": "200"}).stdout.split())
+    assert "(default:" not in text
+    assert "All others stay as they are in the run." in text

@@ -173,8 +173,9 @@ def test_one_grammar_names_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("text", "message"),
     [
         ("77", "there is no run 77 in {root}: see `dlcli runs`"),
-        ("abc", "'abc' names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST"),
-        ("../1/..", "'../1/..' names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST"),
+        ("abc", "there is no run named abc in {root}: see `dlcli runs`"),
+        ("a,b", "'a,b' names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name"),
+        ("../1/..", "'../1/..' names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name"),
         ("8:9", "there is no run from 8 to 9 in {root}: see `dlcli runs`"),
         ("best:f1", "no run in {root} has a best f1; the runs here watched val/accuracy"),
         ("1:2", "1:2 names 2 runs, but one is wanted"),

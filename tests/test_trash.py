@@ -94,6 +94,8 @@ def test_the_runs_folder_is_that_of_the_option(root: Path, tmp_path: Path) -> No
     assert (numbers(root), numbers(tmp_path / "other")) == ([4, 3, 2, 1], [])
     _, err = invoke("--runs-dir", "other", "rm", "1", code=2)
     assert err == "error: --runs-dir goes behind rm: dlcli runs rm --runs-dir ...\n"
+    _, err = invoke("-n", "1", "rm", "1", code=2)  # what rm does not take is not advised
+    assert err == "error: --limit is for `dlcli runs` alone: leave it out of `dlcli runs rm`\n"
     assert numbers(root) == [4, 3, 2, 1]
     invoke("restore", "other/1")
     assert numbers(tmp_path / "other") == [1]
@@ -194,8 +196,8 @@ def test_what_is_in_the_way_is_named_and_nothing_is_lost(root: Path) -> None:
     [
         (["rm", "77"], 4, "there is no run 77 in runs: see `dlcli runs`"),
         (["rm", "1", "77"], 4, "there is no run 77 in runs: see `dlcli runs`"),
-        (["rm", "abc"], 4, "'abc' names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST"),
-        (["rm", ".."], 4, "'..' names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST"),
+        (["rm", "abc"], 4, "there is no run named abc in runs: see `dlcli runs`"),
+        (["rm", ".."], 4, "'..' names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name"),
         (["rm", "runs/.trash/4"], 4, "runs/.trash/4 is in the trash already: `dlcli runs purge` deletes for good"),
         (["restore", "1"], 4, "there is no run 1 in runs/.trash: see `dlcli runs restore`"),
         (["restore", "1:3"], 4, "there is no run from 1 to 3 in runs/.trash: see `dlcli runs restore`"),

@@ -22,14 +22,42 @@ def one_of(option: str, *choices: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def folder(option: str) -> Callable[[str | None], str | None]:
+    """As `one_of`, for the path of a folder: an empty one would be the current folder, and safetensors opens no file
+    in one that is not UTF-8."""
+
+    def check(value: str | None) -> str | None:
+        if value == "":
+            raise ConfigError(f"{option} is empty: name a folder, such as . for the current one")
+        if value is not None and not value.isascii() and value != value.encode(errors="replace").decode():
+            raise ConfigError(f"{option} {value} is not UTF-8 text: name another folder")
+        return value
+
+    return check
+
+
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 CSV = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 MD = Annotated[bool, typer.Option("--md", help="Print a Markdown table.")]
 
-RunsDir = Annotated[str, typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, latest or best:METRIC.")]
+RunsDir = Annotated[
+    str,
+    typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.", callback=folder("--runs-dir")),
+]
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir",
+        envvar="DLCLI_DATA_DIR",
+        metavar="PATH",
+        help="The folder of data sets, where it is another one than at the training.",
+        callback=folder("--data-dir"),
+    ),
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, its name, latest or best:METRIC.")]
 RunNames = Annotated[
-    list[str], typer.Argument(metavar="RUN", help="Runs: 42, runs/42, latest, best:METRIC or 40:45. May be repeated.")
+    list[str],
+    typer.Argument(metavar="RUN", help="Runs: 42, runs/42, names, latest, best:METRIC or 40:45. May be repeated."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (the device of the training), cpu, cuda, cuda:N or mps.")]
 CheckpointRole = Annotated[

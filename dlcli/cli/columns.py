@@ -1,5 +1,8 @@
 """Columns that the tables of several commands share."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from dlcli.cli.output import Column
 
 RUN = Column("run", "run", right=True, fixed=True)
@@ -14,3 +17,9 @@ OUTCOME = [
     Column("metric", "metric"),
     Column("best", "best", right=True),
 ]
+
+
+def outcome(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """OUTCOME, with the names of the runs where one of them has a name."""
+    name = [Column("name", "name", fixed=True)] if any(row["name"] for row in rows) else []
+    return [RUN, *name, *OUTCOME[1:]]

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CheckpointRole, Device, RunName, RunsDir, one_of, with_format
+from dlcli.cli.arguments import CheckpointRole, DataDir, Device, RunName, RunsDir, one_of, with_format
 from dlcli.cli.output import Column, Format, emit, say, tell_damage
 from dlcli.core.errors import CheckError, ConfigError
 
@@ -29,6 +29,7 @@ def evaluate(
             help="Measure on this data set, of the same shape as the run's own, and normalised like it.",
         ),
     ] = None,
+    data_dir: DataDir = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -62,8 +63,10 @@ def evaluate(
     from dlcli.evaluation.measure import evaluate
     from dlcli.evaluation.rules import check_drop, check_rules, main_metric
 
-    report = evaluate(found, split=split, checkpoint=checkpoint, data=data, device=device)
+    report = evaluate(found, split=split, checkpoint=checkpoint, data=data, data_dir=data_dir, device=device)
     tell_damage(report.damage)
+    if report.unrecorded:
+        say(f"warning: {report.unrecorded}: these numbers are not recorded in the run")
     results = check_rules(report.metrics, require or [])
     document: dict[str, Any] = report.as_dict()
     if results:
@@ -83,7 +86,7 @@ def evaluate(
         if holds and format is Format.table:
             say(f"{rule} holds: the value is {_exact(value)}")
     if other is not None:
-        base = evaluate(other, split=split, data=data, device=device)
+        base = evaluate(other, split=split, data=data, data_dir=data_dir, device=device)
         metric = main_metric(found)
         try:
             say(check_drop(report, base, max_drop, metric))

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import RunName, RunsDir, with_format
+from dlcli.cli.arguments import DataDir, RunName, RunsDir, with_format
 from dlcli.cli.output import Column, Format, emit, power, say, tell_damage
 from dlcli.core.errors import CheckError, ConfigError
 from dlcli.export.formats import FORMATS, check_formats
@@ -38,6 +38,7 @@ def export(
             "loss of accuracy or r2. (default: 0.0001; with --half or --quantize 0.01)",
         ),
     ] = None,
+    data_dir: DataDir = None,
     runs_dir: RunsDir = "runs",
     *,
     format: Format,
@@ -58,7 +59,9 @@ def export(
     from dlcli.export import exporter
 
     outcomes: list[Any] = []
-    for outcome in exporter.export(found, names, half=half, quantize=quantize, raw=raw, tolerance=tolerance):
+    for outcome in exporter.export(
+        found, names, half=half, quantize=quantize, raw=raw, tolerance=tolerance, data_dir=data_dir
+    ):
         if not outcomes and outcome.record is not None:
             tell_damage(outcome.record["damage"])
         if outcome.error is None and outcome.record is not None:

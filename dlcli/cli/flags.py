@@ -20,12 +20,13 @@ _PANELS = {"Data": "Data", "Training": "Training", "Optimizer": "Optimizer and s
 _PANELS |= {"Selection": "Best checkpoint", "Machine": "Machine"}
 
 
-def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Callable[..., Any]:
     """Give `command(*, settings, ...)` an option for each field of TrainConfig.
 
     What is typed arrives in `settings`, a dict of field -> text or bool, without those not given.
+    defaults: whether what is not given gets TrainConfig's default, so that the help shows it.
     """
-    options = [_option(f) for f in fields(TrainConfig) if f.metadata]
+    options = [_option(f, default=defaults) for f in fields(TrainConfig) if f.metadata]
     return with_options(command, "settings", options, lambda given: {n: v for n, v in given.items() if v is not None})
 
 
@@ -50,10 +51,12 @@ def parse_assignment(text: str) -> tuple[str, str]:
     return name.strip().replace("-", "_"), value.strip()
 
 
-def _option(field: Any) -> inspect.Parameter:
+def _option(field: Any, *, default: bool) -> inspect.Parameter:
     hint = typing.get_type_hints(TrainConfig)[field.name]
     flag, metavar = "--" + field.name.replace("_", "-"), field.metadata["metavar"] or _metavar(hint)
-    help = f"{field.metadata['help']} (default: {field.metadata['shown'] or _shown(field.default)})"
+    help = field.metadata["help"]
+    if default:
+        help += f" (default: {field.metadata['shown'] or _shown(field.default)})"
     panel = _PANELS[field.metadata["group"]]
     annotation: Any = str | None
     if hint is bool:

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from dlcli.core.blame import as_own, out_of_memory
-from dlcli.core.errors import DlcliError
+from dlcli.core.blame import as_own, asked_for, out_of_memory
+from dlcli.core.errors import ConfigError, DlcliError, ResourceError
 from dlcli.core.version import __version__
 
 # name -> where it lives, and its line in `dlcli --help`. A command is imported when it is called, so that
@@ -68,6 +68,18 @@ class Door(typer.core.TyperGroup):
             _take_as_typed(each.get_params(ctx))
         return command
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            os.getcwd()
+        except FileNotFoundError:  # in which MKL would end the process
+            raise ResourceError("the current folder was deleted: change into another one") from None
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from dlcli.cli.advice import about_command
+
+            inner = {name: getattr(self.get_command(ctx, name), "commands", {}) for name in ("runs", "check")}
+            raise ConfigError(about_command(args[0], COMMANDS, inner))
+        return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """In plain text: loading what draws panels takes longer than all the rest."""
         formatter.write_usage("dlcli", "[OPTIONS] COMMAND [ARGS]...")
@@ -79,8 +91,8 @@ class Door(typer.core.TyperGroup):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
-        words = list(sys.argv[1:] if args is None else args) or ["--help"]
-        debug = "--debug" in words or bool(os.environ.get("DLCLI_DEBUG"))
+        words, debug = _without_debug(sys.argv[1:] if args is None else args)
+        debug = debug or bool(os.environ.get("DLCLI_DEBUG"))
         settings["standalone_mode"] = False
         _limit_spinning()
         gc.set_threshold(_COLLECT_AFTER)
@@ -91,21 +103,9 @@ class Door(typer.core.TyperGroup):
             code = super().main(words, *more, **settings)
             sys.stdout.flush()
             sys.exit(code if isinstance(code, int) else 0)
-        except DlcliError as error:
-            _leave(str(error), error.exit_code, words, debug)
-        except (KeyboardInterrupt, typer.Abort):
-            _leave("stopped", 130, words, debug)
-        except Exception as error:
-            message = getattr(error, "format_message", None)
-            if message is not None and hasattr(error, "exit_code"):  # typer's own usage errors
-                _leave(" ".join(message().split()), 2, words, debug)
-            if out_of_memory(error):
-                _leave("there is not enough memory for this", 6, words, debug)
-            if (own := as_own(error)) is not None:
-                _leave(str(own), own.exit_code, words, debug)
-            if isinstance(error, OSError):
-                _leave(f"cannot go on: {error.strerror or error}", 6, words, debug)
-            _leave(f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1, words, debug)
+        except (Exception, KeyboardInterrupt) as error:
+            message, code = _told(error)
+            _leave(message, code, words, debug, run=getattr(error, "run", None))
         finally:
             if "triton" not in sys.modules:  # which complains about what Python has not cleaned up
                 gc.freeze()  # at the exit Python would look through all that torch has made: 0.3 s
@@ -126,6 +126,13 @@ def _take_as_typed(params: Sequence[Any]) -> None:
             param.get_runtime_param = _AsTyped
 
 
+def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
+    """--debug is for the door, wherever it stands on the line; what follows `--` is no option."""
+    end = list(words).index("--") if "--" in words else len(words)
+    kept = [word for word in words[:end] if word != "--debug"]
+    return [*(kept or ["--help"]), *words[end:]], len(kept) < end
+
+
 def _limit_spinning() -> None:
     """Must run before torch is imported.
 
@@ -136,10 +143,31 @@ def _limit_spinning() -> None:
         os.environ["GOMP_SPINCOUNT"] = "5000"
 
 
-def _leave(message: str, code: int, words: Sequence[str], debug: bool) -> None:
-    import json
+def _told(error: BaseException) -> tuple[str, int]:
+    """The sentence for an error, and the exit code."""
+    if isinstance(error, DlcliError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "stopped", 130
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's own usage errors
+        from dlcli.cli.advice import about_usage
 
-    from dlcli.cli.output import cut, say
+        return about_usage(error), 2
+    assert isinstance(error, Exception)
+    if out_of_memory(error):
+        from dlcli.compute.devices import memory
+
+        return f"there is not enough memory{asked_for(error)}: this machine has {memory() / 1e9:.1f} GB", 6
+    if (own := as_own(error)) is not None:
+        return str(own), own.exit_code
+    if isinstance(error, OSError):
+        return f"cannot go on: {error.strerror or error}", 6
+    return f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1
+
+
+def _leave(message: str, code: int, words: Sequence[str], debug: bool, *, run: Any = None) -> None:
+    """run: in which it happened, if in one."""
+    from dlcli.cli.output import cut, say, say_json
 
     if debug:
         import traceback
@@ -147,7 +175,8 @@ def _leave(message: str, code: int, words: Sequence[str], debug: bool) -> None:
         traceback.print_exc()
     message = cut(message)
     if "--json" in words:
-        say(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False))
+        where = {} if run is None else {"run": run.number, "path": str(run.path)}
+        say_json({"error": message, "exit_code": code, **where})
     else:
         say(f"error: {message}")
     sys.exit(code)
@@ -183,4 +212,16 @@ def _root(
 
 
 def main() -> None:
+    _open_closed_streams()
     app()
+
+
+def _open_closed_streams() -> None:
+    """What goes to a stream that was closed, as by `>&-`, goes nowhere. Without this, the next file that is opened
+    would get the stream's number, and what libraries write to the stream."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -70,11 +70,21 @@ def emit(
 
 
 def print_json(document: Any) -> None:
-    """Piece by piece: the text of a long history is far larger than the history."""
-    pieces = json.JSONEncoder(indent=2, ensure_ascii=False, allow_nan=False).iterencode(document)
-    while batch := "".join(itertools.islice(pieces, 10_000)):
-        write(_JSON_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", batch))
+    for piece in _json_pieces(document, sys.stdout, indent=2):
+        write(piece)
     write("\n")
+
+
+def _json_pieces(document: Any, stream: Any, *, indent: int | None = None) -> Iterator[str]:
+    """Piece by piece: the text of a long history is far larger than the history. What the stream cannot show, or a
+    terminal would act on, is escaped, so that nothing of it is lost."""
+    pieces = json.JSONEncoder(indent=indent, ensure_ascii=not _is_utf(stream), allow_nan=False).iterencode(document)
+    while batch := "".join(itertools.islice(pieces, 10_000)):
+        yield _JSON_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", batch)
+
+
+def _is_utf(stream: Any) -> bool:
+    return (getattr(stream, "encoding", None) or "").lower().startswith("utf")
 
 
 def write(content: str) -> None:
@@ -88,10 +98,19 @@ def write(content: str) -> None:
 
 
 def say(line: str) -> None:
-    """A line for the person, on stderr. A closed or full stderr never stops the work, nor does one in which a
-    signal has just interrupted a write."""
+    """A line for the person, on stderr."""
+    _write_to_stderr(plain(cut(line)))
+
+
+def say_json(document: Any) -> None:
+    """A document of one line, whole, on stderr."""
+    _write_to_stderr("".join(_json_pieces(document, sys.stderr)))
+
+
+def _write_to_stderr(line: str) -> None:
+    """A closed or full stderr never stops the work, nor does one in which a signal has just interrupted a write."""
     try:
-        sys.stderr.write(plain(cut(line)) + "\n")
+        sys.stderr.write(line + "\n")
         sys.stderr.flush()
     except (OSError, ValueError, RuntimeError):
         pass
@@ -208,9 +227,8 @@ def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], t
     from rich.table import Table
     from rich.text import Text
 
-    utf = (sys.stdout.encoding or "").lower().startswith("utf")
     console = Console(markup=False, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD if utf else box.ASCII2, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD if _is_utf(sys.stdout) else box.ASCII2, pad_edge=False)
     for c in columns:
         width = max([len(c.show(row.get(c.key))) for row in rows], default=0) if c.fixed else None
         justify: Any = "right" if c.right else "left"

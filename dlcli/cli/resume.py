@@ -1,5 +1,6 @@
 """dlcli resume"""
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -8,9 +9,10 @@ from dlcli.cli.arguments import RunName, RunsDir, with_format
 from dlcli.cli.flags import typed_layer, with_settings
 from dlcli.cli.output import Format
 from dlcli.cli.training import Print, command_line, show
+from dlcli.config.environment import read_environment
 
 
-@with_settings
+@partial(with_settings, defaults=False)
 @with_format
 def resume(
     *,
@@ -34,13 +36,15 @@ def resume(
     """Continue a stopped run, or extend a finished one, in the same folder.
 
     Settings that are typed win over the run's own: `--epochs 200` extends it.
+    All others stay as they are in the run.
     The command says whether the result will be bit for bit that of a run that
     never stopped, and if not, why.
     """
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
-    changes = typed_layer(set_ or [], settings)
+    moved = read_environment().get("data_dir")
+    changes = ({"data_dir": moved} if moved else {}) | typed_layer(set_ or [], settings)
     from dlcli.training.session import resumed
 
     def opened() -> Any:

@@ -6,7 +6,7 @@ import typer
 
 from dlcli.cli import trash
 from dlcli.cli.arguments import RunName, RunsDir, with_format
-from dlcli.cli.columns import OUTCOME
+from dlcli.cli.columns import outcome
 from dlcli.cli.output import Column, Format, age, duration, emit, say
 from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
@@ -45,7 +45,7 @@ def runs(
         say(f"there are no runs in {runs_dir}: make one with `dlcli train cnn`")
         return
     columns = [
-        *OUTCOME,
+        *outcome(rows),
         Column("seconds", "time", duration, right=True),
         Column("device", "device"),
         Column("started", "age", age, right=True),
@@ -76,7 +76,8 @@ def _show_tables(found: dict[str, Any], history: list[Column]) -> None:
     pair = [Column("name", "name", fixed=True), Column("value", "value")]
     record = {k: v for k, v in found["info"].items() if v not in (None, {}, "") and not isinstance(v, dict)}
     settings = {k: v for k, v in found["config"].items() if v is not None}
-    for title, values in ((found["run"], record), ("settings", settings)):
+    heading = found["run"] + (f", named {found['name']}" if found["name"] else "")
+    for title, values in ((heading, record), ("settings", settings)):
         emit([{"name": k, "value": v} for k, v in values.items()], pair, format=Format.table, title=title)
     metrics = found["metrics"]
     shown = metrics if len(metrics) <= 20 else metrics[:5] + metrics[-15:]
@@ -91,8 +92,11 @@ def _refuse_misplaced(context: typer.Context) -> None:
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         if source is not None and source.name == "COMMANDLINE":
-            inner = context.invoked_subcommand
-            raise ConfigError(f"{param.opts[0]} goes behind {inner}: dlcli runs {inner} {param.opts[0]} ...")
+            inner, option = context.invoked_subcommand, param.opts[0]
+            taken = {o for p in getattr(context.command, "commands", {})[inner].params for o in p.opts}
+            if option not in taken:
+                raise ConfigError(f"{option} is for `dlcli runs` alone: leave it out of `dlcli runs {inner}`")
+            raise ConfigError(f"{option} goes behind {inner}: dlcli runs {inner} {option} ...")
 
 
 def _cell(value: float | None) -> str:

@@ -8,6 +8,7 @@ from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, with_forma
 from dlcli.cli.flags import resolve, with_settings
 from dlcli.cli.output import Column, Format, emit, print_json, write
 from dlcli.cli.training import Print, command_line, show
+from dlcli.runs.names import check_free, name_of
 
 
 @with_settings
@@ -19,6 +20,9 @@ def train(
     config: Configs = None,
     set_: Assignments = None,
     runs_dir: RunsDir = "runs",
+    name: Annotated[
+        str | None, typer.Option("--name", help="A name for the run, by which every command finds it.")
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved settings as TOML and stop.")
     ] = False,
@@ -34,6 +38,8 @@ def train(
 ) -> None:
     """Train a model in a new run, and print its best result."""
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
+    if name is not None:
+        check_free(name, runs_dir)
     from dlcli.experiment.build import build, resolve_options
     from dlcli.experiment.load import import_own
 
@@ -49,19 +55,21 @@ def train(
             write(to_toml(chosen))
         return
 
+    from dlcli.training.session import begun, check_alone
+
+    check_alone()
     built = build(chosen)
     if dry_run:
-        from dlcli.experiment.estimate import estimate
+        from dlcli.experiment.estimate import check_memory, estimate
 
         rows = [{"what": name, "value": value} for name, value in estimate(built).items()]
         columns = [Column("what", "what"), Column("value", "value", _counted, right=True)]
         emit(rows, columns, format=format, document={r["what"]: r["value"] for r in rows})
+        check_memory(built)
         return
 
-    from dlcli.training.session import begun
-
     def opened() -> Any:
-        return begun(built, runs_dir=runs_dir, command=command_line())
+        return begun(built, runs_dir=runs_dir, name=name, command=command_line())
 
     show(opened, lines=_opening, format=format, quiet=quiet, print_=print_)
 
@@ -73,7 +81,7 @@ def _opening(session: Any) -> list[str]:
     parameters = sum(p.numel() for p in built.model.parameters())
     threads = f", {built.threads} thread{'s' * (built.threads > 1)}" if built.device.type == "cpu" else ""
     lines = [
-        f"run {run.number} in {run.path}",
+        f"run {run.number} in {run.path}" + (f", named {name}" if (name := name_of(run)) else ""),
         f"{config.model} ({parameters:,} parameters) on {config.data} ({', '.join(parts)}); {built.device}{threads}",
     ]
     if data.val is None:

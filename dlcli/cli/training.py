@@ -3,17 +3,18 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcli.cli.arguments import one_of
-from dlcli.cli.columns import OUTCOME
+from dlcli.cli.columns import outcome
 from dlcli.cli.output import Column, Format, Reporter, duration, emit, number, say, tell_damage, write
 
 if TYPE_CHECKING:
+    from dlcli.runs.run import Run
     from dlcli.training.session import Session
 
 Print = Annotated[
@@ -47,17 +48,28 @@ def show(
 
     stop = Stop(tell=say)
     with Reporter(quiet=quiet) as reporter, stop.receiving(), opened() as session:
-        if print_:
-            with contextlib.suppress(SystemExit):  # the reader has gone away, which never stops a training
-                write(f"{session.run.number if print_ == 'run' else session.run.path}\n")
-        tell_damage(session.damage)
-        for line in lines(session):
-            session.run.log(line)
-            reporter.line(line)
-        follow(session, reporter, stop.reason)
+        with _named_in_errors(session.run):
+            if print_:
+                with contextlib.suppress(SystemExit):  # the reader has gone away, which never stops a training
+                    write(f"{session.run.number if print_ == 'run' else session.run.path}\n")
+            tell_damage(session.damage)
+            for line in lines(session):
+                session.run.log(line)
+                reporter.line(line)
+            follow(session, reporter, stop.reason)
     _tell_result(session, format=format, quiet=quiet, printed=print_ is not None)
     if stop.signal is not None:
         raise typer.Exit(128 + stop.signal)
+
+
+@contextlib.contextmanager
+def _named_in_errors(run: "Run") -> Iterator[None]:
+    """What goes wrong in here is told with the run that it went wrong in."""
+    try:
+        yield
+    except Exception as error:
+        error.run = run  # type: ignore[attr-defined]
+        raise
 
 
 def follow(session: "Session", reporter: Reporter, stop: Callable[[], str | None]) -> None:
@@ -90,13 +102,8 @@ def _tell_result(session: "Session", *, format: Format, quiet: bool, printed: bo
         if not quiet:
             say(line)
     if not printed:
-        emit([result], _RESULT, format=format, document={**result, "path": str(run.path)})
-
-
-_RESULT = [
-    *OUTCOME,
-    Column("best_epoch", "at epoch", right=True),
-]
+        columns = [*outcome([result]), Column("best_epoch", "at epoch", right=True)]
+        emit([result], columns, format=format, document={**result, "path": str(run.path)})
 
 
 def _closing(session: "Session", result: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import RunNames, RunsDir, with_format
-from dlcli.cli.columns import OUTCOME, RUN
+from dlcli.cli.columns import RUN, outcome
 from dlcli.cli.output import Column, Format, age, byte_size, emit, say
 from dlcli.core.errors import ConfigError
 from dlcli.runs import trash
@@ -21,7 +21,7 @@ _PATH = Column("path", "now in", fixed=True)
 TrashedNames = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="RUN", help="Runs in the trash: 42, runs/42, latest, best:METRIC or 40:45. May be repeated."
+        metavar="RUN", help="Runs in the trash: 42, runs/42, names, latest, best:METRIC or 40:45. May be repeated."
     ),
 ]
 
@@ -52,7 +52,7 @@ def restore(names: TrashedNames = None, runs_dir: RunsDir = "runs", *, format: F
         say(f"the trash of {runs_dir} is empty")
         return
     columns = [
-        *OUTCOME,
+        *outcome(rows),
         _SIZE,
         Column("started", "age", age, right=True),
     ]

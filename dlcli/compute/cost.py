@@ -17,8 +17,9 @@ _MOST_SAMPLES = 512
 class Cost(NamedTuple):
     """The cost of one evaluation.
 
-    flops: of the matrix products; a multiply-add counts as two. bytes: of the outputs of all layers.
-    largest: bytes of the largest output, or of the input if that is larger.
+    flops: of the matrix products; a multiply-add counts as two.
+    bytes: of the outputs of all layers that take memory of their own.
+    largest: bytes of the largest of these outputs, or of the input if that is larger.
     chain: number of steps that a recurrent layer computes one after the other; 1 without such a layer.
     """
 
@@ -39,7 +40,7 @@ def measure_cost(model: nn.Module, x: Tensor) -> Cost:
         if isinstance(first, Tensor):
             size = first.numel() * first.element_size()
             largest = max(largest, size)
-            if not list(module.children()):
+            if not list(module.children()) and not _shares_memory(first, inputs):
                 total += size
         if isinstance(module, SelfAttention):
             b, t, d = inputs[0].shape
@@ -63,6 +64,12 @@ def measure_cost(model: nn.Module, x: Tensor) -> Cost:
         for hook in hooks:
             hook.remove()
     return Cost(flops, total, largest, chain)
+
+
+def _shares_memory(output: Tensor, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether it is a view of an input, or the input itself, changed in place."""
+    place = output.untyped_storage().data_ptr()
+    return any(isinstance(x, Tensor) and x.untyped_storage().data_ptr() == place for x in inputs)
 
 
 def choose_eval_batch_size(setting: int | str, *, device: torch.device, largest: int) -> int:

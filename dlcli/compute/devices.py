@@ -32,8 +32,10 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def memory() -> int:
-    """Bytes of memory of this machine, or of the cgroup's limit."""
+def memory(device: torch.device | None = None) -> int:
+    """Bytes of memory of a CUDA device, or else of this machine, or of the cgroup's limit if that is less."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
     amount = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):
         with open("/sys/fs/cgroup/memory.max") as file:

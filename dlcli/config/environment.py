@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from dlcli.config.meant import meant_setting
 from dlcli.config.settings import TrainConfig
-from dlcli.core.errors import ConfigError, did_you_mean
+from dlcli.core.errors import ConfigError
 
 
 def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
             continue
         if variable not in known:
             # Compared without what they all share, which would make any two look alike.
-            near = did_you_mean(variable.removeprefix("DLCLI_"), [n.removeprefix("DLCLI_") for n in known])
+            near = meant_setting(variable.removeprefix("DLCLI_"), [n.removeprefix("DLCLI_") for n in known])
             near = re.sub(r"\b([A-Z][A-Z0-9_]*)\b", r"DLCLI_\1", near)
             raise ConfigError(f"unknown environment variable {variable}: {near}")
         if value:

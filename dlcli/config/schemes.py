@@ -1,23 +1,28 @@
 """What a name stands for: a registered model or data set, text:FILE, or your own package.module:Name."""
 
+from dlcli.config.meant import meant_data, meant_model
 from dlcli.config.registry import DATASETS, MODELS, DataEntry, ModelEntry
-from dlcli.core.errors import ConfigError, did_you_mean
+from dlcli.core.errors import ConfigError
 
 
 def model_entry(name: str) -> ModelEntry:
-    """The entry of a registered model, or one made of a `package.module:Name`; else ConfigError."""
+    """The entry of a registered model, or one made of a `package.module:Name`; else ConfigError, with what
+    was probably meant."""
     if name in MODELS:
         return MODELS[name]
-    if ":" in name:
+    meant = meant_model(name)
+    if meant is None:
         return ModelEntry(name, "", "")
-    raise ConfigError(f"unknown model {name!r}: {did_you_mean(name, MODELS)}")
+    raise ConfigError(f"unknown model {name!r}: {meant}")
 
 
 def data_entry(name: str) -> DataEntry:
-    """The entry of a data set (`text:FILE` is that of `text`), or one of a `package.module:Name`."""
+    """The entry of a data set (`text:FILE` is that of `text`), or one of a `package.module:Name`; else ConfigError,
+    with what was probably meant."""
     kind = name.partition(":")[0]
     if name in DATASETS or kind == "text":
         return DATASETS[kind]
-    if ":" in name:
+    meant = meant_data(name)
+    if meant is None:
         return DataEntry(name, "", "", "", "", "", "")
-    raise ConfigError(f"unknown data {name!r}: {did_you_mean(name, DATASETS)}")
+    raise ConfigError(f"unknown data {name!r}: {meant}")

@@ -8,8 +8,9 @@ from dlcli.config.changes import change
 from dlcli.config.derived import check_together, derive, with_own_defaults
 from dlcli.config.intervals import interval
 from dlcli.config.layers import DERIVED, GROUPS, flatten, group, is_left_open, ungroup
+from dlcli.config.meant import meant_setting
 from dlcli.config.ranges import check_range
-from dlcli.core.errors import ConfigError, did_you_mean
+from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
 
 FORMAT = 1
@@ -172,7 +173,7 @@ class TrainConfig:
         known = {f.name: f for f in fields(self)}
         for name in given:
             if name not in known:
-                raise ConfigError(f"unknown setting {name}: {did_you_mean(name, known)}")
+                raise ConfigError(f"unknown setting {name}: {meant_setting(name, known)}")
         for name in _TABLES:
             if not isinstance(given.get(name, {}), Mapping):
                 raise ConfigError(f"{name} = {given[name]!r} is not a table of options")

@@ -26,7 +26,7 @@ def read_file(path: str) -> dict[str, Any]:
     if file.suffix not in (".toml", ".json"):
         raise ConfigError(f"config file {path} must end in .toml or .json")
     try:
-        content = read_bytes(file, most=_MOST_CONFIG, follow=True)
+        content = read_bytes(file, most=_MOST_CONFIG, follow=True).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
     content = content.removeprefix(codecs.BOM_UTF8)

@@ -7,6 +7,7 @@ data set was named in it).
 import contextlib
 import inspect
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,14 +87,26 @@ def as_own(error: Exception) -> DlcliError | None:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """torch reports it in the message of a RuntimeError."""
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    """torch reports it in the message of a RuntimeError; on CUDA, in the name of the error."""
+    named = type(error).__name__ == "OutOfMemoryError"
+    return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def asked_for(error: Exception) -> str:
+    """` for another 4.0 GB`, if the error of an allocation states it, or else nothing."""
+    match = re.search(r"(?:tried|unable) to allocate ([\d.]+) (bytes|[KMGT]iB)", str(error), re.I)
+    if match is None:
+        return ""
+    unit = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}[match[2].lower()]
+    return f" for another {float(match[1]) * unit / 1e9:.1f} GB"
 
 
 def _is_own(file: str) -> bool:
+    if file.startswith("<"):
+        return False
     path = os.path.abspath(file)
     installed = path.startswith(_PYTHON) or {"site-packages", "dist-packages"} & set(path.split(os.sep))
-    return not (file.startswith("<") or path.startswith(_DLCLI) or installed)
+    return not (path.startswith(_DLCLI) or installed)
 
 
 def _place(file: str, line: int) -> str:

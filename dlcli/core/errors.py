@@ -58,10 +58,25 @@ class BusyError(DlcliError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known ones, else all of them."""
-    import difflib
-
     choices = list(known)
-    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.6) if len(name) < 1000 else []
+    near = nearest(name, choices)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known are {', '.join(choices)}" if choices else "there are none"
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that look like this one, at most three; only those that differ in case and dashes, if any do."""
+    import difflib
+
+    choices = list(known)
+    same = [choice for choice in choices if plain_name(choice) == plain_name(name)]
+    if same or len(name) >= 1000:
+        return same[:3]
+    folded = {choice.casefold(): choice for choice in choices}
+    return [folded[near] for near in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)]
+
+
+def plain_name(name: str) -> str:
+    """A name without its case, dashes, underscores and spaces: FashionMNIST is fashion-mnist."""
+    return name.casefold().translate({ord(character): None for character in "-_ "})

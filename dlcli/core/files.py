@@ -42,7 +42,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace the content of `path` by `value` as JSON. NaN and infinity are refused: they are not JSON."""
-    write_bytes(path, to_json(value).encode())
+    write_bytes(path, to_json(value).encode(errors="replace"))  # a path may contain bytes that are not UTF-8
 
 
 def to_json(value: Any) -> str:
@@ -51,7 +51,7 @@ def to_json(value: Any) -> str:
 
 def append_line(path: Path, line: str) -> None:
     """Add one line in a single write, so that a reader never sees a partial line. The line is not flushed."""
-    content = line.encode() + b"\n"
+    content = line.encode(errors="replace") + b"\n"
     with _told_as_resource_error(path, needed=len(content)):
         descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with open(descriptor, "ab", buffering=0) as file:

@@ -86,6 +86,7 @@ def _convert(value: Any, annotation: Any) -> Any:
     if annotation is str:
         if not isinstance(value, str):
             raise TypeError
+        value.encode()  # ValueError for bytes of a shell that are not UTF-8, which no file of a run can hold
         return value
     raise TypeError
 

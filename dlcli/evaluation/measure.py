@@ -1,7 +1,7 @@
 """A model and a split -> numbers; a run -> numbers."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from dlcli.compute.devices import autocast
 from dlcli.compute.threads import computing
+from dlcli.core.errors import ResourceError
 from dlcli.data.batches import in_order
 from dlcli.data.dataset import Split
 from dlcli.experiment.load import load_data
@@ -25,7 +26,7 @@ class Evaluation:
 
     metrics: name -> value, None where undefined. per_class: one row per class with precision, recall, f1 and count.
     confusion: one row per actual class, one column per predicted class. Both are None for a task without classes.
-    damage: of newer checkpoints that could not be used.
+    damage: of newer checkpoints that could not be used. unrecorded: why the record could not be written into the run.
     """
 
     run: Run
@@ -40,6 +41,7 @@ class Evaluation:
     per_class: list[dict[str, Any]] | None
     confusion: list[list[int]] | None
     damage: tuple[str, ...] = ()
+    unrecorded: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -89,6 +91,7 @@ def evaluate(
     split: str = "test",
     checkpoint: str = "best",
     data: str | None = None,
+    data_dir: str | Path | None = None,
     device: str = "auto",
 ) -> Evaluation:
     """Measure a run's checkpoint and write eval/SPLIT.json into the run.
@@ -96,10 +99,11 @@ def evaluate(
     run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`, `best:accuracy`).
     data: a data set of the same shape, normalised as the run's own; of another one the record is
         eval/SPLIT-DATA.json. Without it, the run's data must be what they were at the training, else DataError.
+    data_dir: where data sets lie now, if not where they lay at the training.
     """
     run = as_run(run)
     restored = restore(run, role=checkpoint, device=device)
-    config = restored.config
+    config = restored.config if data_dir is None else restored.config.with_values(data_dir=str(data_dir))
     dataset = load_data(
         config,
         device=restored.device,
@@ -134,7 +138,12 @@ def evaluate(
     )
     record = {**found.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
     other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)
-    run.write_record("eval", split + other, record)
+    try:
+        run.write_record("eval", split + other, record)
+    except ResourceError as error:  # a folder that may only be read, a full disk: the numbers are right all the same
+        if (run.path / "eval").is_symlink():  # which would lead out of the run
+            raise
+        return replace(found, unrecorded=str(error))
     return found
 
 

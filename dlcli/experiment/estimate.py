@@ -2,8 +2,9 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from dlcli.compute import devices
 from dlcli.core.errors import ResourceError
 from dlcli.experiment.build import Experiment
 
@@ -11,17 +12,52 @@ from dlcli.experiment.build import Experiment
 _STATE = {"gd": 0, "sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 1}
 
 
+class Memory(NamedTuple):
+    """Bytes that a training takes at least. weights: with gradients, optimizer state and average. activations: of one
+    batch. data: where the training computes.
+    """
+
+    weights: int
+    activations: int
+    data: int
+
+
+def memory_of(built: Experiment) -> Memory:
+    """activations are measured by one evaluation of one sample; what the framework itself takes is not in it."""
+    parameters = sum(p.numel() for p in built.model.parameters())
+    return Memory(4 * parameters * (2 + _copies(built)), built.cost.bytes * built.batch_size, built.dataset.bytes)
+
+
+def check_memory(built: Experiment) -> None:
+    """ResourceError (exit 6) when the device has not the memory that this training takes."""
+    if sum(memory_of(built)) > devices.memory(built.device):
+        raise ResourceError(memory_told(built))
+
+
+def memory_told(built: Experiment) -> str:
+    """A sentence: how much this training takes, of what, and how much there is."""
+    found, there = memory_of(built), devices.memory(built.device)
+    largest = max(found._fields, key=lambda name: int(getattr(found, name)))
+    mend = {"weights": "model", "activations": "--batch-size", "data": "part of the data"}[largest]
+    return (
+        f"this training takes at least {_size(sum(found))} of memory (weights and optimizer {_size(found.weights)}, "
+        f"a batch of {built.batch_size:,} {_size(found.activations)}, data {_size(found.data)}), "
+        f"and {built.device} has {_size(there)}: take a smaller {mend}"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.3f} MB"
+
+
 def estimate(built: Experiment) -> dict[str, Any]:
     """Parameters, steps, floating-point operations and bytes, by name.
 
     flops: of the matrix products, a multiply-add counting two, backward counting twice the forward.
-    memory: weights, gradients, optimizer state and average; activations of a batch, measured by one
-    evaluation of one sample; the data. What the framework itself takes is not in it.
+    memory: as `memory_of` has it.
     """
     parameters = sum(p.numel() for p in built.model.parameters())
-    weights = 4 * parameters * (2 + _copies(built))
-    activations = built.cost.bytes * built.batch_size
-    data = built.dataset.bytes
+    found = memory_of(built)
     return {
         "parameters": parameters,
         "train samples": len(built.dataset.train),
@@ -32,10 +68,11 @@ def estimate(built: Experiment) -> dict[str, Any]:
         "steps": built.total_steps,
         "flops per step": int(built.flops_per_step),
         "flops": int(built.flops_per_step) * built.total_steps,
-        "memory of weights (bytes)": weights,
-        "memory of activations (bytes)": activations,
-        "memory of data (bytes)": data,
-        "memory (bytes)": weights + activations + data,
+        "memory of weights (bytes)": found.weights,
+        "memory of activations (bytes)": found.activations,
+        "memory of data (bytes)": found.data,
+        "memory (bytes)": sum(found),
+        "memory of the device (bytes)": devices.memory(built.device),
         "checkpoints (bytes)": _checkpoint_bytes(built),
         "device": str(built.device),
         "threads": built.threads,

@@ -1,7 +1,7 @@
 """A model is built within the memory of the machine, and must fit the weights that it is to take."""
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -44,14 +44,23 @@ def build_model(
     settings = ", ".join(f"{k}={v}" for k, v in chosen.items())
     memory = devices.memory()
     most_values, most_tensors = memory // _BYTES_TO_TRAIN, _MOST_TENSORS
-    too_large: DlcliError = ResourceError(
-        f"model {config.model} with {settings} does not fit into {memory / 1e9:.1f} GB of memory: take a smaller one"
-    )
     if weights is not None:
         # Some slack: a parameter may be set twice, and not every buffer is saved.
         most_values = min(most_values, 2 * sum(t.numel() for t in weights.values()) + _SPARE_VALUES)
         most_tensors = 2 * len(weights) + _SPARE_TENSORS
-        too_large = RunError(f"{where} does not fit the model that the run describes, which is far larger")
+
+    def too_large(values: int) -> DlcliError:
+        if weights is not None:
+            return RunError(f"{where} does not fit the model that the run describes, which is far larger")
+        if values <= most_values:
+            return ResourceError(
+                f"model {config.model} with {settings} has more than {most_tensors:,} parameters and buffers"
+            )
+        return ResourceError(
+            f"model {config.model} with {settings} takes more than {values * _BYTES_TO_TRAIN / 1e9:.1f} GB of memory, "
+            f"and this machine has {memory / 1e9:.1f} GB: take a smaller one"
+        )
+
     how = f"with {settings}" if settings else f"as {model_class.__name__}(spec)"
     with (
         blamed(ConfigError, f"model {config.model} cannot be built {how}"),
@@ -89,8 +98,9 @@ def _first(names: Collection[str]) -> str:
 
 
 @contextlib.contextmanager
-def _stopped_beyond(tensors: int, values: int, error: DlcliError) -> Iterator[None]:
-    """Raise `error` as soon as the modules that are made have more parameters and buffers than this.
+def _stopped_beyond(tensors: int, values: int, error: Callable[[int], DlcliError]) -> Iterator[None]:
+    """Raise `error`, made of the number of values so far, as soon as the modules that are made have more parameters
+    and buffers than this.
 
     torch's own layers ask for memory, register it, and only then fill it, so that none is used by then.
     """
@@ -101,7 +111,7 @@ def _stopped_beyond(tensors: int, values: int, error: DlcliError) -> Iterator[No
             made[0] += 1
             made[1] += tensor.numel()
             if made[0] > tensors or made[1] > values:
-                raise error
+                raise error(made[1])
 
     hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]

@@ -11,12 +11,13 @@ from typing import Any, cast
 
 import torch
 
+from dlcli.compute import devices
 from dlcli.config.own_code import load
 from dlcli.config.registry import DATASETS
 from dlcli.config.schemes import data_entry, model_entry
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
-from dlcli.core.blame import blamed, defined
+from dlcli.core.blame import asked_for, blamed, defined
 from dlcli.core.errors import ConfigError, DataError, ResourceError
 from dlcli.core.seeds import derive
 from dlcli.data.dataset import Dataset
@@ -97,7 +98,10 @@ def read_source(config: TrainConfig) -> Source:
             # torch tells it in the text of a RuntimeError
             if isinstance(error, RuntimeError) and not re.search("allocate|Storage size|too large", str(error)):
                 raise
-            raise ResourceError(f"data {config.data} does not fit into memory: take a smaller part of it") from None
+            raise ResourceError(
+                f"data {config.data} does not fit into memory{asked_for(error)}: this machine has "
+                f"{devices.memory() / 1e9:.1f} GB; take a smaller part of it"
+            ) from None
     if _is_own(config.data) and (wrong := fault(source)):
         place = defined(loader)
         raise DataError(f"data {config.data} is not sound: {wrong}" + (f", in {place}" if place else ""))

@@ -69,13 +69,15 @@ def export(
     quantize: str | None = None,
     raw: bool = False,
     tolerance: float | None = None,
+    data_dir: str | None = None,
 ) -> Iterator[FormatResult]:
     """Write the run's best weights in each of `formats`, one after the other; one that fails does not stop the rest.
 
+    data_dir: where data sets lie now, if not where they lay at the training.
     tolerance: instead of `parity.TOLERANCE`'s, that of the dtype.
     """
     check_formats(formats, half=half, quantize=quantize)
-    original = Original(run, raw=raw, dtype=quantize or ("float16" if half else "float32"))
+    original = Original(run, raw=raw, dtype=quantize or ("float16" if half else "float32"), data_dir=data_dir)
     suffix = ("-half" if half else f"-{quantize}" if quantize else "") + ("-raw" if raw else "")
     for format in dict.fromkeys(formats):
         name = format + suffix

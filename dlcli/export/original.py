@@ -45,13 +45,14 @@ class Original:
     """The trained model that artifacts are made of and compared with.
 
     raw: without normalisation. dtype: float32, float16 or int8, that of the weights. data: not normalised.
+    data_dir: where data sets lie now, if not where they lay at the training.
     """
 
-    def __init__(self, run: Run, *, raw: bool, dtype: str) -> None:
+    def __init__(self, run: Run, *, raw: bool, dtype: str, data_dir: str | None = None) -> None:
         self.run, self.raw, self.dtype = run, raw, dtype
         restored = restore(run, device="cpu")
         # An artifact computes in the dtype of its weights, whatever autocast the training used.
-        config = restored.config.replace(precision="fp32")
+        config = restored.config.replace(precision="fp32", data_dir=data_dir or restored.config.data_dir)
         self.restored: Restored = dataclasses.replace(restored, config=config)
         self.data: Dataset = self._raw_data()
         self.reference: Reference = self._answers()

@@ -4,13 +4,14 @@ from typing import Any
 
 from dlcli.core.errors import DlcliError
 from dlcli.core.reading import files_below
+from dlcli.runs.names import name_of
 from dlcli.runs.run import Run
 
 _MOST_FILES = 1000
 
 
 def details(run: Run) -> dict[str, Any]:
-    """run, info (run.json), config (flat: `model.hidden`), metrics (one dict per row) and files (paths in the run).
+    """run, name, info (run.json), config (flat: `model.hidden`), metrics (one dict per row), files (paths in the run).
 
     Damaged settings are {"damage": what is wrong}. RunError when run.json or metrics.csv is damaged.
     """
@@ -20,6 +21,7 @@ def details(run: Run) -> dict[str, Any]:
         settings = {"damage": str(error)}
     return {
         "run": str(run),
+        "name": name_of(run),
         "info": run.info(),
         "config": settings,
         "metrics": run.metrics(),

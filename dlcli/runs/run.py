@@ -4,6 +4,7 @@
       config.json     the resolved TrainConfig, and which of its settings were given
       data.json       what the model needs to know of its data: task, shapes, normalisation, names
       run.json        status, times, best metric, command line, versions
+      name.txt        the name that it was given, if it was (see names.py)
       metrics.csv     one row per evaluation or log interval
       log.txt         what the console said
       lock            marks the folder as ours; held by the process that trains

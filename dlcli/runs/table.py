@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.core.errors import DlcliError
+from dlcli.runs.names import name_of
 from dlcli.runs.run import Run, all_runs
 
 if TYPE_CHECKING:
     import pandas
 
 COLUMNS = (
-    "run", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "seconds", "device", "started", "reason"
+    "run", "name", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "seconds", "device", "started",
+    "reason",
 )  # fmt: skip
 
 
@@ -23,7 +25,7 @@ def rows(root: str | Path, *, limit: int = 0) -> list[dict[str, Any]]:
 
 def row(run: Run) -> dict[str, Any]:
     """COLUMNS of one run; `seconds` of a running one go up to now."""
-    empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {"run": run.number}
+    empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {"run": run.number, "name": name_of(run)}
     try:
         info = run.info()
         best = info.get("best") or {}

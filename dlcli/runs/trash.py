@@ -45,7 +45,7 @@ def trash_of(root: str | Path) -> Path:
 def find(text: str, root: str | Path) -> list[Run]:
     """The runs in the trash that `text` names, by the grammar of `runs.find`; `runs/42` is what was there."""
     path = Path(text)
-    if "/" in text and path.name.isdigit():
+    if "/" in text and (path.name.isdigit() or names.is_name(path.name)):
         root = path.parent.parent if path.parent.name == TRASH else path.parent
         text = path.name
     trash = trash_of(root)

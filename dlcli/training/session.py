@@ -5,6 +5,7 @@ A new run, a stopped one that goes on and a finished one that is extended differ
 """
 
 import contextlib
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -12,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dlcli.checkpoints import checkpoint
 from dlcli.checkpoints.checkpoint import Checkpoint
 from dlcli.config.layers import flatten
-from dlcli.core.blame import told
+from dlcli.config.settings import TrainConfig
+from dlcli.core.blame import asked_for, out_of_memory, told
 from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
 from dlcli.core.files import write_bytes
 from dlcli.experiment.build import Experiment, build
-from dlcli.experiment.estimate import check_space
+from dlcli.experiment.estimate import check_memory, check_space, memory_told
 from dlcli.experiment.load import import_own
+from dlcli.runs.names import create
 from dlcli.runs.run import Run, now
 from dlcli.training.provenance import describe, differences
 from dlcli.training.saver import Saver
@@ -56,15 +57,27 @@ class Session:
         return f"exact: no ({', '.join(self.reasons)})" if self.reasons else "exact: yes"
 
 
+def check_alone() -> None:
+    """ConfigError when this is one of several processes that torchrun started: each would train the same model."""
+    size = os.environ.get("WORLD_SIZE", "")
+    if size.isdigit() and int(size) > 1:
+        raise ConfigError(f"WORLD_SIZE = {size}, but one run on several processes is not built yet: leave torchrun out")
+
+
 @contextlib.contextmanager
-def begun(built: Experiment, *, runs_dir: str | Path = "runs", command: str = "") -> Iterator[Session]:
+def begun(
+    built: Experiment, *, runs_dir: str | Path = "runs", name: str | None = None, command: str = ""
+) -> Iterator[Session]:
     """A new run in the folder of runs.
 
+    name: of the run; ConfigError when another run of the folder has it.
     command: the command line, for the record. Raises ResourceError (exit 6) when the disk has no room for its
     checkpoints, before the run has a number.
     """
+    check_alone()
+    check_memory(built)
     check_space(built, runs_dir)
-    run = Run.create(runs_dir)
+    run = create(runs_dir, name=name)
     with run.locked():
         session = Session(run, built, TrainingState(built), describe(built, command))
         with _recorded(session):
@@ -82,6 +95,7 @@ def resumed(
     exact: RunError (exit 4) unless the result will be bit for bit that of a run that never stopped.
     Raises BusyError (exit 9) when another process trains the run, ConfigError when it has nothing left to do.
     """
+    check_alone()
     changes = dict(changes or {})
     stored = run.config()
     before = _info(run)
@@ -92,6 +106,8 @@ def resumed(
     with run.locked():
         before = _info(run)
         saved = _last(run)
+        if saved is not None:
+            _check_state_is_kept(run, stored, config)
         other_data = any(name.split(".")[0] == "data" for name in changes) or not (run.path / "data.json").exists()
         built = build(
             config,
@@ -100,6 +116,7 @@ def resumed(
         )
         if before["status"] == "finished" and saved is not None and saved.state["step"] >= built.total_steps:
             raise ConfigError(_nothing_left(run, built))
+        check_memory(built)
         now_is = describe(built, command)
         settings = (flatten(stored.as_dict()), flatten(built.config.as_dict()))
         reasons = differences(before | {"config": settings[0]}, now_is | {"config": settings[1]}) if saved else []
@@ -148,11 +165,11 @@ def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
     except DivergedError as error:
         info["status"], info["reason"], info["diverged"] = "diverged", str(error), error.details
         raise
-    except torch.OutOfMemoryError as error:
-        message = f"out of memory on {built.device} at batch_size = {built.batch_size}: take a smaller one"
-        info["status"], info["reason"] = "failed", message
-        raise ResourceError(message) from error
     except BaseException as error:
+        if isinstance(error, Exception) and out_of_memory(error):
+            message = f"there is not enough memory{asked_for(error)}: {memory_told(built)}"
+            info["status"], info["reason"] = "failed", message
+            raise ResourceError(message) from error
         info["status"], info["reason"] = "failed", told(error)
         with contextlib.suppress(ResourceError):
             write_bytes(run.path / "error.log", traceback.format_exc().encode(errors="replace"))
@@ -177,6 +194,17 @@ def _last(run: Run) -> Checkpoint | None:
     if not checkpoint.exists(run.checkpoints, "last"):
         return None
     return checkpoint.load(run.checkpoints, "last", with_training=True)
+
+
+def _check_state_is_kept(run: Run, stored: TrainConfig, config: TrainConfig) -> None:
+    """ConfigError for a change after which the state in the run's checkpoint would be another's."""
+    if config.optimizer != stored.optimizer:
+        raise ConfigError(
+            f"optimizer = {config.optimizer}, but {run} has the state of {stored.optimizer}: leave it, or train a new "
+            "run"
+        )
+    if config.ema and not stored.ema:
+        raise ConfigError(f"ema = {config.ema}, but {run} has no average of its weights: leave it, or train a new run")
 
 
 def _nothing_left(run: Run, built: Experiment) -> str:

@@ -23,9 +23,12 @@ from dlcli.training.signals import Stop
 AskedToStop = Callable[[], str | None]
 
 
-def train(config: TrainConfig, *, runs_dir: str | Path = "runs", stop: AskedToStop | None = None) -> Iterator[Row]:
+def train(
+    config: TrainConfig, *, runs_dir: str | Path = "runs", name: str | None = None, stop: AskedToStop | None = None
+) -> Iterator[Row]:
     """Train `config` in a new run of the folder `runs_dir` and yield a Row for each evaluation.
 
+    name: of the run, by which every function that takes a run finds it.
     stop: asked after every step; a reason in words ends the run after a checkpoint, as `interrupted`. So does a
         consumer that takes no more rows. SIGINT (Ctrl-C), SIGTERM and SIGHUP end it after a checkpoint too, and have
         their usual effect then.
@@ -34,7 +37,7 @@ def train(config: TrainConfig, *, runs_dir: str | Path = "runs", stop: AskedToSt
     """
     import_own(config, runs_dir=runs_dir)
     asked = Stop()
-    with begun(build(config), runs_dir=runs_dir) as session:
+    with begun(build(config), runs_dir=runs_dir, name=name) as session:
         yield from _rows(session, asked, stop)
     asked.pass_on()
 

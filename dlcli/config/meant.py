@@ -1,0 +1,112 @@
+"""What was probably meant by the name of a setting, a model or a data set that there is not: the end of a sentence."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from dlcli.config.registry import DATASETS, MODELS
+from dlcli.core.errors import did_you_mean, plain_name
+
+# Names that other tools give to our settings, as `plain_name` has them.
+_OTHER_NAMES = {
+    "lr": ("learningrate", "stepsize"),
+    "epochs": ("epoch", "maxepochs", "numepochs", "nepochs", "numtrainepochs"),
+    "steps": ("maxsteps", "numsteps", "iterations"),
+    "batch_size": ("batch", "bs"),
+    "accumulate": ("gradaccum", "gradientaccumulationsteps", "accumulategradbatches"),
+    "optimizer": ("opt", "optim"),
+    "schedule": ("scheduler", "lrscheduler", "lrschedule"),
+    "warmup_epochs": ("warmup",),
+    "weight_decay": ("wd", "l2"),
+    "clip_norm": ("maxnorm", "maxgradnorm", "gradclip", "clipgrad", "gradientclipval"),
+    "loss": ("criterion", "lossfn", "lossfunction"),
+    "patience": ("earlystopping", "earlystop"),
+    "data": ("dataset",),
+    "val_fraction": ("valsplit", "validationsplit"),
+    "test_fraction": ("testsplit",),
+    "device": ("gpu", "cuda", "accelerator"),
+    "precision": ("amp", "mixedprecision", "dtype"),
+    "threads": ("numthreads",),
+    "seed": ("randomseed", "randomstate", "manualseed"),
+    "runs_dir": ("outputdir", "outdir", "logdir"),
+}
+_OURS = {other: ours for ours, others in _OTHER_NAMES.items() for other in others}
+
+# Models that people know from torchvision and timm.
+_ZOO = re.compile(
+    "(alexnet|convnext|densenet|efficientnet|googlenet|inception|maxvit|mnasnet|mobilenet|regnet|resnet|resnext|"
+    r"shufflenet|squeezenet|swin|vgg|vit|wide_resnet)(v?[\d_].*)?"
+)
+_ZOOS = ("torchvision", "timm")
+
+# Kinds of data that there will be, and endings of files of theirs.
+_NOT_READ = {
+    "table": ("tables", (".csv", ".tsv", ".parquet", ".xlsx", ".json", ".jsonl")),
+    "images": ("images", (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".zip", ".tar", ".gz")),
+    "arrays": ("arrays", (".npy", ".npz", ".pt", ".pth", ".pkl", ".h5", ".hdf5", ".mat", ".safetensors")),
+    "texts": ("folders of texts", ()),
+}
+_TEXTS = (".txt", ".text", ".md", ".rst", ".log")
+
+
+def meant_setting(name: str, known: Iterable[str]) -> str:
+    """known: settings, or the options that set them."""
+    choices = list(known)
+    ours = [choice for choice in choices if plain_name(choice) == plain_name(_OURS.get(plain_name(name), ""))]
+    return f"did you mean {ours[0]}?" if ours else did_you_mean(name, choices)
+
+
+def meant_model(name: str) -> str | None:
+    """Of a name that is not registered; None for one of the form of own code, package.module:Name."""
+    kind, colon, _ = name.partition(":")
+    if kind in _ZOOS or _ZOO.fullmatch(name.lower()):
+        return (
+            "models of torchvision and timm are not built in yet; put it into a class of your own, "
+            "Net(torch.nn.Module) in mine.py, and name mine:Net"
+        )
+    if colon:
+        return _as_own_code(name, "Net")
+    if name in DATASETS:
+        return f"it is a data set, as in `dlcli train MODEL --data {name}`"
+    return _as_own_code(name, "Net") or did_you_mean(name, MODELS)
+
+
+def meant_data(name: str) -> str | None:
+    """As `meant_model`."""
+    kind, colon, place = name.partition(":")
+    if colon and kind in _NOT_READ and (not place.isidentifier() or Path(place).exists()):
+        return _not_read(_NOT_READ[kind][0])
+    if colon:
+        return _as_own_code(name, "load")
+    if name in MODELS:
+        return f"it is a model, as in `dlcli train {name}`"
+    if any(plain_name(name) == plain_name(ours) for ours in DATASETS):
+        return did_you_mean(name, DATASETS)
+    return _as_own_code(name, "load") or _as_file(name) or did_you_mean(name, DATASETS)
+
+
+def _as_own_code(name: str, attribute: str) -> str | None:
+    """mine.py, src/mine.py:Net and mine.Net, which name own code in another way than Python's."""
+    match = re.fullmatch(r"(?:\./)?([\w/]+)\.py(?::(\w+))?", name) or re.fullmatch(r"([\w.]+)\.([A-Z]\w*)", name)
+    if match is None or match[1].startswith("/"):
+        return None
+    return f"did you mean {match[1].replace('/', '.')}:{match[2] or attribute}?"
+
+
+def _as_file(name: str) -> str | None:
+    """What can be done with a file or folder, whether it is there or only looks like one."""
+    path = Path(name)
+    if path.is_dir() or name.endswith("/"):
+        return _not_read("folders")
+    suffix = path.suffix.lower()
+    for what, endings in _NOT_READ.values():
+        if suffix in endings:
+            return _not_read(what)
+    return f"did you mean text:{name}?" if suffix in _TEXTS or path.is_file() else None
+
+
+def _not_read(what: str) -> str:
+    return (
+        f"{what} of your own are not read yet; read them in a function of your own, "
+        "load(data_dir) -> Source in mine.py, and name mine:load"
+    )
