@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlcli.compute.devices import autocast
+from dlcli.compute.devices import autocast, set_deterministic
 from dlcli.compute.threads import computing
 from dlcli.data.batches import in_order
-from dlcli.data.dataset import Split
+from dlcli.data.dataset import Dataset, Split
 from dlcli.experiment.load import load_data
 from dlcli.experiment.restore import restore
 from dlcli.runs.names import as_run
@@ -90,17 +90,20 @@ def evaluate(
     checkpoint: str = "best",
     data: str | None = None,
     device: str = "auto",
+    loaded: Dataset | None = None,
 ) -> Evaluation:
     """Measure a run's checkpoint and write eval/SPLIT.json into the run.
 
     run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`, `best:accuracy`).
     data: a data set of the same shape, normalised as the run's own; of another one the record is
         eval/SPLIT-DATA.json. Without it, the run's data must be what they were at the training, else DataError.
+    loaded: the run's data where they are in memory already, on `device`: they are not read again.
     """
     run = as_run(run)
     restored = restore(run, role=checkpoint, device=device)
     config = restored.config
-    dataset = load_data(
+    set_deterministic(config.deterministic)
+    dataset = loaded or load_data(
         config,
         device=restored.device,
         name=data,
