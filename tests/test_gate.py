@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from dlcli.cli.main import app
+from dlcli.core.errors import RunError
 from dlcli.evaluation.measure import evaluate
 from dlcli.experiment import load
 from dlcli.runs.run import Run
@@ -169,3 +171,169 @@ def test_an_evaluation_computes_as_deterministically_as_the_training(tmp_path: P
     for number, wanted in ((1, True), (2, False)):
         evaluate(Run(tmp_path, number))
         assert torch.are_deterministic_algorithms_enabled() is wanted
+
+
+# Rules
+
+
+def test_a_rule_compares_with_a_finite_number(tmp_path: Path) -> None:
+    invoke(tmp_path, *QUICK)
+    for rule, bound in (
+        ("accuracy!=nan", "nan"),
+        ("loss<inf", "inf"),
+        ("loss>-Infinity", "-inf"),
+        ("loss<1e999", "inf"),
+    ):
+        _, err = invoke(tmp_path, "eval", "1", "--require", rule, exit_code=2)
+        assert err == f"error: --require '{rule}' compares with {bound}: take a finite number\n"
+    assert not (tmp_path / "1" / "eval").exists()
+    for drop in ("nan", "inf", "-1.0"):
+        _, err = invoke(tmp_path, "eval", "1", "--baseline", "1", "--max-drop", drop, exit_code=2)
+        assert err == f"error: --max-drop = {drop} is out of range: it must be >= 0\n"
+        _, err = invoke(tmp_path, "export", "1", "--tolerance", drop, exit_code=2)
+        assert err == f"error: --tolerance = {drop} is out of range: it must be >= 0\n"
+
+
+def test_a_rule_on_a_metric_without_a_value_fails_and_says_why(tmp_path: Path) -> None:
+    """Ten samples of one class have no area under the curve; equal targets have no r2."""
+    (tmp_path / "one.py").write_text(
+        "import torch\n"
+        "from dlcli import DataSpec, Source\n\n\n"
+        "def binary(data_dir) -> Source:\n"
+        "    x = torch.arange(40.0).view(20, 2)\n"
+        "    return Source(DataSpec('binary', 'features', (2,), 1), x, torch.ones(20).long(),\n"
+        "                  test_x=x, test_y=torch.ones(20).long())\n\n\n"
+        "def real(data_dir) -> Source:\n"
+        "    x = torch.arange(40.0).view(20, 2)\n"
+        "    return Source(DataSpec('regression', 'features', (2,), 1), x, x[:, 0].clone(),\n"
+        "                  test_x=x, test_y=torch.full((20,), 3.0))\n"
+    )
+    for data, rule, metric, model, why in (
+        ("binary", "auc!=0.5", "auc", "logistic", "all samples are of one class"),
+        ("real", "r2<1", "r2", "linear", "all targets are the same"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "dlcli", "train", model, "--data", f"one:{data}", "--epochs", "2", "--device", "cpu",
+             "--quiet", "--json", "--monitor", "loss", "--require", rule],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 7, done.stderr
+        message = f"{rule} does not hold: {metric} is undefined, since {why}"
+        assert json.loads(done.stderr) == {"error": message, "exit_code": 7}
+        (rule_of_document,) = json.loads(done.stdout)["evaluation"]["require"]
+        assert rule_of_document == {"rule": rule, "value": None, "holds": False}
+
+
+def test_best_does_not_mix_data_sets(tmp_path: Path) -> None:
+    """The complaint: iris at 1.00 beat digits at 0.92."""
+    invoke(tmp_path, *QUICK)
+    invoke(tmp_path, "train", "mlp", "--data", "iris", "--epochs", "2", "--device", "cpu", "--quiet")
+    _, err = invoke(tmp_path, "eval", "best:accuracy", exit_code=4)
+    assert err == (
+        "error: best:accuracy finds runs whose data differ: digits (run 1), iris (run 2); choose with "
+        "best:accuracy@digits\n"
+    )
+    for data, number in (("digits", 1), ("iris", 2)):
+        document = json.loads(invoke(tmp_path, "eval", f"best:accuracy@{data}", "--json")[0])
+        assert document["run"] == f"{tmp_path}/{number}"
+
+
+# Damage, and runs that have not finished
+
+
+@pytest.fixture(scope="module")
+def two_bests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that keeps two best checkpoints."""
+    root = tmp_path_factory.mktemp("two")
+    invoke(root, *QUICK, "--keep-last", "2", "--checkpoint-every", "1epoch")
+    assert len(list((root / "1" / "checkpoints").glob("best-*"))) == 2
+    return root
+
+
+def damaged(root: Path, tmp_path: Path) -> Path:
+    """A copy of that folder in which a bit of the newest best weights has flipped."""
+    copy = tmp_path / "runs"
+    shutil.copytree(root, copy)
+    weights = copy / "1" / "checkpoints" / "best-42" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    return copy
+
+
+def test_a_damaged_checkpoint_is_exit_4_and_no_number(two_bests: Path, tmp_path: Path) -> None:
+    root = damaged(two_bests, tmp_path)
+    weights = root / "1" / "checkpoints" / "best-42" / "model.safetensors"
+    sentence = f"{weights} is damaged: its sha256 is not the recorded one"
+    message = f"{sentence}; the checkpoint before, of epoch 1, is measured only with --allow-fallback"
+    for words in ((), ("--require", "accuracy>=0"), ("--baseline", "1")):
+        out, err = invoke(root, "eval", "1", *words, exit_code=4)
+        assert (out, err) == ("", f"error: {message}\n")
+    out, err = invoke(root, "eval", "1", "--json", exit_code=4)
+    assert (out, json.loads(err)) == ("", {"error": message, "exit_code": 4})
+    with pytest.raises(RunError) as caught:
+        evaluate(Run(root, 1))
+    assert str(caught.value) == message
+    assert not (root / "1" / "eval").exists()
+
+    out, err = invoke(root, "eval", "1", "--json", "--allow-fallback", "--require", "accuracy>=0.999", exit_code=7)
+    document = json.loads(out)
+    assert (document["epoch"], document["step"], document["damage"]) == (1, 21, [sentence])
+    assert err.splitlines()[0] == f"{sentence}: an older checkpoint is used"
+    assert evaluate(Run(root, 1), allow_fallback=True).metrics == document["metrics"]
+    assert invoke(root, "eval", "1", "--checkpoint", "last")[1] == ""
+
+
+def test_a_damaged_baseline_is_no_baseline(two_bests: Path, tmp_path: Path) -> None:
+    root = damaged(two_bests, tmp_path)
+    shutil.copytree(two_bests / "1", root / "2")
+    _, err = invoke(root, "eval", "2", "--baseline", "1", exit_code=4)
+    assert err.endswith("the checkpoint before, of epoch 1, is measured only with --allow-fallback\n")
+    _, err = invoke(root, "eval", "2", "--baseline", "1", "--allow-fallback")
+    assert (
+        "best-42/model.safetensors is damaged: its sha256 is not the recorded one: an older checkpoint is used" in err
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        ({"status": "running"}, "dead"),
+        ({"status": "interrupted", "stop": "SIGTERM"}, "interrupted: SIGTERM"),
+        ({"status": "failed", "reason": "cannot write it"}, "failed: cannot write it"),
+        (
+            {"status": "diverged", "reason": "the loss became nan"},
+            "diverged: the loss became nan",
+        ),
+    ],
+    ids=lambda value: value["status"] if isinstance(value, dict) else "",
+)
+def test_eval_of_a_run_that_has_not_finished_says_so_first(
+    change: dict[str, str], state: str, two_bests: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    shutil.copytree(two_bests, root)
+    run = Run(root, 1)
+    run.write_info(run.info() | change)
+    out, err = invoke(root, "eval", "1", "--json", "--require", "accuracy>=0.999", exit_code=7)
+    assert err.splitlines()[0] == f"{run} has not finished ({state}): its best checkpoint, of epoch 2, is measured"
+    document = json.loads(out)
+    status, _, reason = state.partition(": ")
+    assert (document["status"], document["reason"]) == (status, reason or None)
+    record = json.loads((run.path / "eval" / "test.json").read_text())
+    assert (record["status"], record["reason"]) == (status, reason or None)
+    assert invoke(two_bests, "eval", "1")[1] == ""
+
+
+@pytest.mark.parametrize("command", ["eval", "export"])
+def test_what_a_killed_command_left_half_written_goes_with_the_next(
+    command: str, two_bests: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    shutil.copytree(two_bests, root)
+    folder = root / "1" / command
+    folder.mkdir(exist_ok=True)
+    (folder / ".tmp-0123").write_text("{")
+    invoke(root, command, "1", *(["--format", "safetensors"] if command == "export" else []))
+    found = {path.name for path in folder.iterdir()}
+    assert found == ({"test.json"} if command == "eval" else {"model.safetensors", "safetensors.json"})

@@ -27,9 +27,12 @@ CSV = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 MD = Annotated[bool, typer.Option("--md", help="Print a Markdown table.")]
 
 RunsDir = Annotated[str, typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, latest or best:METRIC.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, latest, best:METRIC or best:METRIC@DATA.")
+]
 RunNames = Annotated[
-    list[str], typer.Argument(metavar="RUN", help="Runs: 42, runs/42, latest, best:METRIC or 40:45. May be repeated.")
+    list[str],
+    typer.Argument(metavar="RUN", help="Runs: 42, runs/42, latest, best:METRIC[@DATA] or 40:45. May be repeated."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (the device of the training), cpu, cuda, cuda:N or mps.")]
 CheckpointRole = Annotated[

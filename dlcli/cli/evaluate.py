@@ -49,7 +49,11 @@ def evaluate(
         str | None,
         typer.Option("--baseline", metavar="RUN", help="Measure this run as well. Exit with code 7 if it is better."),
     ] = None,
-    max_drop: Annotated[float, typer.Option("--max-drop", min=0.0, help="How much better the baseline may be.")] = 0.0,
+    max_drop: Annotated[float, typer.Option("--max-drop", help="How much better the baseline may be.")] = 0.0,
+    allow_fallback: Annotated[
+        bool,
+        typer.Option("--allow-fallback", help="Measure an older checkpoint when the newest is damaged."),
+    ] = False,
     device: Device = "auto",
     runs_dir: RunsDir = "runs",
     *,
@@ -72,13 +76,16 @@ def evaluate(
     from dlcli.evaluation.rules import check_drop, check_rules, main_metric, parse_rules
 
     rules = parse_rules(require or [])
-    report = evaluate(found, split=split, checkpoint=checkpoint, data=data, device=device)
-    tell_damage(report.damage)
+    report = evaluate(
+        found, split=split, checkpoint=checkpoint, data=data, device=device, allow_fallback=allow_fallback
+    )
+    warn(report)
     verdicts = check_rules(report.metrics, rules)
     show(report, format=format, document=document(report, verdicts))
     failed = tell(verdicts, format=format)
     if other is not None:
-        base = evaluate(other, split=split, data=data, device=device)
+        base = evaluate(other, split=split, data=data, device=device, allow_fallback=allow_fallback)
+        warn(base)
         metric = main_metric(found)
         try:
             say(check_drop(report, base, max_drop, metric))
@@ -86,6 +93,15 @@ def evaluate(
             failed.append(str(error))
     if failed:
         raise CheckError("; ".join(failed))
+
+
+def warn(report: "Evaluation") -> None:
+    """Say why these may not be the numbers that the training was to reach."""
+    tell_damage(report.damage)
+    if report.status != "finished":
+        state = f"{report.status}: {report.reason}" if report.reason else report.status
+        checkpoint = f"its {report.checkpoint} checkpoint, of epoch {report.epoch}, is measured"
+        say(f"{report.run} has not finished ({state}): {checkpoint}")
 
 
 def document(report: "Evaluation", verdicts: Sequence["Verdict"]) -> dict[str, Any]:
