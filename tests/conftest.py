@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# For the tests that load ONNX Runtime themselves: without it, it leaves files in the home folder.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 Dlcli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # Under nohup, or in the background of a script, these are ignored, which the processes that tests start would inherit

@@ -155,9 +155,9 @@ def test_eval_gates_on_a_metric(root: Path) -> None:
     [("x>=1", True), ("x<=1", True), ("x==1", True), ("x!=1", False), ("x>1", False), ("x<1", False), ("y<1", False)],
 )
 def test_all_six_comparisons(rule: str, holds: bool) -> None:
-    from dlcli.evaluation.rules import check_rules
+    from dlcli.evaluation.rules import check_rules, parse_rules
 
-    assert check_rules({"x": 1.0, "y": None}, [rule])[0][2] is holds
+    assert check_rules({"x": 1.0, "y": None}, parse_rules([rule]))[0].holds is holds
 
 
 def test_eval_against_a_baseline(root: Path) -> None:

@@ -25,7 +25,7 @@ from dlcli.runs import table as summary
 from dlcli.runs import trash
 from dlcli.runs.run import Run, all_runs
 from dlcli.training.train import resume, train
-from tests.faults import ALL, Call, Disk, at_each_call, failing, watched
+from tests.faults import ALL, Call, Disk, at_each_call, failing, forked_away, watched
 from tests.test_resume import assert_same
 from tests.test_runs import make
 
@@ -160,6 +160,40 @@ def test_a_record_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises((AssertionError, RunError)):
         patch.setattr(files, "write_bytes", in_place)
         at_each_call(tmp_path / "twin", lambda f: write(f, "new" * 100), check, prepare=lambda f: write(f, "old"))
+
+
+def test_what_a_killed_eval_has_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    def write(folder: Path, split: str, value: str) -> None:
+        Run(folder, 1).write_record("eval", split, {"value": value})
+
+    def prepare(folder: Path) -> None:
+        Run.create(folder)
+        write(folder, "test", "old")
+
+    left: set[str] = set()
+
+    def check(folder: Path, code: int) -> None:
+        records = Run(folder, 1).path / "eval"
+        value = reading.read_json(records / "test.json")["value"]
+        assert value == "new" if code == 0 else value in ("old", "new")
+        left.update(path.name[:5] for path in records.iterdir())
+        write(folder, "val", "next")
+        assert sorted(path.name for path in records.iterdir()) == ["test.json", "val.json"]
+
+    assert at_each_call(tmp_path, lambda folder: write(folder, "test", "new"), check, prepare=prepare) >= 4
+    assert left == {"test.", ".tmp-"}
+
+
+def test_evals_at_once_do_not_clear_away_what_another_writes(tmp_path: Path) -> None:
+    run = Run.create(tmp_path)
+
+    def write(split: str) -> None:
+        for number in range(100):
+            run.write_record("eval", split, {"value": number})
+
+    writers = [forked_away(lambda split=split: write(split)) for split in "abcd"]  # type: ignore[misc]
+    assert [os.waitpid(process, 0)[1] for process in writers] == [0] * 4
+    assert sorted(path.name for path in (run.path / "eval").iterdir()) == ["a.json", "b.json", "c.json", "d.json"]
 
 
 def test_a_new_run_has_its_number_or_is_not_there(tmp_path: Path) -> None:

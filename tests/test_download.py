@@ -24,14 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from dlcli.cli.main import app
 from dlcli.core.errors import DataError, ResourceError
 from dlcli.data import download, published
-from dlcli.data.download import SHA256SUMS, Archive, File, fetch, unpack, verify
+from dlcli.data.archives import Archive, File, unpack
+from dlcli.data.download import SHA256SUMS, fetch, verify
 from tests.conftest import DATA_DIR, needs_data
 
 RAW = bytes(range(256)) * 40
 PACKED = gzip.compress(RAW, mtime=0)
+PART = ".part-raw.gz"
 
 Reply = Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -50,16 +54,18 @@ def gz(*urls: str, name: str = "raw", raw: bytes = RAW, published: bool = True) 
 
 
 class Server:
-    """Serves `replies` by path over TLS, and remembers the paths that were asked for."""
+    """Serves `replies` by path over TLS, and remembers the paths, and the ranges, that were asked for."""
 
     def __init__(self, certificate: Path | None) -> None:
         self.replies: dict[str, Reply] = {}
         self.asked: list[str] = []
+        self.ranges: list[str | None] = []
         server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.asked.append(self.path)
+                server.ranges.append(self.headers["Range"])
                 with contextlib.suppress(OSError):  # who is refused hangs up
                     server.replies[self.path](self)
 
@@ -95,6 +101,22 @@ def sends(content: bytes = PACKED, *, status: int = 200, length: int | None = -1
             handler.send_header("Content-Length", str(len(content) if length < 0 else length))
         handler.end_headers()
         handler.wfile.write(content)
+
+    return reply
+
+
+def ranged(content: bytes = PACKED, *, stop: int | None = None, told: str = "") -> Reply:
+    """Sends what is asked for of `content`, up to byte `stop`. told: a Content-Range in place of the true one."""
+
+    def reply(handler: http.server.BaseHTTPRequestHandler) -> None:
+        asked = handler.headers["Range"]
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        handler.send_response(206 if asked else 200)
+        handler.send_header("Content-Length", str(len(content) - start))
+        if asked:
+            handler.send_header("Content-Range", told or f"bytes {start}-{len(content) - 1}/{len(content)}")
+        handler.end_headers()
+        handler.wfile.write(content[start:stop])
 
     return reply
 
@@ -140,18 +162,20 @@ def server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve
     server.close()
 
 
-def said(archive: Archive, folder: Path) -> str:
+def said(archive: Archive, folder: Path, *, arrived: bytes = b"") -> str:
+    """The sentence of a failed download. arrived: what is kept of it, in the only file that it leaves."""
     with pytest.raises(DataError) as caught:
         fetch("Things", [archive], folder)
-    assert listing(folder) == []
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == ({PART: arrived} if arrived else {})
     return str(caught.value)
 
 
-def cannot(archive: Archive, folder: Path, *reasons: str) -> str:
-    """The sentence of a failed download."""
+def cannot(archive: Archive, folder: Path, *reasons: str, arrived: int = 0) -> str:
+    """The sentence of a failed download, of which so many bytes are kept."""
     told = "; ".join(f"{url}: {reason}" for url, reason in zip(archive.urls, reasons, strict=True))
+    again = f"try again, which goes on after the {arrived} bytes that have arrived, or " if arrived else ""
     return (
-        f"Things is not in the data folder and cannot be downloaded ({told}): put {archive.name} "
+        f"Things is not in the data folder and cannot be downloaded ({told}): {again}put {archive.name} "
         f"(sha256 {archive.sha256}) into {folder}, or choose --data-dir"
     )
 
@@ -223,7 +247,8 @@ def test_what_is_not_the_archive_is_told_and_not_kept(
     server: Server, tmp_path: Path, reply: Reply, reason: str, tries: int
 ) -> None:
     archive = gz(server.add("/raw.gz", reply))
-    assert said(archive, tmp_path) == cannot(archive, tmp_path, reason)
+    arrived = PACKED[:50] if reason.startswith("it sent 50 of") else b""
+    assert said(archive, tmp_path, arrived=arrived) == cannot(archive, tmp_path, reason, arrived=len(arrived))
     assert server.asked == ["/raw.gz"] * tries
 
 
@@ -242,16 +267,62 @@ def test_no_more_is_taken_than_was_promised(server: Server, tmp_path: Path) -> N
     assert sent < 50_000_000  # some lies in the buffers of the connection
 
 
-def test_a_server_that_stops_sending_is_given_up(server: Server, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
+@pytest.fixture
+def stalls(monkeypatch) -> Iterator[Reply]:
+    """Sends 50 bytes and then nothing; so many seconds are a stall that it is soon told."""
+    monkeypatch.setattr(download, "_STALLED", 0.2)
     end = threading.Event()
 
-    def hangs(handler: http.server.BaseHTTPRequestHandler) -> None:
-        sends(PACKED[:50], length=len(PACKED))(handler)
+    def reply(handler: http.server.BaseHTTPRequestHandler) -> None:
+        ranged(stop=50)(handler)
         end.wait(30)
 
-    archive = gz(server.add("/raw.gz", hangs))
-    assert said(archive, tmp_path) == cannot(archive, tmp_path, "The read operation timed out")
+    yield reply
+    end.set()
+
+
+def test_a_server_that_stops_sending_is_given_up(server: Server, tmp_path: Path, stalls: Reply) -> None:
+    archive = gz(server.add("/raw.gz", stalls))
+    reason = "no byte came for 0.2 s"
+    assert said(archive, tmp_path, arrived=PACKED[:50]) == cannot(archive, tmp_path, reason, arrived=50)
+    assert server.asked == ["/raw.gz"]
+    silent = gz(server.add("/silent", lambda handler: time.sleep(1)), name="other")
+    with pytest.raises(DataError, match=r"no byte came for 0\.2 s\)"):
+        fetch("Things", [silent], tmp_path)
+
+
+def test_the_next_mirror_goes_on_where_one_has_stalled(server: Server, tmp_path: Path, stalls: Reply) -> None:
+    archive = gz(server.add("/1", stalls), server.add("/2", ranged()))
+    fetch("Things", [archive], tmp_path)
+    assert (server.asked, server.ranges) == (["/1", "/2"], [None, "bytes=50-"])
+    assert (tmp_path / "raw").read_bytes() == RAW and listing(tmp_path) == ["raw"]
+
+
+def test_the_next_command_goes_on_where_one_has_stalled(server: Server, tmp_path: Path, monkeypatch) -> None:
+    """Exit 3, one sentence and no run; then it trains."""
+    text = b"to be or not to be, " * 500
+    monkeypatch.setattr(download, "_STALLED", 0.2)
+    end = threading.Event()
+
+    def stalls(handler: http.server.BaseHTTPRequestHandler) -> None:
+        ranged(text, stop=50)(handler)
+        end.wait(30)
+
+    url = server.add("/input.txt", in_turn(stalls, ranged(text)))
+    archive = Archive("input.txt", len(text), sha(text), (url,), (File("input.txt", len(text), sha(text)),))
+    monkeypatch.setattr("dlcli.data.text.TINYSHAKESPEARE", (archive,))
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "rnn", "--data", "tinyshakespeare", "--data-dir", "data", "--steps", "2", "--device", "cpu"]
+    words += ["--set", "model.hidden=8", "--set", "data.length=16", "--quiet"]
+    result = CliRunner().invoke(app, words)
+    folder = Path("data", "tinyshakespeare")
+    told = cannot(archive, folder, "no byte came for 0.2 s", arrived=50).replace("Things", "tinyshakespeare")
+    assert (result.exit_code, result.stdout, result.stderr) == (3, "", f"error: {told}\n")
+    assert not Path("runs").exists()
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert server.ranges == [None, "bytes=50-"]
+    assert listing(folder) == ["input.txt"]
     end.set()
 
 
@@ -259,6 +330,61 @@ def test_a_download_that_broke_off_is_tried_again(server: Server, tmp_path: Path
     archive = gz(server.add("/raw.gz", in_turn(sends(PACKED[:9], length=len(PACKED)), sends(b"", status=500), sends())))
     fetch("Things", [archive], tmp_path)
     assert (tmp_path / "raw").read_bytes() == RAW and len(server.asked) == 3
+
+
+def test_what_broke_off_is_gone_on_with(server: Server, tmp_path: Path, caplog) -> None:
+    archive = gz(server.add("/raw.gz", in_turn(ranged(stop=50), ranged(stop=80), ranged())))
+    with caplog.at_level(logging.WARNING):
+        fetch("Things", [archive], tmp_path)
+    assert server.ranges == [None, "bytes=50-", "bytes=80-"]
+    assert (tmp_path / "raw").read_bytes() == RAW and listing(tmp_path) == ["raw"]
+    assert caplog.messages[1] == f"downloading {archive.urls[0]} (0 kB, from byte 50 on)"
+
+
+def test_what_arrived_whole_is_not_asked_for_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / PART).write_bytes(PACKED)
+    fetch("Things", [gz(server.add("/raw.gz", sends()))], tmp_path)
+    assert (server.asked, listing(tmp_path)) == ([], ["raw"])
+
+
+@pytest.mark.parametrize("part", [b"?" * 50, b"?" * len(PACKED), b"?" * 100_000], ids=["begun", "whole", "more"])
+def test_a_wrong_beginning_is_dropped(part: bytes, server: Server, tmp_path: Path) -> None:
+    (tmp_path / PART).write_bytes(part)
+    fetch("Things", [gz(server.add("/raw.gz", ranged()))], tmp_path)
+    assert server.ranges == (["bytes=50-", None] if len(part) == 50 else [None])
+    assert (tmp_path / "raw").read_bytes() == RAW and listing(tmp_path) == ["raw"]
+
+
+@pytest.mark.parametrize("told", ["bytes 49-99/100", f"bytes 50-{len(PACKED) - 1}/{len(PACKED) + 1}", "nonsense"])
+def test_a_mirror_that_goes_on_elsewhere_is_refused(told: str, server: Server, tmp_path: Path) -> None:
+    (tmp_path / PART).write_bytes(PACKED[:50])
+    archive = gz(server.add("/raw.gz", ranged(told=told)))
+    reason = "it does not go on from byte 50"
+    assert said(archive, tmp_path, arrived=PACKED[:50]) == cannot(archive, tmp_path, reason, arrived=50)
+
+
+def test_a_mirror_that_cannot_go_on_is_asked_for_all(server: Server, tmp_path: Path) -> None:
+    for reply, ranges in ((sends(), ["bytes=50-"]), (in_turn(sends(status=416), ranged()), ["bytes=50-", None])):
+        (tmp_path / PART).write_bytes(PACKED[:50])
+        server.ranges.clear()
+        fetch("Things", [gz(server.add("/raw.gz", reply))], tmp_path)
+        assert server.ranges == ranges
+        assert (tmp_path / "raw").read_bytes() == RAW and listing(tmp_path) == ["raw"]
+        (tmp_path / "raw").unlink()
+
+
+def test_what_has_arrived_outlives_a_disk_that_is_full(server: Server, tmp_path: Path) -> None:
+    raw = os.urandom(50_000)
+    archive = gz(server.add("/raw.gz", ranged(gzip.compress(raw, mtime=0))), raw=raw)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    folder, log = tmp_path / "data", tmp_path / "log"
+    assert child(archive, folder, first=limit, errors=log).wait(60) == 1
+    told = f"ResourceError: cannot write {folder / PART}: File too large; choose --data-dir"
+    assert log.read_text().splitlines()[-1].endswith(told)
+    assert listing(folder) == [PART]
+    fetch("Things", [archive], folder)
+    assert server.ranges == [None, "bytes=20000-"]
+    assert (folder / "raw").read_bytes() == raw and listing(folder) == ["raw"]
 
 
 def test_the_next_mirror_is_asked_and_a_refusal_is_final(server: Server, tmp_path: Path) -> None:
@@ -376,7 +502,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_told(server: Server, tmp_pat
     with pytest.raises(ResourceError) as caught:
         fetch("Things", [archive], tmp_path)
     assert str(caught.value) == f"cannot write {tmp_path / 'raw'}: Input/output error"
-    assert listing(tmp_path) == []
+    assert listing(tmp_path) == [PART]  # no second download for a full disk
 
 
 # Several processes, and processes that die
@@ -417,21 +543,22 @@ def test_of_four_processes_one_downloads_and_the_others_wait_and_say_so(server: 
     assert (folder / "raw").read_bytes() == RAW and listing(folder) == ["raw"]
 
 
-def test_a_process_that_is_killed_while_it_downloads_leaves_nothing(server: Server, tmp_path: Path) -> None:
+def test_after_a_process_that_was_killed_while_it_downloads_the_next_goes_on(server: Server, tmp_path: Path) -> None:
     end = threading.Event()
 
     def half(handler: http.server.BaseHTTPRequestHandler) -> None:
-        sends(PACKED[:50], length=len(PACKED))(handler)
+        ranged(stop=50)(handler)
         end.wait(60)
 
-    archive = gz(server.add("/raw.gz", in_turn(half, sends())))
+    archive = gz(server.add("/raw.gz", in_turn(half, ranged())))
     process = child(archive, tmp_path)
-    wait_until(lambda: len(server.asked) == 1)
+    wait_until(lambda: (tmp_path / PART).exists() and (tmp_path / PART).read_bytes() == PACKED[:50])
     process.send_signal(signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
     end.set()
-    assert listing(tmp_path) == []
+    assert listing(tmp_path) == [PART]
     fetch("Things", [archive], tmp_path)
+    assert server.ranges == [None, "bytes=50-"]
     assert listing(tmp_path) == ["raw"]
 
 
@@ -441,8 +568,8 @@ def test_a_process_that_is_killed_while_it_writes_leaves_no_half_file_and_the_ne
     archive = gz(server.add("/raw.gz", sends()))
     process = child(archive, tmp_path, first="import os; os.replace = lambda *a: os.kill(os.getpid(), 9)")
     assert process.wait(60) == -signal.SIGKILL
-    (leftover,) = listing(tmp_path)
-    assert leftover.startswith(".tmp-")
+    part, leftover = listing(tmp_path)
+    assert part == PART and leftover.startswith(".tmp-")
     fetch("Things", [archive], tmp_path)
     assert listing(tmp_path) == ["raw"]
 

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -609,6 +610,23 @@ def test_the_table_tells_all(trained: Trained, capsys: pytest.CaptureFixture[str
     values = dict(zip(heading.split(","), row.split(","), strict=True))
     assert (values["name"], values["agreement"], values["parity"]) == ("onnx", "1.0", "holds")
     assert float(values["trained"]) == float(values["exported"]) == evaluate(run).metrics["accuracy"]
+
+
+# No telemetry
+
+
+def test_nothing_lands_in_the_home_folder(trained: Trained, tmp_path: Path) -> None:
+    """ONNX Runtime keeps an id of the machine and a database of events there, and sends them, unless told not to."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ORT_", "XDG_"))} | {"HOME": str(tmp_path)}
+    for model, words in (
+        ("cnn", ["--format", "onnx,pt2,safetensors"]),
+        ("cnn", ["--quantize", "int8"]),  # statically
+        ("linear", ["--quantize", "int8"]),  # dynamically
+    ):
+        command = [sys.executable, "-m", "dlcli", "export", str(trained(model).path), *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert list(tmp_path.rglob("*")) == []
 
 
 # Written whole or not at all

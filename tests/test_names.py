@@ -14,7 +14,8 @@ import pytest
 from dlcli import TrainConfig, evaluate, train
 from dlcli.core.errors import ConfigError, RunError
 from dlcli.runs import names, trash
-from dlcli.runs.names import check_free, create, find, find_one, name_of
+from dlcli.runs.given_names import check_free, create, name_of
+from dlcli.runs.names import find, find_one
 from dlcli.runs.run import Run
 from tests.conftest import Dlcli
 

@@ -10,7 +10,7 @@ from dlcli import TrainConfig, train
 from dlcli.config.recipe import recipes
 from dlcli.config.toml import read_file
 from dlcli.data.batches import full
-from dlcli.evaluation.rules import check_rules
+from dlcli.evaluation.rules import check_rules, parse_rules
 from dlcli.experiment.load import load_data
 from dlcli.experiment.restore import restore
 from dlcli.runs.run import Run
@@ -24,7 +24,7 @@ def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
     assert recipe["summary"] and recipe["reaches"]
     made = TrainConfig.from_flat(read_file(f"recipe:{name}"))
     names = dict.fromkeys(("loss", "accuracy", "mse", "r2", "bits_per_char"), 0.0)
-    assert check_rules(names, recipe["require"])
+    assert check_rules(names, parse_rules(recipe["require"]))
     fast = f"{made.data.removesuffix('-mnist')}-fast"  # the least time to an accuracy, by whatever model
     assert name in (f"{made.model}-{made.data}", fast) or name.startswith(f"{made.model}-{made.data}-")
 

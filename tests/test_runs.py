@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,6 +168,46 @@ def test_one_grammar_names_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert numbers("best:accuracy") == [2]
     assert numbers("best:val/accuracy") == [2]
     assert numbers("best:loss") == [4]
+
+
+def test_best_compares_runs_on_the_same_data_and_split(tmp_path: Path) -> None:
+    def watched(value: float, data: str, fingerprint: str, **settings: Any) -> None:
+        best = {"metric": "val/accuracy", "higher_is_better": True, "value": value}
+        run = make(tmp_path, best=best, data=data, fingerprint=fingerprint)
+        run.write_config(TrainConfig(model="cnn", data=data, **settings))
+
+    def found(text: str) -> int | str:
+        try:
+            return find_one(text, tmp_path).number
+        except RunError as error:
+            return str(error)
+
+    watched(0.91, "digits", "d")
+    watched(0.92, "digits", "d", seed=7)
+    assert found("best:accuracy") == 2  # another seed is no other data set
+    watched(1.00, "iris", "i")
+    assert found("best:accuracy") == (
+        "best:accuracy finds runs whose data differ: digits (runs 1, 2), iris (run 3); choose with best:accuracy@digits"
+    )
+    assert found("best:accuracy@digits") == found("best:val/accuracy@digits") == found("best:accuracy@1") == 2
+    assert found("best:accuracy@iris") == 3
+    assert found("best:accuracy@wine") == (
+        f"no run in {tmp_path} has a best accuracy on wine; those that have one are on digits, iris"
+    )
+    assert found("best:accuracy@77") == f"there is no run 77 in {tmp_path}: see `dlcli runs`"
+    watched(0.99, "digits", "d", val_fraction=0.5)
+    watched(0.98, "digits", "changed since")
+    for _ in range(5):
+        watched(0.90, "digits", "d")
+    assert found("best:accuracy@digits") == (
+        "best:accuracy finds runs whose data or splits differ: digits (runs 1, 2, 6, 7, 8, ...), digits (run 4), "
+        "digits (run 5); choose with best:accuracy@1"
+    )
+    assert [found(f"best:accuracy@{number}") for number in (6, 4, 5, 3)] == [2, 4, 5, 3]
+    (tmp_path / "3" / "config.json").write_text("{")  # cannot be measured, so it is none of them
+    assert found("best:accuracy@iris") == (
+        f"no run in {tmp_path} has a best accuracy on iris; those that have one are on digits"
+    )
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_tinyshakespeare_is_held_against_its_sha256(tmp_path: Path, monkeypatch)
     file.unlink()
     asked = []
 
-    def refuses(url: str, archive: download.Archive) -> bytes:
+    def refuses(url: str, *rest: object) -> bytes:
         asked.append(url)
         raise download._Refused("no route to host")
 

@@ -154,7 +154,7 @@ def test_damaged_cifar_files_are_told(cifar: Path, tmp_path: Path) -> None:
 def test_what_is_missing_is_asked_for_from_its_mirrors(name: str, tmp_path: Path, monkeypatch) -> None:
     asked = []
 
-    def refuses(url: str, archive: download.Archive) -> bytes:
+    def refuses(url: str, *rest: object) -> bytes:
         asked.append(url)
         raise download._Refused("no route to host")
 

@@ -54,10 +54,14 @@ DataDir = Annotated[
         callback=folder("--data-dir"),
     ),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, its name, latest or best:METRIC.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, its name, latest, best:METRIC or best:METRIC@DATA.")
+]
 RunNames = Annotated[
     list[str],
-    typer.Argument(metavar="RUN", help="Runs: 42, runs/42, names, latest, best:METRIC or 40:45. May be repeated."),
+    typer.Argument(
+        metavar="RUN", help="Runs: 42, runs/42, names, latest, best:METRIC[@DATA] or 40:45. May be repeated."
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (the device of the training), cpu, cuda, cuda:N or mps.")]
 CheckpointRole = Annotated[

@@ -1,12 +1,27 @@
-"""dlcli eval"""
+"""dlcli eval, and the tables of an evaluation, which `dlcli train --eval` prints too."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcli.cli.arguments import CheckpointRole, DataDir, Device, RunName, RunsDir, one_of, with_format
 from dlcli.cli.output import Column, Format, emit, say, tell_damage
+from dlcli.config.ranges import check_range
 from dlcli.core.errors import CheckError, ConfigError
+
+if TYPE_CHECKING:
+    from dlcli.evaluation.measure import Evaluation
+    from dlcli.evaluation.rules import Verdict
+
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        metavar="RULE",
+        help="A condition, such as 'accuracy>=0.98'. Exit with code 7 if it is false. May be repeated.",
+    ),
+]
 
 
 @with_format
@@ -30,19 +45,16 @@ def evaluate(
         ),
     ] = None,
     data_dir: DataDir = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--require",
-            metavar="RULE",
-            help="A condition, such as 'accuracy>=0.98'. Exit with code 7 if it is false. May be repeated.",
-        ),
-    ] = None,
+    require: Require = None,
     baseline: Annotated[
         str | None,
         typer.Option("--baseline", metavar="RUN", help="Measure this run as well. Exit with code 7 if it is better."),
     ] = None,
-    max_drop: Annotated[float, typer.Option("--max-drop", min=0.0, help="How much better the baseline may be.")] = 0.0,
+    max_drop: Annotated[float, typer.Option("--max-drop", help="How much better the baseline may be.")] = 0.0,
+    allow_fallback: Annotated[
+        bool,
+        typer.Option("--allow-fallback", help="Measure an older checkpoint when the newest is damaged."),
+    ] = False,
     device: Device = "auto",
     runs_dir: RunsDir = "runs",
     *,
@@ -56,37 +68,24 @@ def evaluate(
     """
     if max_drop and baseline is None:
         raise ConfigError("--max-drop needs a --baseline")
+    check_range(max_drop, ">= 0", name="--max-drop")
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)
     other = find_one(baseline, runs_dir) if baseline else None
     from dlcli.evaluation.measure import evaluate
-    from dlcli.evaluation.rules import check_drop, check_rules, main_metric
+    from dlcli.evaluation.rules import check_drop, check_rules, main_metric, parse_rules
 
-    report = evaluate(found, split=split, checkpoint=checkpoint, data=data, data_dir=data_dir, device=device)
-    tell_damage(report.damage)
-    if report.unrecorded:
-        say(f"warning: {report.unrecorded}: these numbers are not recorded in the run")
-    results = check_rules(report.metrics, require or [])
-    document: dict[str, Any] = report.as_dict()
-    if results:
-        document["require"] = [{"rule": r, "value": v, "holds": h} for r, v, h in results]
-    emit(
-        [{"metric": name, "value": value} for name, value in report.metrics.items()],
-        [Column("metric", "metric", fixed=True), Column("value", "value", right=True)],
-        format=format,
-        title=f"{report.run}: {checkpoint} checkpoint (epoch {report.epoch}) on {split} of {report.data}, "
-        f"{report.samples:,} samples",
-        document=document,
-    )
-    if format is Format.table:
-        _print_classes(report)
-    failed = [f"{rule} does not hold: the value is {_exact(value)}" for rule, value, holds in results if not holds]
-    for rule, value, holds in results:
-        if holds and format is Format.table:
-            say(f"{rule} holds: the value is {_exact(value)}")
+    rules = parse_rules(require or [])
+    where = {"split": split, "data": data, "data_dir": data_dir, "device": device, "allow_fallback": allow_fallback}
+    report = evaluate(found, checkpoint=checkpoint, **where)
+    warn(report)
+    verdicts = check_rules(report.metrics, rules)
+    show(report, format=format, document=document(report, verdicts))
+    failed = tell(verdicts, format=format)
     if other is not None:
-        base = evaluate(other, split=split, data=data, data_dir=data_dir, device=device)
+        base = evaluate(other, **where)
+        warn(base)
         metric = main_metric(found)
         try:
             say(check_drop(report, base, max_drop, metric))
@@ -94,6 +93,44 @@ def evaluate(
             failed.append(str(error))
     if failed:
         raise CheckError("; ".join(failed))
+
+
+def warn(report: "Evaluation") -> None:
+    """Say why these may not be the numbers that the training was to reach."""
+    tell_damage(report.damage)
+    if report.unrecorded:
+        say(f"warning: {report.unrecorded}: these numbers are not recorded in the run")
+    if report.status != "finished":
+        state = f"{report.status}: {report.reason}" if report.reason else report.status
+        checkpoint = f"its {report.checkpoint} checkpoint, of epoch {report.epoch}, is measured"
+        say(f"{report.run} has not finished ({state}): {checkpoint}")
+
+
+def document(report: "Evaluation", verdicts: Sequence["Verdict"]) -> dict[str, Any]:
+    """What --json prints of an evaluation."""
+    return report.as_dict() | ({"require": [verdict.as_dict() for verdict in verdicts]} if verdicts else {})
+
+
+def show(report: "Evaluation", *, format: Format, document: Any) -> None:
+    """Print the metrics, and as tables also those of the classes."""
+    emit(
+        [{"metric": name, "value": value} for name, value in report.metrics.items()],
+        [Column("metric", "metric", fixed=True), Column("value", "value", right=True)],
+        format=format,
+        title=f"{report.run}: {report.checkpoint} checkpoint (epoch {report.epoch}) on {report.split} of "
+        f"{report.data}, {report.samples:,} samples",
+        document=document,
+    )
+    if format is Format.table:
+        _print_classes(report)
+
+
+def tell(verdicts: Sequence["Verdict"], *, format: Format) -> list[str]:
+    """The sentences of the rules that do not hold; those that hold are said."""
+    for verdict in verdicts:
+        if verdict.holds and format is Format.table:
+            say(verdict.sentence)
+    return [verdict.sentence for verdict in verdicts if not verdict.holds]
 
 
 def _print_classes(report: Any) -> None:
@@ -119,7 +156,3 @@ def _print_classes(report: Any) -> None:
         format=Format.table,
         title="confusion matrix",
     )
-
-
-def _exact(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.6g}"

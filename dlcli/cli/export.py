@@ -6,6 +6,7 @@ import typer
 
 from dlcli.cli.arguments import DataDir, RunName, RunsDir, with_format
 from dlcli.cli.output import Column, Format, emit, power, say, tell_damage
+from dlcli.config.ranges import check_range
 from dlcli.core.errors import CheckError, ConfigError
 from dlcli.export.formats import FORMATS, check_formats
 
@@ -33,7 +34,6 @@ def export(
         float | None,
         typer.Option(
             "--tolerance",
-            min=0.0,
             help="Largest relative difference from the trained model that is accepted; with --quantize, the largest "
             "loss of accuracy or r2. (default: 0.0001; with --half or --quantize 0.01)",
         ),
@@ -53,6 +53,7 @@ def export(
         raise ConfigError("--all and --format exclude each other: choose one")
     names = list(FORMATS) if everything else [name.strip() for name in (formats or "onnx").split(",")]
     check_formats(names, half=half, quantize=quantize)
+    check_range(tolerance, ">= 0", name="--tolerance")
     from dlcli.runs.names import find_one
 
     found = find_one(run, runs_dir)

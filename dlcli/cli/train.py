@@ -4,11 +4,12 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, with_format
+from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, one_of, with_format
+from dlcli.cli.evaluate import Require
 from dlcli.cli.flags import resolve, with_settings
 from dlcli.cli.output import Column, Format, emit, print_json, write
-from dlcli.cli.training import Print, command_line, show
-from dlcli.runs.names import check_free, name_of
+from dlcli.cli.training import Measuring, Print, command_line, show
+from dlcli.runs.given_names import check_free, name_of
 
 
 @with_settings
@@ -32,11 +33,25 @@ def train(
             "--dry-run", help="Print the size, work and memory of the training, and stop without making a run."
         ),
     ] = False,
+    eval_: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="train|val|test",
+            help="Measure the best checkpoint on this split in the end, as `dlcli eval` does.",
+            callback=one_of("--eval", "train", "val", "test"),
+        ),
+    ] = None,
+    require: Require = None,
     print_: Print = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     format: Format,
 ) -> None:
-    """Train a model in a new run, and print its best result."""
+    """Train a model in a new run, and print its best result.
+
+    With --eval, or with --require, which measures on the test split where
+    --eval names no other, the numbers of `dlcli eval` follow.
+    """
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
     if name is not None:
         check_free(name, runs_dir)
@@ -55,10 +70,15 @@ def train(
             write(to_toml(chosen))
         return
 
+    from dlcli.evaluation.rules import parse_rules
     from dlcli.training.session import begun, check_alone
 
     check_alone()
+    rules = parse_rules(require or [])
+    measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None
     built = build(chosen)
+    if measuring is not None:
+        measuring.check(built)
     if dry_run:
         from dlcli.experiment.estimate import check_memory, estimate
 
@@ -71,7 +91,7 @@ def train(
     def opened() -> Any:
         return begun(built, runs_dir=runs_dir, name=name, command=command_line())
 
-    show(opened, lines=_opening, format=format, quiet=quiet, print_=print_)
+    show(opened, lines=_opening, format=format, quiet=quiet, print_=print_, measuring=measuring)
 
 
 def _opening(session: Any) -> list[str]:

@@ -5,15 +5,20 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dlcli.cli import evaluate
 from dlcli.cli.arguments import one_of
 from dlcli.cli.columns import outcome
 from dlcli.cli.output import Column, Format, Reporter, duration, emit, number, say, tell_damage, write
+from dlcli.core.errors import CheckError
 
 if TYPE_CHECKING:
+    from dlcli.evaluation.rules import Rule
+    from dlcli.experiment.build import Experiment
     from dlcli.runs.run import Run
     from dlcli.training.session import Session
 
@@ -28,6 +33,23 @@ Print = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured of a run that has finished. rules: those that must hold."""
+
+    split: str
+    rules: Sequence["Rule"]
+
+    def check(self, built: "Experiment") -> None:
+        """ConfigError (exit 2) when there is no such split, or no metric that a rule names."""
+        from dlcli.evaluation.rules import check_names
+        from dlcli.experiment.build import make_task
+
+        built.dataset.split(self.split)
+        task = make_task(built.config, built.dataset.preprocessing)
+        check_names(self.rules, (*task.names, *task.table_names))
+
+
 def command_line() -> str:
     return shlex.join(["dlcli", *sys.argv[1:]])
 
@@ -39,10 +61,13 @@ def show(
     format: Format,
     quiet: bool,
     print_: str | None,
+    measuring: Measuring | None = None,
 ) -> None:
-    """Open a session, train, and show it: some opening lines, a line for each evaluation, a bar, the result.
+    """Open a session, train, and show it: some opening lines, a line for each evaluation, a bar, the result, and what
+    is measured of it.
 
-    Leaves with the code of the signal that stopped the training, if one did.
+    Leaves with the code of the signal that stopped the training, if one did. CheckError (exit 7) when a rule does not
+    hold.
     """
     from dlcli.training.signals import Stop
 
@@ -57,7 +82,8 @@ def show(
                 session.run.log(line)
                 reporter.line(line)
             follow(session, reporter, stop.reason)
-    _tell_result(session, format=format, quiet=quiet, printed=print_ is not None)
+    with _named_in_errors(session.run):
+        _tell_result(session, measuring, format=format, quiet=quiet, printed=print_ is not None)
     if stop.signal is not None:
         raise typer.Exit(128 + stop.signal)
 
@@ -92,27 +118,71 @@ def follow(session: "Session", reporter: Reporter, stop: Callable[[], str | None
         )
 
 
-def _tell_result(session: "Session", *, format: Format, quiet: bool, printed: bool) -> None:
+def _tell_result(
+    session: "Session", measuring: Measuring | None, *, format: Format, quiet: bool, printed: bool
+) -> None:
     from dlcli.runs.table import row
 
     run = session.run
     result = row(run)
-    for line in (_closing(session, result), *_compilation(run.info().get("compile"))):
+    lines = [_closing(session, result, measured=measuring is not None), *_compilation(run.info().get("compile"))]
+    if measuring is not None and result["status"] != "finished":
+        lines.append(f"not measured on {measuring.split}, since the training has not finished")
+    for line in lines:
         run.log(line)
         if not quiet:
             say(line)
+    document = {**result, "path": str(run.path)}
+    if measuring is not None and result["status"] == "finished":
+        _measure(session, measuring, result, document, format=format, printed=printed)
+    elif not printed:
+        emit([result], _columns(result), format=format, document=document | ({"evaluation": None} if measuring else {}))
+
+
+def _measure(
+    session: "Session",
+    measuring: Measuring,
+    result: dict[str, Any],
+    document: dict[str, Any],
+    *,
+    format: Format,
+    printed: bool,
+) -> None:
+    """As `dlcli eval`, but that the data are in memory. Prints the training's result and the evaluation: as two tables,
+    one JSON document, or one row of CSV or Markdown."""
+    from dlcli.evaluation import measure
+    from dlcli.evaluation.rules import check_rules
+
+    built = session.built
+    report = measure.evaluate(session.run, split=measuring.split, device=built.config.device, loaded=built.dataset)
+    verdicts = check_rules(report.metrics, measuring.rules)
     if not printed:
-        columns = [*outcome([result]), Column("best_epoch", "at epoch", right=True)]
-        emit([result], columns, format=format, document={**result, "path": str(run.path)})
+        metrics = {f"{report.split}/{name}": value for name, value in report.metrics.items()}
+        in_one = format in (Format.csv, Format.md)
+        emit(
+            [result | metrics],
+            [*_columns(result), *(Column(name, name, right=True) for name in metrics if in_one)],
+            format=format,
+            document=document | {"evaluation": evaluate.document(report, verdicts)},
+        )
+        if format is Format.table:
+            evaluate.show(report, format=format, document=None)
+    if failed := evaluate.tell(verdicts, format=format):
+        raise CheckError("; ".join(failed))
 
 
-def _closing(session: "Session", result: dict[str, Any]) -> str:
+def _columns(result: dict[str, Any]) -> list[Column]:
+    return [*outcome([result]), Column("best_epoch", "at epoch", right=True)]
+
+
+def _closing(session: "Session", result: dict[str, Any], *, measured: bool) -> str:
     run, built = session.run, session.built
     if result["status"] == "interrupted":
         return f"interrupted after epoch {result['epochs']}; go on with: dlcli resume {run.path}"
     early = f" early, without a better one for {built.config.patience} evaluations" if result["reason"] else ""
+    hint = "" if measured else f"; measure it: dlcli eval {run.path}"
     best = f": best {result['metric']} {number(result['best'])} in epoch {result['best_epoch']}"
-    return f"{result['status']}{early}{best if result['metric'] else ''}; measure it: dlcli eval {run.path}"
+    return f"{result['status']}{early}{best if result['metric'] else ''}{hint}"
 
 
 def _compilation(found: dict[str, Any] | None) -> list[str]:

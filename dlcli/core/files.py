@@ -10,12 +10,13 @@ Files are read with reading.py.
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,24 @@ def sweep(folder: Path) -> None:
                     shutil.rmtree(entry.path, ignore_errors=True)
                 else:
                     os.unlink(entry.path)
+
+
+@contextlib.contextmanager
+def held(descriptor: int, *, waiting: Callable[[], None] = lambda: None) -> Iterator[bool]:
+    """Hold the lock of an open file or folder, waiting for it, and close it in the end. waiting: called when another
+    process holds it. False on a file system that has no locks (ENOLCK, ENOTSUP, EBADF)."""
+    try:
+        alone = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            alone = False
+        yield alone
+    finally:
+        os.close(descriptor)
 
 
 def flush_folder(path: Path) -> None:

@@ -1,65 +1,37 @@
-"""Files of public data sets: fetched over https, held against their sha256, unpacked by our own hands.
+"""Files of public data sets: fetched over https, held against their sha256.
 
-What arrives stays in memory until it is known to be right; only then is it written, by the commit protocol of
-`files`. So no half or wrong file ever has a final name, however the process ends. Of several processes that need
-the same files one downloads; the others wait for it. Progress goes to the log "dlcli.data.download".
+What arrives is added to a file of its own, with which the next try goes on (HTTP Range). Only when it is whole and
+known to be right are the raw files written, by the commit protocol of `files`. So no half or wrong file ever has a
+final name, however the process ends. Of several processes that need the same files one downloads; the others wait.
+Progress goes to the log "dlcli.data.download".
 """
 
 import contextlib
-import fcntl
-import gzip
 import hashlib
 import http.client
-import io
 import logging
 import os
+import re
 import ssl
-import tarfile
 import time
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dlcli.core.errors import DataError, ResourceError
-from dlcli.core.files import write_bytes
+from dlcli.core.files import held, write_bytes
 from dlcli.core.version import __version__
+from dlcli.data.archives import Archive, File, unpack
 
 SHA256SUMS = "SHA256SUMS"
 
-_TIMEOUT = 10.0  # seconds without a connection, or without a byte
+_STALLED = 30.0  # seconds without a connection, or without a byte
 _PAUSES = (0.0, 1.0, 4.0)  # seconds before each round over the mirrors that may still work
 _NEWS_EVERY = 10.0  # seconds between two lines about one download
-_TAR_EXTRA = 1 << 20  # bytes that a .tar.gz may hold beside the files that are wanted: headers, a readme
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class File:
-    """A raw file: its name in the data folder, its size, and its sha256 where somebody has published it."""
-
-    name: str
-    size: int
-    sha256: str = ""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """What a mirror hands out, and the raw files in it: a .tar.gz, a .gz of one file, or that file itself.
-
-    urls: where it lies, tried in this order. inside: the folder of the files within a .tar.gz, with a slash.
-    """
-
-    name: str
-    size: int
-    sha256: str
-    urls: tuple[str, ...]
-    files: tuple[File, ...]
-    inside: str = ""
 
 
 class _Refused(Exception):
@@ -90,13 +62,16 @@ def fetch(title: str, archives: Sequence[Archive], folder: Path) -> None:
             for leftover in folder.glob(".tmp-*"):  # of a process that was killed
                 leftover.unlink(missing_ok=True)
         for archive in _missing(archives, folder):
+            # Where there are no locks another process may be at it too: what has arrived is then nobody else's.
+            part = folder / (f".part-{archive.name}" if alone else f".part-{os.getpid()}-{archive.name}")
             content = _by_hand(folder / archive.name, archive)
             if content is None:
-                content = _downloaded(title, _missing(archives, folder), folder)
+                content = _downloaded(title, _missing(archives, folder), folder, part)
             for file, raw in unpack(content, archive):
                 if not file.sha256:
                     _record(folder, file.name, hashlib.sha256(raw).hexdigest())
                 write_bytes(folder / file.name, raw)
+            part.unlink(missing_ok=True)
 
 
 def verify(path: Path, content: Any, file: File, title: str) -> None:
@@ -120,29 +95,6 @@ def verify(path: Path, content: Any, file: File, title: str) -> None:
     )
 
 
-def unpack(content: bytes, archive: Archive) -> list[tuple[File, bytes]]:
-    """The wanted files of an archive, with their bytes; nothing else of it is looked at, nothing is written.
-
-    DataError when one is missing, is no regular file, or is not what it should be. No more is inflated than
-    the sizes promise.
-    """
-    if archive.name.endswith(".tar.gz"):
-        found = _from_tar(content, archive)
-    elif archive.name.endswith(".gz"):
-        found = {archive.files[0].name: _inflated(content, archive)}
-    else:
-        found = {archive.files[0].name: content}
-    for file in archive.files:
-        raw = found.get(file.name)
-        if raw is None:
-            raise DataError(f"{archive.name} is refused: it holds no {archive.inside}{file.name}")
-        if len(raw) != file.size:
-            raise DataError(f"{archive.name} is refused: {file.name} in it has {len(raw)} of {file.size} bytes")
-        if file.sha256 and hashlib.sha256(raw).hexdigest() != file.sha256:
-            raise DataError(f"{archive.name} is refused: {file.name} in it has not the sha256 {file.sha256}")
-    return [(file, found[file.name]) for file in archive.files]
-
-
 def _missing(archives: Sequence[Archive], folder: Path) -> list[Archive]:
     return [a for a in archives if not all((folder / file.name).is_file() for file in a.files)]
 
@@ -154,26 +106,20 @@ def _alone(folder: Path, title: str) -> Iterator[bool]:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ResourceError(f"cannot open the data folder {folder}: {error.strerror}; choose --data-dir") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except BlockingIOError:
-            _log.warning("waiting for another process that downloads %s to %s", title, folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            alone = True
-        except OSError:  # ENOLCK, ENOTSUP, EBADF: each process then downloads for itself, which is slow but right
-            alone = False
+
+    def waiting() -> None:
+        _log.warning("waiting for another process that downloads %s to %s", title, folder)
+
+    with held(descriptor, waiting=waiting) as alone:  # if not, each process downloads for itself: slow but right
         yield alone
-    finally:
-        os.close(descriptor)
 
 
 # From the network
 
 
-def _downloaded(title: str, missing: Sequence[Archive], folder: Path) -> bytes:
-    """The first of the missing archives, from the first mirror that hands out the right bytes."""
+def _downloaded(title: str, missing: Sequence[Archive], folder: Path, part: Path) -> bytes:
+    """The first of the missing archives, from the first mirror that hands out the right bytes. part: where they are
+    gathered."""
     archive = missing[0]
     reasons: dict[str, str] = {}
     mirrors = list(archive.urls)
@@ -183,7 +129,7 @@ def _downloaded(title: str, missing: Sequence[Archive], folder: Path) -> bytes:
         time.sleep(pause)
         for url in mirrors.copy():
             try:
-                return _get(url, archive)
+                return _get(url, archive, part)
             except _Refused as error:
                 reasons[url] = str(error)
                 mirrors.remove(url)
@@ -191,45 +137,90 @@ def _downloaded(title: str, missing: Sequence[Archive], folder: Path) -> bytes:
                 reasons[url] = _in_words(error)
     told = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
     wanted = ", ".join(f"{a.name} (sha256 {a.sha256})" for a in missing)
+    arrived = _arrived(part)
+    again = f"try again, which goes on after the {arrived} bytes that have arrived, or " if arrived else ""
     raise DataError(
-        f"{title} is not in the data folder and cannot be downloaded ({told}): put {wanted} into {folder}, "
+        f"{title} is not in the data folder and cannot be downloaded ({told}): {again}put {wanted} into {folder}, "
         "or choose --data-dir"
     )
 
 
-def _get(url: str, archive: Archive) -> bytes:
-    """What lies at `url`, if it has the archive's size and sha256. _Refused when it has not, or will never come;
-    OSError or HTTPException when it may come another time."""
-    _log.warning("downloading %s (%s)", url, _megabytes(archive.size))
-    request = urllib.request.Request(url, headers={"User-Agent": f"dlcli/{__version__}"})
+def _get(url: str, archive: Archive, part: Path) -> bytes:
+    """What lies at `url`, if it has the archive's size and sha256. part: its beginning, as far as that has arrived.
+
+    _Refused when it has not, will never come, or has stalled; OSError or HTTPException when it may come another time.
+    """
+    before = _arrived(part)
+    if before < archive.size:
+        try:
+            _gather(url, archive, part)
+        except TimeoutError:
+            raise _Refused(f"no byte came for {_STALLED:g} s") from None
+    content = part.read_bytes() if part.exists() else b""
+    if len(content) < archive.size:
+        raise OSError(f"it sent {len(content)} of {archive.size} bytes")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest == archive.sha256:
+        return content
+    part.unlink()
+    if before:
+        raise OSError("what it sends does not go on what had arrived before")
+    if len(content) > archive.size:
+        raise _Refused(f"it sends more than {archive.size} bytes")
+    raise _Refused(f"what it sends has the sha256 {digest}")
+
+
+def _gather(url: str, archive: Archive, part: Path) -> None:
+    """Add to `part` what is missing of it, but no more than one chunk beyond its size."""
+    start = _arrived(part)
+    _log.warning("downloading %s (%s%s)", url, _megabytes(archive.size), f", from byte {start} on" if start else "")
+    with _opened(url, part, start) as response:
+        if response.status != 206:  # it sends all
+            start = 0
+        elif not re.fullmatch(rf"bytes {start}-\d+/(\*|{archive.size})", response.headers.get("Content-Range", "")):
+            raise _Refused(f"it does not go on from byte {start}")
+        length, rest = response.headers.get("Content-Length"), archive.size - start
+        if length is not None and length != str(rest):
+            kind = response.headers.get_content_type()
+            raise _Refused(f"it sends {length} bytes of {kind} instead of {rest}")
+        if not start:
+            part.unlink(missing_ok=True)
+        arrived, news = start, time.monotonic()
+        while arrived <= archive.size and (chunk := response.read1(1 << 16)):
+            _add(part, chunk)
+            arrived += len(chunk)
+            if time.monotonic() - news >= _NEWS_EVERY:
+                news = time.monotonic()
+                _log.warning("%s: %s of %s", archive.name, _megabytes(arrived), _megabytes(archive.size))
+
+
+def _opened(url: str, part: Path, start: int) -> Any:
+    """The answer of a server that is asked for what lies at `url`, from byte `start` on."""
+    headers = {"User-Agent": f"dlcli/{__version__}"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
-        response = _opener().open(request, timeout=_TIMEOUT)
+        return _opener().open(urllib.request.Request(url, headers=headers), timeout=_STALLED)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code in (408, 429) or error.code >= 500:
+        if error.code == 416:  # it has no such bytes
+            part.unlink(missing_ok=True)
+        if error.code in (408, 416, 429) or error.code >= 500:
             raise OSError(f"HTTP status {error.code}") from None
         raise _Refused(f"HTTP status {error.code}") from None
     except urllib.error.URLError as error:  # no such host, no route, refused, no trusted certificate: told at once
         raise _Refused(_in_words(error.reason)) from None
-    with response:
-        length = response.headers.get("Content-Length")
-        if length is not None and length != str(archive.size):
-            kind = response.headers.get_content_type()
-            raise _Refused(f"it sends {length} bytes of {kind} instead of {archive.size}")
-        content, news = bytearray(), time.monotonic()
-        while len(content) <= archive.size and (chunk := response.read1(1 << 16)):
-            content += chunk
-            if time.monotonic() - news >= _NEWS_EVERY:
-                news = time.monotonic()
-                _log.warning("%s: %s of %s", archive.name, _megabytes(len(content)), _megabytes(archive.size))
-    if len(content) > archive.size:
-        raise _Refused(f"it sends more than {archive.size} bytes")
-    if len(content) < archive.size:
-        raise OSError(f"it sent {len(content)} of {archive.size} bytes")
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != archive.sha256:
-        raise _Refused(f"what it sends has the sha256 {digest}")
-    return bytes(content)
+
+
+def _arrived(part: Path) -> int:
+    """Bytes of an archive that are here."""
+    return part.stat().st_size if part.exists() else 0
+
+
+def _add(part: Path, chunk: bytes) -> None:
+    try:
+        with open(part, "ab") as file:
+            file.write(chunk)
+    except OSError as error:
+        raise ResourceError(f"cannot write {part}: {error.strerror}; choose --data-dir") from None
 
 
 class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
@@ -266,7 +257,7 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
-# From an archive
+# By hand
 
 
 def _by_hand(path: Path, archive: Archive) -> bytes | None:
@@ -283,63 +274,6 @@ def _by_hand(path: Path, archive: Archive) -> bytes | None:
     if hashlib.sha256(content).hexdigest() != archive.sha256:
         raise DataError(f"{path} is damaged: its sha256 is not {archive.sha256}; delete it")
     return content
-
-
-def _inflated(content: bytes, archive: Archive) -> bytes:
-    limit = archive.files[0].size
-    inflater = zlib.decompressobj(wbits=31)
-    try:
-        raw = inflater.decompress(content, limit + 1)
-    except zlib.error as error:
-        raise DataError(f"{archive.name} is refused: it is no gzip file ({error})") from None
-    if len(raw) > limit:
-        raise DataError(f"{archive.name} is refused: it holds more than {limit} bytes")
-    if not inflater.eof:
-        raise DataError(f"{archive.name} is refused: the compressed file ends early")
-    return raw
-
-
-def _from_tar(content: bytes, archive: Archive) -> dict[str, bytes]:
-    """The wanted members by name. Only regular files are taken, and no name in the archive becomes a path."""
-    wanted = {archive.inside + file.name: file for file in archive.files}
-    stream = _Capped(gzip.GzipFile(fileobj=io.BytesIO(content)), sum(f.size for f in archive.files) + _TAR_EXTRA)
-    found: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
-            for member in tar:
-                file = wanted.get(member.name)
-                if file is None:
-                    continue
-                reader = tar.extractfile(member) if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
-                if reader is None:
-                    raise DataError(f"{archive.name} is refused: {member.name} in it is no regular file")
-                found[file.name] = reader.read(file.size + 1)
-                if len(found) == len(wanted):
-                    break
-    except _TooLong:
-        raise DataError(f"{archive.name} is refused: it holds more than {stream.limit} bytes") from None
-    except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
-        raise DataError(f"{archive.name} is refused: it is no whole .tar.gz ({_in_words(error)})") from None
-    return found
-
-
-class _TooLong(Exception):
-    pass
-
-
-class _Capped:
-    """A stream that gives out `limit` bytes at most."""
-
-    def __init__(self, stream: Any, limit: int) -> None:
-        self.limit = self._left = limit
-        self._stream = stream
-
-    def read(self, size: int) -> bytes:
-        content: bytes = self._stream.read(size)
-        self._left -= len(content)
-        if self._left < 0:
-            raise _TooLong
-        return content
 
 
 # SHA256SUMS

@@ -6,7 +6,7 @@ also torchvision for Ruby's. Nobody has published those of KMNIST's raw files: a
 SHA256SUMS beside them.
 """
 
-from dlcli.data.download import Archive, File
+from dlcli.data.archives import Archive, File
 
 _IDX_SIZES = {"train-images": 47_040_016, "train-labels": 60_008, "t10k-images": 7_840_016, "t10k-labels": 10_008}
 

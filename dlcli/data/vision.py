@@ -16,7 +16,8 @@ from torch import Tensor
 from dlcli.core.errors import DataError
 from dlcli.core.spec import DataSpec
 from dlcli.data import published
-from dlcli.data.download import Archive, File, fetch, verify
+from dlcli.data.archives import Archive, File
+from dlcli.data.download import fetch, verify
 from dlcli.data.source import Source
 
 

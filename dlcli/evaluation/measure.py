@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlcli.compute.devices import autocast
+from dlcli.compute.devices import autocast, set_deterministic
 from dlcli.compute.threads import computing
-from dlcli.core.errors import ResourceError
+from dlcli.core.errors import ResourceError, RunError
 from dlcli.data.batches import in_order
-from dlcli.data.dataset import Split
+from dlcli.data.dataset import Dataset, Split
 from dlcli.experiment.load import load_data
 from dlcli.experiment.restore import restore
 from dlcli.runs.names import as_run
@@ -26,10 +26,13 @@ class Evaluation:
 
     metrics: name -> value, None where undefined. per_class: one row per class with precision, recall, f1 and count.
     confusion: one row per actual class, one column per predicted class. Both are None for a task without classes.
+    status, reason: of the run. Unless it is `finished`, this is not what the training was to reach.
     damage: of newer checkpoints that could not be used. unrecorded: why the record could not be written into the run.
     """
 
     run: Run
+    status: str
+    reason: str | None
     checkpoint: str
     epoch: int
     step: int
@@ -46,6 +49,8 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         return {
             "run": str(self.run),
+            "status": self.status,
+            "reason": self.reason,
             "checkpoint": self.checkpoint,
             "epoch": self.epoch,
             "step": self.step,
@@ -93,6 +98,8 @@ def evaluate(
     data: str | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
+    allow_fallback: bool = False,
+    loaded: Dataset | None = None,
 ) -> Evaluation:
     """Measure a run's checkpoint and write eval/SPLIT.json into the run.
 
@@ -100,11 +107,21 @@ def evaluate(
     data: a data set of the same shape, normalised as the run's own; of another one the record is
         eval/SPLIT-DATA.json. Without it, the run's data must be what they were at the training, else DataError.
     data_dir: where data sets lie now, if not where they lay at the training.
+    allow_fallback: measure an older checkpoint when the newest is damaged, instead of raising RunError.
+    loaded: the run's data where they are in memory already, on `device`: they are not read again.
     """
     run = as_run(run)
     restored = restore(run, role=checkpoint, device=device)
-    config = restored.config if data_dir is None else restored.config.with_values(data_dir=str(data_dir))
-    dataset = load_data(
+    info, config, saved = run.info(), restored.config, restored.checkpoint
+    if data_dir is not None:
+        config = config.with_values(data_dir=str(data_dir))
+    if saved.damage and not allow_fallback:
+        raise RunError(
+            f"{'; '.join(saved.damage)}; the checkpoint before, of epoch {saved.state['epoch']}, is measured only with "
+            "--allow-fallback"
+        )
+    set_deterministic(config.deterministic)
+    dataset = loaded or load_data(
         config,
         device=restored.device,
         name=data,
@@ -124,9 +141,11 @@ def evaluate(
     tables = restored.task.tables(measures)
     found = Evaluation(
         run=run,
+        status=info["status"],
+        reason=info.get("reason") or info.get("stop"),
         checkpoint=checkpoint,
-        epoch=restored.checkpoint.state["epoch"],
-        step=restored.checkpoint.state["step"],
+        epoch=saved.state["epoch"],
+        step=saved.state["step"],
         data=data or config.data,
         split=split,
         samples=len(part),
@@ -134,7 +153,7 @@ def evaluate(
         class_names=restored.preprocessing.class_names,
         per_class=tables.per_class,
         confusion=tables.confusion,
-        damage=restored.checkpoint.damage,
+        damage=saved.damage,
     )
     record = {**found.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
     other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)

@@ -1,8 +1,11 @@
 """Rules that a gate in CI asks for: --require and --baseline."""
 
+import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from dlcli.core.errors import CheckError, ConfigError, did_you_mean
 from dlcli.evaluation.measure import Evaluation
@@ -21,27 +24,79 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 _RULE = re.compile(r"\s*([\w/]+)\s*(>=|<=|==|!=|>|<)\s*([-+.\w]+)\s*")
 
+# When a metric has no value although the outputs are finite.
+_UNDEFINED = {
+    "auc": "all samples are of one class",
+    "r2": "all targets are the same",
+    "perplexity": "the loss is too large",
+}
 
-def check_rules(metrics: dict[str, float | None], rules: list[str]) -> list[tuple[str, float | None, bool]]:
-    """Each rule, such as `accuracy>=0.98`, with the metric's value and whether it holds.
 
-    ConfigError (exit 2) for a rule that is none, or a metric that is not there. An undefined metric (None)
-    satisfies no rule.
-    """
-    results = []
+@dataclass(frozen=True)
+class Rule:
+    """A condition on a metric. text: as it was typed, such as `accuracy>=0.98`."""
+
+    text: str
+    metric: str
+    comparison: str
+    bound: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a rule. value: of its metric; None when that is undefined, and then it does not hold."""
+
+    rule: Rule
+    value: float | None
+    holds: bool
+    sentence: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"rule": self.rule.text, "value": self.value, "holds": self.holds}
+
+
+def parse_rules(texts: Sequence[str]) -> list[Rule]:
+    """The conditions of --require. ConfigError (exit 2) for a text that is none, or compares with no finite number."""
+    return [_parsed(text) for text in texts]
+
+
+def _parsed(text: str) -> Rule:
+    match = _RULE.fullmatch(text)
+    try:
+        rule = Rule(text, match[1], match[2], float(match[3])) if match else None
+    except ValueError:
+        rule = None
+    if rule is None:
+        raise ConfigError(f"--require {text!r} is no rule such as 'accuracy>=0.98'")
+    if not math.isfinite(rule.bound):
+        raise ConfigError(f"--require {text!r} compares with {rule.bound}: take a finite number")
+    return rule
+
+
+def check_names(rules: Sequence[Rule], names: Collection[str]) -> None:
+    """ConfigError (exit 2) for a rule on a metric that is not among `names`."""
     for rule in rules:
-        match = _RULE.fullmatch(rule)
-        try:
-            name, comparison, bound = (match[1], match[2], float(match[3])) if match else ("", "", 0.0)
-        except ValueError:
-            match = None
-        if match is None:
-            raise ConfigError(f"--require {rule!r} is no rule such as 'accuracy>=0.98'")
-        if name not in metrics:
-            raise ConfigError(f"--require {rule!r}: there is no metric {name}: {did_you_mean(name, metrics)}")
-        value = metrics[name]
-        results.append((rule, value, value is not None and _COMPARISONS[comparison](value, bound)))
-    return results
+        if rule.metric not in names:
+            raise ConfigError(
+                f"--require {rule.text!r}: there is no metric {rule.metric}: {did_you_mean(rule.metric, names)}"
+            )
+
+
+def check_rules(metrics: Mapping[str, float | None], rules: Sequence[Rule]) -> list[Verdict]:
+    """What becomes of each rule. ConfigError (exit 2) for a metric that is not there. An undefined metric (None)
+    satisfies no rule."""
+    check_names(rules, metrics)
+    return [_verdict(rule, metrics) for rule in rules]
+
+
+def _verdict(rule: Rule, metrics: Mapping[str, float | None]) -> Verdict:
+    value = metrics[rule.metric]
+    if value is None:
+        known = metrics.get("loss") is not None and rule.metric in _UNDEFINED
+        reason = _UNDEFINED[rule.metric] if known else "its value is not finite"
+        return Verdict(rule, None, False, f"{rule.text} does not hold: {rule.metric} is undefined, since {reason}")
+    holds = _COMPARISONS[rule.comparison](value, rule.bound)
+    return Verdict(rule, value, holds, f"{rule.text} {'holds' if holds else 'does not hold'}: the value is {value:.6g}")
 
 
 def check_drop(report: Evaluation, baseline: Evaluation, max_drop: float, metric: str) -> str:

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from dlcli.core import files
 from dlcli.core.errors import CheckError, DlcliError, ResourceError, RunError
 from dlcli.export import aoti, latency, onnx, parity, pt2, quantize, safetensors
 from dlcli.export.child import RuntimeProcess
@@ -196,14 +195,15 @@ def _measured(original: Original, made: Made, *, format: str, tolerance: float |
 def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str) -> FormatResult:
     """The artifact first, then its record: what the record's sha256 names is there. One that failed goes, and so
     does an older one of its name."""
-    path, faults = run.folder("export") / file, record["parity"]["faults"]
+    faults = record["parity"]["faults"]
     if faults:
+        path = run.folder("export") / file
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise ResourceError(f"cannot remove {path}: {error.strerror}") from None
     else:
-        files.write_bytes(path, made.content)
+        run.write_file("export", file, made.content)
         record = {**record, "file": file}
     run.write_record("export", name, record)
     told = f"{run}: {name} is not the trained model, and was not kept: {'; '.join(faults)}"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlcli.core.errors import ResourceError
+from dlcli.export import onnx_runtime
 from dlcli.export.program import Traced, quiet
 
 LARGEST = 2**31 - 1  # bytes of a protobuf message
@@ -64,9 +65,7 @@ def opset(content: bytes) -> int:
 
 
 def runtime_version() -> str:
-    import onnxruntime  # also where it is installed as onnxruntime-gpu
-
-    return str(onnxruntime.__version__)
+    return str(onnx_runtime.load().__version__)
 
 
 def _graphs(graph: Any) -> Iterator[Any]:

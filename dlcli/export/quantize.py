@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dlcli.export import onnx_runtime
 from dlcli.export.program import quiet
 
 Samples = Mapping[str, np.ndarray]
@@ -19,6 +20,7 @@ _BATCH = 32
 
 
 def dynamic(content: bytes) -> bytes:
+    onnx_runtime.load()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -37,6 +39,7 @@ def dynamic(content: bytes) -> bytes:
 
 def static(content: bytes, samples: Samples) -> bytes:
     """samples: name of an input -> (N, ...) values, from which the ranges are taken."""
+    onnx_runtime.load()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from dlcli.export import onnx_runtime
 from dlcli.export.signature import BATCH, Signature
 
 Arrays = list[np.ndarray]
@@ -84,7 +85,7 @@ Opener = Callable[[int, Signature], Callable[[bytes], tuple[Model, dict[str, str
 
 
 def _onnx(threads: int, signature: Signature) -> Callable[[bytes], tuple[Model, dict[str, str]]]:
-    import onnxruntime
+    onnxruntime = onnx_runtime.load()
 
     def open_bytes(content: bytes) -> tuple[Model, dict[str, str]]:
         options = onnxruntime.SessionOptions()

@@ -4,7 +4,7 @@ from typing import Any
 
 from dlcli.core.errors import DlcliError
 from dlcli.core.reading import files_below
-from dlcli.runs.names import name_of
+from dlcli.runs.given_names import name_of
 from dlcli.runs.run import Run
 
 _MOST_FILES = 1000

@@ -33,7 +33,18 @@ from dlcli.config.layers import flatten
 from dlcli.config.settings import FORMAT, MOST_THREADS, TrainConfig
 from dlcli.core.documents import BEST, COUNT, NUMBER, TABLE, TEXT, TIME, WHOLE, Kind, check, list_of, optional
 from dlcli.core.errors import BusyError, ConfigError, ResourceError, RunError
-from dlcli.core.files import append_line, flush_folder, flushed_size, make_folder, sweep, truncate, write_json
+from dlcli.core.files import (
+    append_line,
+    flush_folder,
+    flushed_size,
+    held,
+    make_folder,
+    sweep,
+    to_json,
+    truncate,
+    write_bytes,
+    write_json,
+)
 from dlcli.core.reading import open_regular, read_json, told_as_damage
 from dlcli.runs import metrics
 
@@ -45,7 +56,7 @@ TRASH = ".trash"
 # In the trash: a run that is being deleted for good.
 PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
 
-_NUMBER = re.compile(r"([1-9][0-9]{0,8})")
+NUMBER = re.compile(r"([1-9][0-9]{0,8})")
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -117,7 +128,7 @@ class Run:
 
     def _take_number(self) -> bool:
         """Make the folder, unless the number is taken: by an entry here, or by a run that has just been removed."""
-        if not _NUMBER.fullmatch(str(self.number)):
+        if not NUMBER.fullmatch(str(self.number)):
             raise RunError(f"{self.root} holds, or held, a run of the highest number that there is: choose --runs-dir")
         try:
             self.path.mkdir()
@@ -213,9 +224,17 @@ class Run:
 
     def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
         """What a later command found, as FOLDER/NAME.json."""
-        path = self.folder(folder) / f"{name}.json"
-        write_json(path, record)
-        return path
+        return self.write_file(folder, f"{name}.json", to_json(record).encode())
+
+    def write_file(self, folder: str, name: str, content: bytes) -> Path:
+        """A file of a later command, in a folder of its own, where one at a time writes. What one that was killed has
+        left half written there is cleared away."""
+        path = self.folder(folder)
+        with held(os.open(path, os.O_RDONLY | os.O_DIRECTORY)) as alone:
+            if alone:
+                sweep(path)
+            write_bytes(path / name, content)
+        return path / name
 
     # metrics.csv, log.txt
 
@@ -317,7 +336,7 @@ def _highest_removed(root: Path) -> int:
     return max(numbers)
 
 
-def _numbers(root: Path, pattern: re.Pattern[str] = _NUMBER) -> list[int]:
+def _numbers(root: Path, pattern: re.Pattern[str] = NUMBER) -> list[int]:
     """Of the folders in `root` whose names are such."""
     try:
         with os.scandir(root) as entries:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.core.errors import DlcliError
-from dlcli.runs.names import name_of
+from dlcli.runs.given_names import name_of
 from dlcli.runs.run import Run, all_runs
 
 if TYPE_CHECKING:

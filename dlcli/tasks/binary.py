@@ -19,6 +19,8 @@ class Binary(AnsweringTask):
 
     monitor: str = "loss"
 
+    table_names = ("macro_f1",)
+
     @property
     def names(self) -> tuple[str, ...]:
         return ("loss", "accuracy", "auc")

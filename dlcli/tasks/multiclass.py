@@ -24,6 +24,8 @@ class Multiclass(AnsweringTask):
     label_smoothing: float = 0.0
     monitor: str = "accuracy"
 
+    table_names = ("macro_f1",)
+
     @property
     def names(self) -> tuple[str, ...]:
         return ("loss", "accuracy", "top5_accuracy") if self.classes >= 10 else ("loss", "accuracy")

@@ -53,10 +53,12 @@ class AnsweringTask(Task, Protocol):
 
     An output is what the model gives, (N, ...) float32; an answer is the output in the units of the target.
     answer_name: of an exported model's answers. judged_by: the metric by which an exported model is judged.
+    table_names: the metrics that `tables` reports.
     """
 
     answer_name: ClassVar[str] = "logits"
     judged_by: ClassVar[str] = "accuracy"
+    table_names: ClassVar[tuple[str, ...]] = ()
 
     def tables(self, measures: Sequence[Measures]) -> Tables:
         """What an evaluation reports beside `metrics`."""

@@ -23,7 +23,7 @@ from dlcli.core.files import write_bytes
 from dlcli.experiment.build import Experiment, build
 from dlcli.experiment.estimate import check_memory, check_space, memory_told
 from dlcli.experiment.load import import_own
-from dlcli.runs.names import create
+from dlcli.runs.given_names import create
 from dlcli.runs.run import Run, now
 from dlcli.training.provenance import describe, differences
 from dlcli.training.saver import Saver

@@ -1,0 +1,117 @@
+"""What public data sets come in, unpacked by our own hands: only what is wanted, and no more than was promised."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from dlcli.core.errors import DataError
+
+_TAR_EXTRA = 1 << 20  # bytes that a .tar.gz may hold beside the files that are wanted: headers, a readme
+
+
+@dataclass(frozen=True)
+class File:
+    """A raw file: its name in the data folder, its size, and its sha256 where somebody has published it."""
+
+    name: str
+    size: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What a mirror hands out, and the raw files in it: a .tar.gz, a .gz of one file, or that file itself.
+
+    urls: where it lies, tried in this order. inside: the folder of the files within a .tar.gz, with a slash.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    urls: tuple[str, ...]
+    files: tuple[File, ...]
+    inside: str = ""
+
+
+def unpack(content: bytes, archive: Archive) -> list[tuple[File, bytes]]:
+    """The wanted files of an archive, with their bytes; nothing else of it is looked at, nothing is written.
+
+    DataError when one is missing, is no regular file, or is not what it should be. No more is inflated than
+    the sizes promise.
+    """
+    if archive.name.endswith(".tar.gz"):
+        found = _from_tar(content, archive)
+    elif archive.name.endswith(".gz"):
+        found = {archive.files[0].name: _inflated(content, archive)}
+    else:
+        found = {archive.files[0].name: content}
+    for file in archive.files:
+        raw = found.get(file.name)
+        if raw is None:
+            raise DataError(f"{archive.name} is refused: it holds no {archive.inside}{file.name}")
+        if len(raw) != file.size:
+            raise DataError(f"{archive.name} is refused: {file.name} in it has {len(raw)} of {file.size} bytes")
+        if file.sha256 and hashlib.sha256(raw).hexdigest() != file.sha256:
+            raise DataError(f"{archive.name} is refused: {file.name} in it has not the sha256 {file.sha256}")
+    return [(file, found[file.name]) for file in archive.files]
+
+
+def _inflated(content: bytes, archive: Archive) -> bytes:
+    limit = archive.files[0].size
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        raw = inflater.decompress(content, limit + 1)
+    except zlib.error as error:
+        raise DataError(f"{archive.name} is refused: it is no gzip file ({error})") from None
+    if len(raw) > limit:
+        raise DataError(f"{archive.name} is refused: it holds more than {limit} bytes")
+    if not inflater.eof:
+        raise DataError(f"{archive.name} is refused: the compressed file ends early")
+    return raw
+
+
+def _from_tar(content: bytes, archive: Archive) -> dict[str, bytes]:
+    """The wanted members by name. Only regular files are taken, and no name in the archive becomes a path."""
+    wanted = {archive.inside + file.name: file for file in archive.files}
+    stream = _Capped(gzip.GzipFile(fileobj=io.BytesIO(content)), sum(f.size for f in archive.files) + _TAR_EXTRA)
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
+            for member in tar:
+                file = wanted.get(member.name)
+                if file is None:
+                    continue
+                reader = tar.extractfile(member) if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) else None
+                if reader is None:
+                    raise DataError(f"{archive.name} is refused: {member.name} in it is no regular file")
+                found[file.name] = reader.read(file.size + 1)
+                if len(found) == len(wanted):
+                    break
+    except _TooLong:
+        raise DataError(f"{archive.name} is refused: it holds more than {stream.limit} bytes") from None
+    except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
+        raise DataError(f"{archive.name} is refused: it is no whole .tar.gz ({str(error).rstrip('.')})") from None
+    return found
+
+
+class _TooLong(Exception):
+    pass
+
+
+class _Capped:
+    """A stream that gives out `limit` bytes at most."""
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        self.limit = self._left = limit
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        content: bytes = self._stream.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise _TooLong
+        return content

@@ -1,0 +1,101 @@
+"""Which run is the best: only results on the same data, split in the same way, are compared."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlcli.core.errors import DlcliError, RunError
+from dlcli.runs.run import NUMBER, Run, all_runs
+
+# Settings that determine how data are split, apart from the seed.
+_SPLIT = ("val_fraction", "test_fraction")
+
+# Runs of one data set that an error names.
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run that has a best evaluation.
+
+    metric: without its `val/`. score: more is better. data: the name of the data set.
+    ground: what must be the same where scores are compared.
+    """
+
+    run: Run
+    metric: str
+    score: float
+    data: str
+    ground: tuple[str, ...]
+
+
+def candidates(root: Path) -> list[Candidate]:
+    """The runs of a folder that have a best evaluation, newest first."""
+    return [found for run in all_runs(root) if (found := _candidate(run)) is not None]
+
+
+def best(metric: str, root: Path, *, place: str = "") -> Run:
+    """The run with the best validation value of this metric, among those that monitored it.
+
+    Whether more is better was recorded with the value. Only runs on one data set, split in one way, are compared; the
+    seed, which draws the validation split, may differ. place: the data set that is meant, or the number of a run on it.
+    RunError (exit 4) when there is no such run, or when the runs differ in their data and no place is given.
+    """
+    known = candidates(root)
+    chosen = [found for found in known if found.metric == metric]
+    if not chosen:
+        watched = ", ".join(sorted({f"val/{found.metric}" for found in known}))
+        raise RunError(
+            f"no run in {root} has a best {metric}" + (f"; the runs here watched {watched}" if known else "")
+        )
+    if place:
+        data = ", ".join(sorted({found.data for found in chosen}))
+        ground = _ground(_run(place, root)) if NUMBER.fullmatch(place) else None
+        chosen = [found for found in chosen if place == found.data or ground == found.ground]
+        if not chosen:
+            raise RunError(f"no run in {root} has a best {metric} on {place}; those that have one are on {data}")
+    if len({found.ground for found in chosen}) > 1:
+        raise RunError(_mixed(metric, chosen))
+    return max(chosen, key=lambda found: found.score).run  # of equal ones the newest
+
+
+def _candidate(run: Run) -> Candidate | None:
+    try:
+        best, ground = run.info().get("best") or {}, _ground(run)
+        name, value = best.get("metric"), best.get("value")
+    except (DlcliError, AttributeError):
+        return None
+    if not isinstance(name, str) or not isinstance(value, int | float):
+        return None
+    score = float(value) if best.get("higher_is_better") else -float(value)
+    return Candidate(run, name.removeprefix("val/"), score, ground[0], ground)
+
+
+def _run(number: str, root: Path) -> Run:
+    run = Run(root, int(number))
+    if not run.path.is_dir():
+        raise RunError(f"there is no run {number} in {root}: see `dlcli runs`")
+    return run
+
+
+def _ground(run: Run) -> tuple[str, ...]:
+    """The name of a run's data set, its fingerprint, and how it was split."""
+    info, settings = run.info(), run.settings()
+    return str(info.get("data")), *map(repr, (info.get("fingerprint"), *map(settings.get, _SPLIT)))
+
+
+def _mixed(metric: str, found: Iterable[Candidate]) -> str:
+    groups: dict[tuple[str, ...], list[Candidate]] = {}
+    for one in sorted(found, key=lambda one: one.run.number):
+        groups.setdefault(one.ground, []).append(one)
+    first = [group[0] for group in groups.values()]
+    named = len({one.data for one in first}) == len(first)
+    what, example = ("data", first[0].data) if named else ("data or splits", first[0].run.number)
+    listed = ", ".join(_group(group) for group in groups.values())
+    return f"best:{metric} finds runs whose {what} differ: {listed}; choose with best:{metric}@{example}"
+
+
+def _group(group: list[Candidate]) -> str:
+    numbers = ", ".join(str(one.run.number) for one in group[:_MOST_NAMED])
+    more = ", ..." if len(group) > _MOST_NAMED else ""
+    return f"{group[0].data} (run{'s' * (len(group) > 1)} {numbers}{more})"
