@@ -112,7 +112,7 @@ def _print_classes(report: Any) -> None:
             {"class": n, **{str(k): count for k, count in enumerate(row)}}
             for n, row in zip(names, report.confusion, strict=True)
         ],
-        [Column("class", "actual \\ predicted"), *(Column(str(k), n, right=True) for k, n in enumerate(names))],
+        [Column("class", "actual \\ predicted"), *(Column(str(k), n, right=True, drop=k) for k, n in enumerate(names))],
         format=Format.table,
         title="confusion matrix",
     )

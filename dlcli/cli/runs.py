@@ -46,12 +46,12 @@ def runs(
         return
     columns = [
         *OUTCOME,
-        Column("seconds", "time", duration, right=True),
-        Column("device", "device"),
-        Column("started", "age", age, right=True),
+        Column("seconds", "time", duration, right=True, drop=11),
+        Column("device", "device", drop=12),
+        Column("started", "age", age, right=True, drop=10),
     ]
     if any(row["reason"] for row in rows):
-        columns.append(Column("reason", "reason"))
+        columns.append(Column("reason", "reason", cut=26, drop=2))
     if format is Format.csv:
         columns = [Column(name, name) for name in summary.COLUMNS]
     emit(rows, columns, format=format)
@@ -65,7 +65,10 @@ def show(run: RunName, runs_dir: RunsDir = "runs", *, format: Format) -> None:
     --csv and --md print the metrics only.
     """
     found = details(find_one(run, runs_dir))
-    history = [Column(name, name, _cell, right=True) for name in (found["metrics"] or [{}])[0]]
+    history = [
+        Column(name, name, _cell, right=True, drop=max(0, place - 2))  # the epoch, the step and a loss stay
+        for place, name in enumerate((found["metrics"] or [{}])[0])
+    ]
     if format is Format.table:
         _show_tables(found, history)
     else:

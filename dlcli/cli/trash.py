@@ -54,7 +54,7 @@ def restore(names: TrashedNames = None, runs_dir: RunsDir = "runs", *, format: F
     columns = [
         *OUTCOME,
         _SIZE,
-        Column("started", "age", age, right=True),
+        Column("started", "age", age, right=True, drop=10),
     ]
     emit(rows, columns, format=format)
 
