@@ -26,12 +26,16 @@ JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 CSV = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 MD = Annotated[bool, typer.Option("--md", help="Print a Markdown table.")]
 
-RunsDir = Annotated[str, typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.")]
+RunsDir = Annotated[
+    str, typer.Option("--runs-dir", metavar="PATH", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.")
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, latest or best:METRIC.")]
 RunNames = Annotated[
     list[str], typer.Argument(metavar="RUN", help="Runs: 42, runs/42, latest, best:METRIC or 40:45. May be repeated.")
 ]
-Device = Annotated[str, typer.Option("--device", help="auto (the device of the training), cpu, cuda, cuda:N or mps.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto (the device of the training), cpu, cuda, cuda:N or mps.")
+]
 CheckpointRole = Annotated[
     str,
     typer.Option(
@@ -41,10 +45,14 @@ CheckpointRole = Annotated[
         callback=one_of("--checkpoint", "best", "last"),
     ),
 ]
-Model = Annotated[str | None, typer.Argument(help="A model of `dlcli models`, or your own package.module:Name.")]
+Model = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="A model of `dlcli models`, or your own package.module:Name.")
+]
 Configs = Annotated[
     list[str] | None,
-    typer.Option("--config", help="Settings from a .toml or .json file, or recipe:NAME. May be repeated."),
+    typer.Option(
+        "--config", metavar="FILE", help="Settings from a .toml or .json file, or recipe:NAME. May be repeated."
+    ),
 ]
 Assignments = Annotated[
     list[str] | None,

@@ -26,6 +26,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--data",
+            metavar="NAME",
             help="Measure on this data set, of the same shape as the run's own, and normalised like it.",
         ),
     ] = None,

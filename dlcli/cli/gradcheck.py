@@ -55,6 +55,7 @@ def gradcheck(
         str | None,
         typer.Option(
             "--device",
+            metavar="DEVICE",
             help="Compare the backward of this device as well, in the model's own dtype: cpu, cuda, cuda:N or mps.",
         ),
     ] = None,
