@@ -82,7 +82,7 @@ def _names(param: Any) -> str:
     names = ", ".join(sorted([*param.opts, *param.secondary_opts], key=lambda name: name.startswith("--")))
     if param.is_flag:
         return names
-    annotation = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+    annotation: Any = getattr(getattr(param, "type_descriptor", None), "annotation", None)
     return f"{names} {param.metavar or _VALUES.get(annotation, 'TEXT')}"
 
 

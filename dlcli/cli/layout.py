@@ -48,10 +48,11 @@ def fit(columns: Sequence[Shape], cells: Sequence[Sequence[str]], *, width: int)
 
 def compose(columns: Sequence[Shape], cells: Sequence[Sequence[str]], widths: Mapping[int, int]) -> Iterator[str]:
     """The lines of the table, with the columns of `widths`."""
+    looks = [(i, width, columns[i].right, columns[i].cut > 0) for i, width in widths.items()]
     for row in zip(*cells, strict=True):
-        folded = [_arrange(row[i], width=width, cut=columns[i].cut > 0) for i, width in widths.items()]
+        folded = [_arrange(row[i], width=width, cut=cut) for i, width, _, cut in looks]
         for line in zip_longest(*folded, fillvalue=""):
-            padded = (_pad(cell, widths[i], right=columns[i].right) for cell, i in zip(line, widths, strict=True))
+            padded = [_pad(cell, width, right=right) for cell, (_, width, right, _) in zip(line, looks, strict=True)]
             yield (" " * _GAP).join(padded).rstrip()
 
 
@@ -89,6 +90,8 @@ def fold(text: str, *, width: int) -> list[str]:
 
 
 def _pad(cell: str, width: int, *, right: bool) -> str:
+    if cell.isascii():
+        return cell.rjust(width) if right else cell.ljust(width)
     space = " " * (width - _width(cell))
     return space + cell if right else cell + space
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import with_format
-from dlcli.cli.output import Column, Format, byte_size, emit
+from dlcli.cli.output import Column, Format, byte_size, emit, setting
 from dlcli.config.environment import read_environment
 from dlcli.config.registry import DATASETS, MODELS
 
@@ -135,7 +135,7 @@ def _tell(name: str, facts: Mapping[str, str], found: Mapping[str, Any], *, owne
         {
             "name": f"{owner}.{option['name']}",
             "type": option["type"],
-            "default": "must be given" if option["required"] else _shown(option["default"]),
+            "default": "must be given" if option["required"] else setting(option["default"]),
         }
         for option in found["options"]
     ]
@@ -158,10 +158,3 @@ def _place(files: Mapping[str, Any] | None) -> str:
     there = "not there yet" if len(missing) == len(names) else f"{len(names) - len(missing)} of {len(names)} there"
     download = f"; a training downloads {byte_size(files['download'])}" if files["download"] else ""
     return f"{there}, in {files['folder']}{download}"
-
-
-def _shown(value: Any) -> str:
-    """A default as --set takes it."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(_shown, value))
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

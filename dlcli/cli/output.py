@@ -112,7 +112,7 @@ def tell_damage(damage: Iterable[str]) -> None:
 
 def plain(value: str) -> str:
     """Text from data and files without control characters, so that it cannot move a terminal's cursor."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
+    return value if value.isprintable() else _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 def text(value: Any) -> str:
@@ -135,6 +135,15 @@ def number(value: float | None) -> str:
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.4g}"
     return f"{value:.4f}"
+
+
+def setting(value: Any) -> str:
+    """A setting as an option takes it: `0.1`, `128,64`, `yes`."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(setting, value)) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else text(value)
 
 
 def power(value: float | None) -> str:

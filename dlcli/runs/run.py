@@ -191,10 +191,11 @@ class Run:
         return info
 
     def _read_info(self) -> dict[str, Any]:
-        info = read_json(self.path / "run.json")
+        file = os.path.join(self.root, str(self.number), "run.json")  # faster than a Path, where there are many runs
+        info = read_json(file)
         if not isinstance(info, dict) or "status" not in info:
-            raise RunError(f"{self.path / 'run.json'} is damaged: it has no status")
-        with told_as_damage(self.path / "run.json"):
+            raise RunError(f"{file} is damaged: it has no status")
+        with told_as_damage(file):
             check(info, _INFO)
             check(info.get("best") or {}, BEST)
         return info

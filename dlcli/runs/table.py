@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import pandas
 
 COLUMNS = (
-    "run", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "seconds", "device", "started", "reason"
+    "run", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "best_step",
+    "seconds", "device", "started", "reason",
 )  # fmt: skip
 
 
@@ -35,6 +36,7 @@ def row(run: Run) -> dict[str, Any]:
             "metric": best.get("metric"),
             "best": best.get("value"),
             "best_epoch": best.get("epoch"),
+            "best_step": best.get("step"),
             "seconds": _seconds_since(info["started"]) if info["status"] == "running" else info["seconds"],
             "device": info["device"],
             "started": info["started"],
