@@ -31,7 +31,8 @@ RunsDir = Annotated[
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, latest or best:METRIC.")]
 RunNames = Annotated[
-    list[str], typer.Argument(metavar="RUN", help="Runs: 42, runs/42, latest, best:METRIC or 40:45. May be repeated.")
+    list[str] | None,
+    typer.Argument(metavar="RUN", help="Runs: 42, runs/42, latest, best:METRIC, 40:45 or 4,7. May be repeated."),
 ]
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto (the device of the training), cpu, cuda, cuda:N or mps.")

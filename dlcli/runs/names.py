@@ -1,5 +1,6 @@
-"""The grammar of naming runs: 42, runs/42, latest, best:accuracy, 40:45."""
+"""The grammar of naming runs: 42, runs/42, latest, best:accuracy, 40:45, 4,7."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from dlcli.core.errors import DlcliError, RunError
@@ -9,13 +10,16 @@ _LONGEST_PATH = 4096
 
 
 def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[Run]:
-    """The runs that `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss` or `40:45` names, in that order.
+    """The runs that `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss`, `40:45` or `4,7` names, in that order.
 
     RunError (exit 4) when there is none. best: looks at the best validation metric of finished runs that
     watched that metric; whether more is better was recorded with it.
     listed_by: the command that shows what there is, for the error.
     """
     root = Path(root)
+    if "," in text and "/" not in text:
+        listed = [run for part in text.split(",") for run in find(part, root, listed_by=listed_by)]
+        return list(dict.fromkeys(listed))
     if text == "latest":
         runs = all_runs(root)
         if not runs:
@@ -47,6 +51,17 @@ def find_one(text: str, root: str | Path) -> Run:
     if len(runs) > 1:
         raise RunError(f"{text} names {len(runs)} runs, but one is wanted")
     return runs[0]
+
+
+def compact(numbers: Iterable[int]) -> str:
+    """`4,7,40:45`, from which `find` gets these numbers again."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and spans[-1][-1] == number - 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    return ",".join(f"{s[0]}:{s[-1]}" if len(s) > 2 else ",".join(map(str, s)) for s in spans)
 
 
 def as_run(run: Run | str | Path) -> Run:
