@@ -27,7 +27,7 @@ def test_a_model_tells_its_options_parameters_and_defaults(dlcli: Dlcli) -> None
         "option          type                     default\n"
         "model.channels  a list of whole numbers  32,64\n"
         "model.hidden    a whole number           128\n"
-        "model.dropout   a number                 0.0\n"
+        "model.dropout   a number                 0\n"
         "\n"
     )
 
@@ -44,7 +44,7 @@ def test_the_number_of_parameters_is_that_of_torchs_own_layers(dlcli: Dlcli) -> 
         "name,type,default\n"
         'model.hidden,a list of whole numbers,"128,64"\n'
         'model.activation,"one of relu, gelu, silu, tanh, sigmoid, none",relu\n'
-        "model.dropout,a number,0.0\n"
+        "model.dropout,a number,0\n"
     )
 
 

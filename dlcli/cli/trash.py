@@ -40,7 +40,7 @@ def rm(
     ] = None,
     older_than: Annotated[
         str | None,
-        typer.Option("--older-than", metavar="AGE", help="Only runs that started longer ago, such as 7d, 12h or 30min."),
+        typer.Option("--older-than", metavar="AGE", help="Only runs that started longer ago, such as 7d, 12h, 30min."),
     ] = None,
     keep_best: Annotated[
         str | None,
