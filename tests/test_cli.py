@@ -58,10 +58,10 @@ def test_every_setting_is_an_option_and_every_option_shows_its_default() -> None
 
     from dlcli.config.settings import TrainConfig
 
-    text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).stdout
+    text = " ".join(CliRunner().invoke(app, ["train", "--help"]).stdout.split())
     for f in fields(TrainConfig):
         if f.metadata:
-            assert f"--{f.name.replace('_', '-')} " in text, f.name
+            assert f" --{f.name.replace('_', '-')}" in text, f.name
     assert "(default: the model's; sgd 0.01; adam, adamw, rmsprop 0.001; gd 0.1)" in text
     assert "(default: 64)" in text
 
@@ -83,7 +83,7 @@ def test_each_command_with_a_table_takes_one_of_three_formats(command: str, tmp_
         assert "--json, --csv and --md exclude each other: choose one" in done.stderr
     words = [word for word in command.split() if word not in ("1", "a", "mlp")]
     text = " ".join(CliRunner().invoke(app, [*words, "--help"], env=env).stdout.split())
-    for line in ("--json <bool> Print one JSON document.", "--csv <bool> Print CSV.", "--md <bool> Print a Markdown"):
+    for line in ("--json Print one JSON document.", "--csv Print CSV.", "--md Print a Markdown table."):
         assert line in text
 
 
@@ -445,7 +445,7 @@ def in_terminal(tmp_path: Path, *words: str, columns: int) -> str:
 
 def test_a_terminal_gets_a_bar_and_a_narrow_one_keeps_ids_whole(tmp_path: Path) -> None:
     shown = in_terminal(tmp_path, "train", "mlp", "--epochs", "200", "--device", "cpu", columns=100)
-    assert "━" in shown and "samples/s" in shown
+    assert "━" in shown and re.search(r"loss [\d.]+  val/accuracy [\d.]+  [\d,]+/s", shown)
     assert "epoch 200/200" in shown
     for number in range(2, 12):
         Run.create(tmp_path / "runs")

@@ -28,6 +28,8 @@ NUMBERS = (1, 2, 3, 4, 5)
 EXTENSION = {1: ("--epochs", "260"), 2: ("--epochs", "5"), 5: ("--epochs", "13")}
 # Found anew in each process, or when the run goes on.
 TIMES = ("seconds", "samples_per_second", "started")
+# What the earlier dlcli did not tell of a run.
+LATER = ("best_step", "test", "settings")
 # Attention does not depend on it: its gradient is nothing but rounding, of which Adam makes whole steps.
 UNDETERMINED = "key.bias"
 
@@ -128,7 +130,8 @@ def skip_other_data(expected: dict[str, Any], number: int) -> None:
 
 def listed(runs: Path) -> dict[str, dict[str, Any]]:
     """Number -> its row of `dlcli runs`."""
-    return {str(row["run"]): without_times(row) for row in json.loads(dlcli(runs, "runs", "--json"))}
+    rows = [without_times(row) for row in json.loads(dlcli(runs, "runs", "--json"))]
+    return {str(row["run"]): {name: v for name, v in row.items() if name not in LATER} for row in rows}
 
 
 def shown(runs: Path, number: int) -> dict[str, Any]:

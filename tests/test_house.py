@@ -79,7 +79,7 @@ def test_only_the_command_line_knows_typer_and_rich_and_only_the_table_knows_pan
         if not name.startswith("cli."):
             assert not re.search(r"^\s*(import|from) (typer|rich)\b", text, re.M), name
             assert not re.search(r"\bprint\(", text), f"{name} prints"
-        elif name != "cli.output":
+        elif name != "cli.progress":
             assert not re.search(r"^\s*(import|from) rich\b", text, re.M), name
         if name != "runs.table":
             assert not re.search(r"^\s*(import|from) pandas\b", text, re.M), name

@@ -13,7 +13,7 @@ import pytest
 
 from dlcli import TrainConfig, evaluate, train
 from dlcli.core.errors import ConfigError, RunError
-from dlcli.runs import names, trash
+from dlcli.runs import given_names, trash
 from dlcli.runs.given_names import check_free, create, name_of
 from dlcli.runs.names import find, find_one
 from dlcli.runs.run import Run
@@ -186,4 +186,4 @@ def test_a_restored_run_has_its_name(tmp_path: Path) -> None:
         check_free("base", tmp_path)
     trash.restore(trash.find("base", tmp_path))
     assert find("base", tmp_path) == [run]
-    assert names.is_name("base")
+    assert given_names.is_name("base")

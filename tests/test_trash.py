@@ -57,7 +57,7 @@ def test_there_and_back(root: Path) -> None:
     out, err = invoke("rm", "3")
     size = f"{taken(root / '.trash/3') / 1000:.1f} kB"
     assert out == f"run    size  now in\n  3  {size}  runs/.trash/3\n"
-    assert err == "`dlcli runs restore 3` brings back; `dlcli runs purge` deletes for good\n"
+    assert err == f"1 run, {size}: `dlcli runs restore 3` brings it back; `dlcli runs purge` frees the space\n"
     assert (numbers(root), numbers(root / ".trash")) == ([4, 2, 1], [3])
     assert content(root / ".trash/3") == before
     assert invoke("restore", "3") == (f"run    size  now in\n  3  {size}  runs/3\n", "")
@@ -205,7 +205,7 @@ def test_what_is_in_the_way_is_named_and_nothing_is_lost(root: Path) -> None:
         (["purge", "nowhere/1"], 4, "the trash of nowhere is empty"),
         (["purge"], 2, "purge deletes for good and there is no terminal to ask on: say --yes"),
         (["purge", "4"], 2, "purge deletes for good and there is no terminal to ask on: say --yes"),
-        (["rm"], 2, "Missing argument 'RUN'."),
+        (["rm"], 2, "no run is named: name some, or choose with --status, --older-than or --keep-best"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_moves_nothing(root: Path, words: list[str], code: int, message: str) -> None:

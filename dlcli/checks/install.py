@@ -32,15 +32,6 @@ _KNOWN = "linear-make-regression"  # the recipe whose result has a closed form
 _CLOSED_FORM = {"weight": 47.1332, "bias": 2.3302, "mse": 312.217}
 _TOLERANCE = 1e-4  # relative
 
-# data set -> its folder in the data folder, and what its authors publish
-_DOWNLOADS = {
-    "mnist": ("MNIST/raw", published.MNIST),
-    "fashion-mnist": ("FashionMNIST/raw", published.FASHION_MNIST),
-    "kmnist": ("KMNIST/raw", published.KMNIST),
-    "cifar10": ("cifar-10-batches-bin", published.CIFAR10),
-    "tinyshakespeare": ("tinyshakespeare", published.TINYSHAKESPEARE),
-}
-
 
 @dataclass(frozen=True)
 class Line:
@@ -252,7 +243,7 @@ def _data(data_dir: str | None) -> Iterator[Line]:
     yield Line(
         "data folder", str(folder), note="" if folder.is_dir() else "not there yet; it is made when it is needed"
     )
-    for name, (place, archives) in _DOWNLOADS.items():
+    for name, (place, archives) in published.DOWNLOADS.items():
         files = {folder / place / file.name: file for archive in archives for file in archive.files}
         missing = [path for path in files if not path.is_file()]
         if len(missing) == len(files):

@@ -42,7 +42,13 @@ MD = Annotated[bool, typer.Option("--md", help="Print a Markdown table.")]
 
 RunsDir = Annotated[
     str,
-    typer.Option("--runs-dir", envvar="DLCLI_RUNS_DIR", help="The folder of all runs.", callback=folder("--runs-dir")),
+    typer.Option(
+        "--runs-dir",
+        metavar="PATH",
+        envvar="DLCLI_RUNS_DIR",
+        help="The folder of all runs.",
+        callback=folder("--runs-dir"),
+    ),
 ]
 DataDir = Annotated[
     str | None,
@@ -58,12 +64,14 @@ RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run: 42, runs/42, its name, latest, best:METRIC or best:METRIC@DATA.")
 ]
 RunNames = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
-        metavar="RUN", help="Runs: 42, runs/42, names, latest, best:METRIC[@DATA] or 40:45. May be repeated."
+        metavar="RUN", help="Runs: 42, runs/42, names, latest, best:METRIC[@DATA], 40:45 or 4,7. May be repeated."
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto (the device of the training), cpu, cuda, cuda:N or mps.")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="auto (the device of the training), cpu, cuda, cuda:N or mps.")
+]
 CheckpointRole = Annotated[
     str,
     typer.Option(
@@ -73,10 +81,14 @@ CheckpointRole = Annotated[
         callback=one_of("--checkpoint", "best", "last"),
     ),
 ]
-Model = Annotated[str | None, typer.Argument(help="A model of `dlcli models`, or your own package.module:Name.")]
+Model = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="A model of `dlcli models`, or your own package.module:Name.")
+]
 Configs = Annotated[
     list[str] | None,
-    typer.Option("--config", help="Settings from a .toml or .json file, or recipe:NAME. May be repeated."),
+    typer.Option(
+        "--config", metavar="FILE", help="Settings from a .toml or .json file, or recipe:NAME. May be repeated."
+    ),
 ]
 Assignments = Annotated[
     list[str] | None,

@@ -106,7 +106,8 @@ def determinism(
 def install(
     runs_dir: RunsDir = "runs",
     data_dir: Annotated[
-        str | None, typer.Option("--data-dir", help="Folder of data sets. (default: the user's cache folder)")
+        str | None,
+        typer.Option("--data-dir", metavar="PATH", help="Folder of data sets. (default: the user's cache folder)"),
     ] = None,
     *,
     format: Format,

@@ -12,9 +12,9 @@ OUTCOME = [
     RUN,
     Column("status", "status"),
     Column("model", "model"),
-    Column("data", "data"),
-    Column("epochs", "epochs", right=True),
-    Column("metric", "metric"),
+    Column("data", "data", drop=3),
+    Column("epochs", "epochs", right=True, drop=9),
+    Column("metric", "metric", drop=1),
     Column("best", "best", right=True),
 ]
 

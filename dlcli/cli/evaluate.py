@@ -41,6 +41,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--data",
+            metavar="NAME",
             help="Measure on this data set, of the same shape as the run's own, and normalised like it.",
         ),
     ] = None,
@@ -77,7 +78,13 @@ def evaluate(
     from dlcli.evaluation.rules import check_drop, check_rules, main_metric, parse_rules
 
     rules = parse_rules(require or [])
-    where = {"split": split, "data": data, "data_dir": data_dir, "device": device, "allow_fallback": allow_fallback}
+    where: dict[str, Any] = {
+        "split": split,
+        "data": data,
+        "data_dir": data_dir,
+        "device": device,
+        "allow_fallback": allow_fallback,
+    }
     report = evaluate(found, checkpoint=checkpoint, **where)
     warn(report)
     verdicts = check_rules(report.metrics, rules)
@@ -152,7 +159,7 @@ def _print_classes(report: Any) -> None:
             {"class": n, **{str(k): count for k, count in enumerate(row)}}
             for n, row in zip(names, report.confusion, strict=True)
         ],
-        [Column("class", "actual \\ predicted"), *(Column(str(k), n, right=True) for k, n in enumerate(names))],
+        [Column("class", "actual \\ predicted"), *(Column(str(k), n, right=True, drop=k) for k, n in enumerate(names))],
         format=Format.table,
         title="confusion matrix",
     )

@@ -86,16 +86,16 @@ def export(
 def _columns(metric: str) -> list[Column]:
     return [
         Column("name", "format", fixed=True),
-        Column("size", "size", _megabytes, right=True),
-        Column("max_relative_difference", "max difference", power, right=True),
-        Column("agreement", "agreement", _percent, right=True),
+        Column("size", "size", _megabytes, right=True, drop=3),
+        Column("max_relative_difference", "max difference", power, right=True, drop=1),
+        Column("agreement", "agreement", _percent, right=True, drop=2),
         Column("trained", metric, right=True),
         Column("exported", "exported", right=True),
-        Column("batch_1", "batch 1", _milliseconds, right=True),
-        Column("speedup_1", "speed-up", _times, right=True),
-        Column("batch_64", "batch 64", _milliseconds, right=True),
-        Column("speedup_64", "speed-up", _times, right=True),
-        Column("memory", "memory", _megabytes, right=True),
+        Column("batch_1", "batch 1", _milliseconds, right=True, drop=5),
+        Column("speedup_1", "speed-up", _times, right=True, drop=4),
+        Column("batch_64", "batch 64", _milliseconds, right=True, drop=7),
+        Column("speedup_64", "speed-up", _times, right=True, drop=6),
+        Column("memory", "memory", _megabytes, right=True, drop=8),
         Column("parity", "parity"),
     ]
 

@@ -55,6 +55,7 @@ def gradcheck(
         str | None,
         typer.Option(
             "--device",
+            metavar="DEVICE",
             help="Compare the backward of this device as well, in the model's own dtype: cpu, cuda, cuda:N or mps.",
         ),
     ] = None,
@@ -125,12 +126,12 @@ def _tell(line: str) -> None:
 
 _COLUMNS = [
     Column("tensor", "tensor", fixed=True),
-    Column("shape", "shape", lambda shape: "x".join(map(str, shape)) or "scalar"),
-    Column("gradient_norm", "|gradient|", power, right=True),
-    Column("max_absolute_error", "max abs error", power, right=True),
+    Column("shape", "shape", lambda shape: "x".join(map(str, shape)) or "scalar", drop=4),
+    Column("gradient_norm", "|gradient|", power, right=True, drop=3),
+    Column("max_absolute_error", "max abs error", power, right=True, drop=2),
     Column("max_relative_error", "max rel error", power, right=True),
-    Column("probes", "probes", right=True),
-    Column("kinks", "kinks", right=True),
+    Column("probes", "probes", right=True, drop=5),
+    Column("kinks", "kinks", right=True, drop=6),
     Column("verdict", "verdict", fixed=True),
     Column("reason", "why"),
 ]
@@ -192,12 +193,12 @@ def _print_summary(report: "Report") -> None:
         ],
         [
             Column("target", "target", fixed=True),
-            Column("parameters", "parameters", right=True),
-            Column("tensors", "tensors", right=True),
+            Column("parameters", "parameters", right=True, drop=3),
+            Column("tensors", "tensors", right=True, drop=4),
             Column("max_relative_error", "max rel error", power, right=True),
-            Column("probes", "probes", right=True),
-            Column("kinks", "kinks", right=True),
-            Column("smallest_caught", "would catch", power, right=True),
+            Column("probes", "probes", right=True, drop=5),
+            Column("kinks", "kinks", right=True, drop=6),
+            Column("smallest_caught", "would catch", power, right=True, drop=2),
             Column("verdict", "verdict", fixed=True),
         ],
         format=Format.table,

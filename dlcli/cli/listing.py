@@ -1,28 +1,61 @@
-"""dlcli models, dlcli datasets: what is built in."""
+"""dlcli models, dlcli datasets: what is built in, and all of one model or data set."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
 
 from dlcli.cli.arguments import with_format
-from dlcli.cli.output import Column, Format, emit
+from dlcli.cli.output import Column, Format, byte_size, emit, setting
+from dlcli.config.environment import read_environment
 from dlcli.config.registry import DATASETS, MODELS
+
+_OPTIONS = [
+    Column("name", "option", fixed=True),
+    Column("type", "type"),
+    Column("default", "default"),
+]
 
 
 @with_format
-def models(*, format: Format) -> None:
-    """List the built-in models."""
+def models(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Tell all of this model, or of your own package.module:Name.")
+    ] = None,
+    *,
+    format: Format,
+) -> None:
+    """List the built-in models, or tell all of one.
+
+    With NAME: what it takes, its options with their types and defaults, and
+    the number of its parameters; --csv and --md print its options only.
+    """
+    if name is not None:
+        from dlcli.experiment.catalogue import about_model
+
+        found = about_model(name)
+        parameters = "-" if found["parameters"] is None else f"{found['parameters']:,} on {found['data']}"
+        facts = {
+            "what it is": found["summary"],
+            "takes": found["takes"],
+            "parameters": parameters,
+            "default data": found["data"],
+            "its own defaults": _pairs(found["defaults"]),
+        }
+        _tell(name, facts, found, owner="model", format=format)
+        return
     rows = [
         {"model": name, "summary": e.summary, "takes": e.takes, "data": e.data, "defaults": dict(e.defaults)}
         for name, e in MODELS.items()
     ]
     emit(
-        [
-            {**row, "defaults": ", ".join(f"{k}={v}" for k, v in MODELS[str(row["model"])].defaults.items())}
-            for row in rows
-        ],
+        [{**row, "defaults": _pairs(MODELS[str(row["model"])].defaults)} for row in rows],
         [
             Column("model", "model", fixed=True),
-            Column("summary", "what it is"),
-            Column("takes", "takes"),
-            Column("data", "default data"),
-            Column("defaults", "its own defaults"),
+            Column("summary", "what it is", cut=45),
+            Column("takes", "takes", cut=30, drop=2),
+            Column("data", "default data", drop=1),
+            Column("defaults", "its own defaults", cut=30, drop=3),
         ],
         format=format,
         document=rows,
@@ -30,8 +63,42 @@ def models(*, format: Format) -> None:
 
 
 @with_format
-def datasets(*, format: Format) -> None:
-    """List the built-in data sets."""
+def datasets(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Tell all of this data set, of text:FILE, or of your own package.module:name."
+        ),
+    ] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option("--data-dir", metavar="PATH", help="Folder of data sets. (default: the user's cache folder)"),
+    ] = None,
+    *,
+    format: Format,
+) -> None:
+    """List the built-in data sets, or tell all of one.
+
+    With NAME: its task, shape, size, licence and origin, its options with
+    their types and defaults, and where its files are; --csv and --md print
+    its options only. Nothing is downloaded.
+    """
+    if name is not None:
+        from dlcli.experiment.catalogue import about_data
+
+        found = about_data(name, data_dir=data_dir or read_environment().get("data_dir"))
+        facts = {
+            "what it is": found["summary"],
+            "task": found["task"],
+            "a sample": found["shape"],
+            "samples": found["size"],
+            "licence": found["licence"],
+            "where it comes from": found["origin"],
+            "its own defaults": _pairs(found["defaults"]),
+            "files": _place(found["files"]),
+        }
+        _tell(name, facts, found, owner="data", format=format)
+        return
     rows = [
         {
             "data": "text:FILE" if name == "text" else name,
@@ -48,12 +115,46 @@ def datasets(*, format: Format) -> None:
         rows,
         [
             Column("data", "data", fixed=True),
-            Column("summary", "what it is"),
-            Column("task", "task"),
-            Column("shape", "a sample"),
-            Column("size", "samples", right=True),
-            Column("licence", "licence"),
-            Column("origin", "where it comes from"),
+            Column("summary", "what it is", cut=28),
+            Column("task", "task", drop=1),
+            Column("shape", "a sample", drop=2),
+            Column("size", "samples", right=True, drop=3),
+            Column("licence", "licence", drop=4),
+            Column("origin", "where it comes from", cut=20, drop=5),
         ],
         format=format,
     )
+
+
+def _tell(name: str, facts: Mapping[str, str], found: Mapping[str, Any], *, owner: str, format: Format) -> None:
+    """All of one model or data set: a table of facts, and one of its options as --set takes them."""
+    if format is Format.table:
+        pair = [Column("what", "what", fixed=True), Column("value", "value")]
+        emit([{"what": k, "value": v} for k, v in facts.items() if v], pair, format=format, title=name)
+    rows = [
+        {
+            "name": f"{owner}.{option['name']}",
+            "type": option["type"],
+            "default": "must be given" if option["required"] else setting(option["default"]),
+        }
+        for option in found["options"]
+    ]
+    if rows or format is not Format.table:
+        title = f"options, as in --set {rows[0]['name']}=VALUE" if rows else ""
+        emit(rows, _OPTIONS, format=format, title=title, document=found)
+
+
+def _pairs(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in settings.items())
+
+
+def _place(files: Mapping[str, Any] | None) -> str:
+    """Where the files of a data set are, and whether they are there."""
+    if files is None:
+        return ""
+    names, missing = files["names"], files["missing"]
+    if not missing:
+        return f"all there, in {files['folder']}"
+    there = "not there yet" if len(missing) == len(names) else f"{len(names) - len(missing)} of {len(names)} there"
+    download = f"; a training downloads {byte_size(files['download'])}" if files["download"] else ""
+    return f"{there}, in {files['folder']}{download}"

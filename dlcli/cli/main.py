@@ -1,5 +1,6 @@
 """The `dlcli` command: its sub-commands, and the one door through which errors leave."""
 
+import functools
 import gc
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from dlcli.cli.help import write_help
 from dlcli.core.blame import as_own, asked_for, out_of_memory
 from dlcli.core.errors import ConfigError, DlcliError, ResourceError
 from dlcli.core.version import __version__
@@ -66,6 +68,7 @@ class Door(typer.core.TyperGroup):
         command.name = name
         for each in (command, *getattr(command, "commands", {}).values()):
             _take_as_typed(each.get_params(ctx))
+            each.format_help = functools.partial(write_help, each)
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -81,14 +84,7 @@ class Door(typer.core.TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """In plain text: loading what draws panels takes longer than all the rest."""
-        formatter.write_usage("dlcli", "[OPTIONS] COMMAND [ARGS]...")
-        formatter.write_paragraph()
-        formatter.write_text(self.help or "")
-        with formatter.section("Options"):
-            formatter.write_dl([record for p in self.get_params(ctx) if (record := p.get_help_record(ctx))])
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        write_help(self, ctx, formatter, commands={name: line for name, (_, line) in COMMANDS.items()})
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
         words, debug = _without_debug(sys.argv[1:] if args is None else args)

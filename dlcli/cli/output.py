@@ -1,4 +1,4 @@
-"""The only place that knows rich: tables, JSON, CSV, Markdown, progress. Data goes to stdout, all else to stderr."""
+"""Tables, JSON, CSV and Markdown. Data goes to stdout, all else to stderr."""
 
 import csv
 import dataclasses
@@ -7,13 +7,15 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+
+from dlcli.cli.layout import compose, fit, fold
 
 # Control characters, those that turn the direction of a text or end a line, and bytes of a path that are not UTF-8.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -31,13 +33,18 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """key: of the row's value. show: how a person reads it; machines get the value itself."""
+    """key: of the row's value. show: how a person reads it; machines get the value itself.
+
+    The rest says what becomes of it on a narrow terminal: text is folded between words; numbers never are.
+    """
 
     key: str
     heading: str
     show: Callable[[Any], str] = lambda value: text(value)
     right: bool = False
-    fixed: bool = False  # never folded or cut: ids
+    fixed: bool = False  # never folded: ids, paths
+    cut: int = 0  # cut with an ellipsis, to so many characters at least, not folded: what another place shows whole
+    drop: int = 0  # left out on a terminal where it does not fit beside those of a lower one; 0 never is
 
 
 def choose_format(*, json: bool = False, csv: bool = False, md: bool = False) -> Format:
@@ -124,7 +131,7 @@ def tell_damage(damage: Iterable[str]) -> None:
 
 def plain(value: str) -> str:
     """Text from data and files without control characters, so that it cannot move a terminal's cursor."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
+    return value if value.isprintable() else _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 def text(value: Any) -> str:
@@ -147,6 +154,15 @@ def number(value: float | None) -> str:
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.4g}"
     return f"{value:.4f}"
+
+
+def setting(value: Any) -> str:
+    """A setting as an option takes it: `0.1`, `128,64`, `yes`."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(setting, value)) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else text(value)
 
 
 def power(value: float | None) -> str:
@@ -219,104 +235,14 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str) -> None:
-    if not sys.stdout.isatty():
-        write(_aligned(rows, columns, title))
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(markup=False, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD if _is_utf(sys.stdout) else box.ASCII2, pad_edge=False)
-    for c in columns:
-        width = max([len(c.show(row.get(c.key))) for row in rows], default=0) if c.fixed else None
-        justify: Any = "right" if c.right else "left"
-        table.add_column(Text(c.heading), justify=justify, no_wrap=c.fixed, overflow="fold", min_width=width)
-    for row in rows:
-        table.add_row(*[Text(c.show(row.get(c.key))) for c in columns])
-    if title:
-        console.print(Text(plain(title)))
-    console.print(table)
-
-
-def _aligned(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str) -> str:
-    """What a pipe gets: columns of plain text, never folded, two spaces between them."""
-    lines = [[c.heading for c in columns], *([c.show(row.get(c.key)) for c in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    padded = (
-        "  ".join(
-            cell.rjust(width) if c.right else cell.ljust(width)
-            for cell, width, c in zip(line, widths, columns, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-    return "".join(f"{line}\n" for line in ([plain(title)] if title else []) + list(padded)) + "\n" * bool(title)
-
-
-class Reporter:
-    """Shows a training on stderr: a live bar on a terminal; elsewhere one line per epoch, at most one in 10 s.
-
-    A context manager. `quiet` shows nothing.
-    """
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-        self._live: Any = None
-        self._bar: Any = None
-        self._last_line = float("-inf")
-        self._held_back: str | None = None
-
-    def __enter__(self) -> "Reporter":
-        if not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            # Drawn only when a record arrives: a drawing thread would take its turns from the training.
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True, markup=False, highlight=False),
-                auto_refresh=False,
-                transient=True,
-            )
-            self._live.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-        elif self._held_back is not None and not self.quiet:
-            say(self._held_back)  # the last epoch is always told
-            self._held_back = None
-
-    def line(self, content: str) -> None:
-        """A line that is always shown, unless quiet."""
-        if self.quiet:
-            return
-        if self._live is not None:
-            self._live.console.print(plain(content), markup=False, highlight=False, soft_wrap=True)
-        else:
-            say(content)
-
-    def epoch(self, content: str) -> None:
-        """One line per epoch."""
-        if self._live is not None:
-            self.line(content)
-        elif time.monotonic() - self._last_line >= 10:
-            self._last_line, self._held_back = time.monotonic(), None
-            self.line(content)
-        else:
-            self._held_back = content
-
-    def progress(self, *, done: int, total: int, note: str, what: str) -> None:
-        """Move the bar."""
-        if self._live is None:
-            return
-        if self._bar is None:
-            self._bar = self._live.add_task(what, total=total, note="")
-        self._live.update(self._bar, completed=done, description=what, note=note)
-        self._live.refresh()
+    """Plain columns, on a terminal made to fit; a footnote says what is left out."""
+    cells = [[c.heading, *(c.show(row.get(c.key)) for row in rows)] for c in columns]
+    terminal = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    widths = fit(columns, cells, width=terminal)
+    lines = [plain(title)] if title else []
+    lines += compose(columns, cells, widths)
+    write("".join(f"{line}\n" for line in lines) + "\n" * bool(title))
+    hidden = [c.heading for i, c in enumerate(columns) if i not in widths]
+    if hidden:
+        for line in fold(f"not shown in {terminal} columns: {', '.join(hidden)}; --json has all", width=terminal):
+            say(line)

@@ -1,5 +1,6 @@
 """dlcli runs, dlcli runs show: the table of all runs, and one run in full. What removes runs is in trash.py."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -7,9 +8,10 @@ import typer
 from dlcli.cli import trash
 from dlcli.cli.arguments import RunName, RunsDir, with_format
 from dlcli.cli.columns import outcome
-from dlcli.cli.output import Column, Format, age, duration, emit, say
+from dlcli.cli.output import Column, Format, age, duration, emit, number, say, setting
 from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
+from dlcli.runs import differences
 from dlcli.runs import table as summary
 from dlcli.runs.details import details
 from dlcli.runs.names import find_one
@@ -40,21 +42,51 @@ def runs(
     most = convert(limit, int, name="--limit")
     if most < 0:
         raise ConfigError(f"--limit {most} must be at least 0")
-    rows = summary.rows(runs_dir, limit=most)
+    rows, differing = differences.rows(runs_dir, limit=most)
     if not rows and format is Format.table:
         say(f"there are no runs in {runs_dir}: make one with `dlcli train cnn`")
         return
-    columns = [
-        *outcome(rows),
-        Column("seconds", "time", duration, right=True),
-        Column("device", "device"),
-        Column("started", "age", age, right=True),
-    ]
-    if any(row["reason"] for row in rows):
-        columns.append(Column("reason", "reason"))
+    flat = [{**row["settings"], **row, **_flat(row)} for row in rows]
     if format is Format.csv:
-        columns = [Column(name, name) for name in summary.COLUMNS]
-    emit(rows, columns, format=format)
+        names = [*summary.COLUMNS, "test", "test_metric", "test_step", *differing]
+        emit(flat, [Column(name, name) for name in names], format=format)
+    else:
+        emit(flat, _columns(flat, differing), format=format, document=rows)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What eval measured as values of their own, and as a person is told them: with the metric and the step where they
+    are not those of the best checkpoint."""
+    test = row["test"]
+    if test is None:
+        return {"test": None, "test_metric": None, "test_step": None, "measured": None}
+    metric = "" if row["metric"] in (test["metric"], f"val/{test['metric']}") else f"{test['metric']} "
+    step = "" if test["step"] == row["best_step"] else f" at step {test['step']}"
+    told = f"{metric}{number(test['value'])}{step}"
+    return {"test": test["value"], "test_metric": test["metric"], "test_step": test["step"], "measured": told}
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> list[Column]:
+    """What a run is, the settings in which the listed ones differ, what it has reached."""
+    settings = []
+    for place, name in enumerate(differing):
+        numeric = all(row[name] is None or type(row[name]) in (int, float) for row in rows)
+        settings.append(Column(name, name, setting, right=numeric, drop=(5, 8)[place] if place < 2 else 20 + place))
+    measured = [Column("measured", "test", right=True, drop=6)] if any(row["measured"] for row in rows) else []
+    reason = [Column("reason", "reason", cut=26, drop=2)] if any(row["reason"] for row in rows) else []
+    *what, epochs, metric, best = outcome(rows)
+    return [
+        *what,
+        *settings,
+        epochs,
+        metric,
+        best,
+        *measured,
+        Column("seconds", "time", duration, right=True, drop=11),
+        Column("device", "device", drop=12),
+        Column("started", "age", age, right=True, drop=10),
+        *reason,
+    ]
 
 
 @app.command()
@@ -65,7 +97,10 @@ def show(run: RunName, runs_dir: RunsDir = "runs", *, format: Format) -> None:
     --csv and --md print the metrics only.
     """
     found = details(find_one(run, runs_dir))
-    history = [Column(name, name, _cell, right=True) for name in (found["metrics"] or [{}])[0]]
+    history = [
+        Column(name, name, _cell, right=True, drop=max(0, place - 2))  # the epoch, the step and a loss stay
+        for place, name in enumerate((found["metrics"] or [{}])[0])
+    ]
     if format is Format.table:
         _show_tables(found, history)
     else:

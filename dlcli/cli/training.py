@@ -13,7 +13,8 @@ import typer
 from dlcli.cli import evaluate
 from dlcli.cli.arguments import one_of
 from dlcli.cli.columns import outcome
-from dlcli.cli.output import Column, Format, Reporter, duration, emit, number, say, tell_damage, write
+from dlcli.cli.output import Column, Format, duration, emit, number, say, tell_damage, write
+from dlcli.cli.progress import Reporter
 from dlcli.core.errors import CheckError
 
 if TYPE_CHECKING:
@@ -104,17 +105,17 @@ def follow(session: "Session", reporter: Reporter, stop: Callable[[], str | None
     from dlcli.training.train import fit
 
     built = session.built
-    watched = ""
+    watched: list[str] = []
     for record in fit(session, stop=stop):
         if isinstance(record, Row):
             reporter.epoch(str(record))
             value = record.metrics.get(f"val/{built.monitor}")
-            watched = "" if value is None else f"  val/{built.monitor} {number(value)}"
+            watched = [] if value is None else [f"val/{built.monitor} {number(value)}"]
         reporter.progress(
             done=record.step,
             total=record.steps,
             what=f"epoch {record.epoch}/{session.info['epochs']}",
-            note=f"loss {number(record.loss)}{watched}  {record.samples_per_second:,.0f} samples/s",
+            notes=[f"loss {number(record.loss)}", *watched, f"{record.samples_per_second:,.0f}/s"],
         )
 
 

@@ -43,7 +43,7 @@ def flatten(document: Mapping[str, Any]) -> dict[str, Any]:
     """{"model": {"name": "mlp", "hidden": 9}, "lr": 1} as {"model": "mlp", "model.hidden": 9, "lr": 1}."""
     values: dict[str, Any] = {}
     for name, value in document.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             for option, inner in value.items():
                 values[name if option == "name" else f"{name}.{option}"] = inner
         else:

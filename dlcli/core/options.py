@@ -21,6 +21,20 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def described(function: Callable[..., Any]) -> list[dict[str, Any]]:
+    """name, type (in words) and default of each option of `function`, in order; `required` where it has no default."""
+    hints = _hints(function)
+    return [
+        {
+            "name": name,
+            "type": _describe(_annotation(hints, name, default)),
+            "default": None if default is inspect.Parameter.empty else default,
+            "required": default is inspect.Parameter.empty,
+        }
+        for name, default in defaults(function).items()
+    ]
+
+
 def resolve(function: Callable[..., Any], values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """All options of `function`: `values` (checked, converted to the annotated types) over its defaults.
 
@@ -28,11 +42,7 @@ def resolve(function: Callable[..., Any], values: Mapping[str, Any], *, where: s
     option that has no default and is not given.
     """
     known = defaults(function)
-    try:
-        hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    except (NameError, TypeError, AttributeError, SyntaxError) as error:
-        name = function.__qualname__
-        raise ConfigError(f"an annotation of {name} cannot be resolved at run time: {error}") from error
+    hints = _hints(function)
     for name in values:
         if name not in known:
             raise ConfigError(f"unknown setting {where}.{name}: {did_you_mean(name, known)}")
@@ -41,9 +51,22 @@ def resolve(function: Callable[..., Any], values: Mapping[str, Any], *, where: s
         value = values.get(name, default)
         if value is inspect.Parameter.empty:
             raise ConfigError(f"{where}.{name} must be given: --set {where}.{name}=VALUE")
-        annotation = hints.get(name, type(default) if isinstance(default, bool | int | float) else str)
-        resolved[name] = convert(value, annotation, name=f"{where}.{name}")
+        resolved[name] = convert(value, _annotation(hints, name, default), name=f"{where}.{name}")
     return resolved
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except (NameError, TypeError, AttributeError, SyntaxError) as error:
+        raise ConfigError(
+            f"an annotation of {function.__qualname__} cannot be resolved at run time: {error}"
+        ) from error
+
+
+def _annotation(hints: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Without an annotation, the type of the default."""
+    return hints.get(name, type(default) if isinstance(default, bool | int | float) else str)
 
 
 def convert(value: Any, annotation: Any, *, name: str) -> Any:

@@ -23,7 +23,7 @@ _DEEPEST = 32
 _LONGEST_NUMBER = 400
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
+def open_regular(path: Path | str, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
     """A file descriptor of a regular file; anything else at `path` is refused.
 
     follow: whether `path` may be a symbolic link: a user's own file may be one, a file of a run may not.
@@ -44,17 +44,37 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False) 
     return descriptor
 
 
-def read_bytes(path: Path, *, most: int, follow: bool = False) -> bytes:
+def read_bytes(path: Path | str, *, most: int, follow: bool = False) -> bytes:
     """The content of a regular file of at most `most` bytes. Raises OSError as `open_regular` does."""
-    with open(open_regular(path, follow=follow), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        content = file.read(most + 1) if size <= most else b""
+    descriptor = open_regular(path, follow=follow)
+    try:
+        size = os.fstat(descriptor).st_size
+        content = _read(descriptor, most + 1) if size <= most else b""
+    finally:
+        os.close(descriptor)
     if max(size, len(content)) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
     return content
 
 
-def read_json(path: Path, *, most: int = MOST_JSON) -> Any:
+def read_start(folder: str, path: str, *, most: int) -> bytes | None:
+    """The first bytes of a file in `folder`; None if there is no such file or folder.
+
+    Raises OSError as `open_regular` does, and if the folder is a symbolic link, which would lead out of the run.
+    """
+    try:
+        if not stat.S_ISDIR(mode := os.lstat(folder).st_mode):
+            raise OSError(errno.EINVAL, f"{folder} is {_what(mode)}")
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        return None
+    try:
+        return _read(descriptor, most)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path | str, *, most: int = MOST_JSON) -> Any:
     """The JSON document in `path`; RunError (exit 4) if it is missing or `parse_json` refuses it."""
     with told_as_damage(path):
         return parse_json(read_bytes(path, most=most))
@@ -64,16 +84,11 @@ def parse_json(content: bytes) -> Any:
     """The JSON document in `content`. ValueError if it is not JSON, is nested too deeply, repeats a key, or holds a
     number that is not finite, an integer of more than 64 bits, or half of a surrogate pair."""
     try:
-        document = json.loads(
-            content.decode(),
-            object_pairs_hook=_table,
-            parse_int=_whole_number,
-            parse_float=_finite_number,
-            parse_constant=_finite_number,
-        )
+        document = _DECODER.decode(content.decode())
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    check_depth(document)
+    if content.count(b"[") + content.count(b"{") > _DEEPEST:  # else it cannot be
+        check_depth(document)
     if b"\\u" in content:
         json.dumps(document, ensure_ascii=False).encode()  # fails for half of a surrogate pair
     return document
@@ -112,7 +127,7 @@ def files_below(folder: Path, *, most: int) -> list[Path]:
 
 
 @contextlib.contextmanager
-def told_as_damage(path: Path) -> Iterator[None]:
+def told_as_damage(path: Path | str) -> Iterator[None]:
     """Turns OSError and ValueError into RunError (exit 4): the file of a run is missing, unreadable or damaged."""
     try:
         yield
@@ -122,6 +137,13 @@ def told_as_damage(path: Path) -> Iterator[None]:
         raise RunError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from None
+
+
+def _read(descriptor: int, most: int) -> bytes:
+    content = b""
+    while len(content) < most and (piece := os.read(descriptor, min(most - len(content), 1 << 20))):
+        content += piece
+    return content
 
 
 def _what(mode: int) -> str:
@@ -155,3 +177,8 @@ def _finite_number(text: str) -> float:
 
 def _cut(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_table, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_finite_number
+)

@@ -112,3 +112,12 @@ TINYSHAKESPEARE = (
         (File("input.txt", 1_115_394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),),
     ),
 )
+
+# Data set -> its folder in the data folder, and what its authors publish.
+DOWNLOADS = {
+    "mnist": ("MNIST/raw", MNIST),
+    "fashion-mnist": ("FashionMNIST/raw", FASHION_MNIST),
+    "kmnist": ("KMNIST/raw", KMNIST),
+    "cifar10": ("cifar-10-batches-bin", CIFAR10),
+    "tinyshakespeare": ("tinyshakespeare", TINYSHAKESPEARE),
+}

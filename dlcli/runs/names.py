@@ -1,23 +1,27 @@
-"""The grammar of naming runs: 42, runs/42, latest, best:accuracy, best:accuracy@digits, 40:45, or a given name."""
+"""The grammar of naming runs: 42, runs/42, latest, best:accuracy, best:accuracy@digits, 40:45, 4,7, or a given name."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from dlcli.core.errors import RunError
 from dlcli.runs.given_names import is_name, with_name
 from dlcli.runs.ranking import best
-from dlcli.runs.run import NUMBER, Run, all_runs
+from dlcli.runs.run import RUN_NUMBER, Run, all_runs
 
 _LONGEST_PATH = 4096
 
 
 def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[Run]:
-    """The runs that `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss`, `40:45` or a given name names.
+    """The runs that `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss`, `40:45`, `4,7` or a given name names.
 
     RunError (exit 4) when there is none. best: see `runs.ranking.best`; `best:accuracy@digits` means the runs on that
     data set, `best:accuracy@7` those on the data and the splits of run 7.
     listed_by: the command that shows what there is, for the error.
     """
     root = Path(root)
+    if "," in text and "/" not in text:
+        listed = [run for part in text.split(",") for run in find(part, root, listed_by=listed_by)]
+        return list(dict.fromkeys(listed))
     if text == "latest":
         runs = all_runs(root)
         if not runs:
@@ -27,15 +31,17 @@ def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[
         metric, _, place = text.removeprefix("best:").partition("@")
         return [best(metric.removeprefix("val/"), root, place=place)]
     low, colon, high = text.partition(":")
-    if colon and NUMBER.fullmatch(low) and NUMBER.fullmatch(high):
+    if colon and RUN_NUMBER.fullmatch(low) and RUN_NUMBER.fullmatch(high):
         runs = [run for run in reversed(all_runs(root)) if int(low) <= run.number <= int(high)]
         if not runs:
             raise RunError(f"there is no run from {low} to {high} in {root}: see `{listed_by}`")
         return runs
-    path = root / text if NUMBER.fullmatch(text) or is_name(text) else Path(text)
+    path = root / text if RUN_NUMBER.fullmatch(text) or is_name(text) else Path(text)
     by_name = is_name(path.name)
-    if not (by_name or NUMBER.fullmatch(path.name)) or len(text) > _LONGEST_PATH or _climbs(path):
-        raise RunError(f"{text!r} names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name")
+    if not (by_name or RUN_NUMBER.fullmatch(path.name)) or len(text) > _LONGEST_PATH or _climbs(path):
+        raise RunError(
+            f"{text!r} names no run: use a number, runs/RUN_NUMBER, latest, best:METRIC, FIRST:LAST or a name"
+        )
     if by_name:
         return [with_name(path.name, path.parent, listed_by=listed_by)]
     try:
@@ -53,6 +59,17 @@ def find_one(text: str, root: str | Path) -> Run:
     if len(runs) > 1:
         raise RunError(f"{text} names {len(runs)} runs, but one is wanted")
     return runs[0]
+
+
+def compact(numbers: Iterable[int]) -> str:
+    """`4,7,40:45`, from which `find` gets these numbers again."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and spans[-1][-1] == number - 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    return ",".join(f"{s[0]}:{s[-1]}" if len(s) > 2 else ",".join(map(str, s)) for s in spans)
 
 
 def as_run(run: Run | str | Path) -> Run:

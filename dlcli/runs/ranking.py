@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlcli.core.errors import DlcliError, RunError
-from dlcli.runs.run import NUMBER, Run, all_runs
+from dlcli.runs.run import RUN_NUMBER, Run, all_runs
 
 # Settings that determine how data are split, apart from the seed.
 _SPLIT = ("val_fraction", "test_fraction")
@@ -50,7 +50,7 @@ def best(metric: str, root: Path, *, place: str = "") -> Run:
         )
     if place:
         data = ", ".join(sorted({found.data for found in chosen}))
-        ground = _ground(_run(place, root)) if NUMBER.fullmatch(place) else None
+        ground = _ground(_run(place, root)) if RUN_NUMBER.fullmatch(place) else None
         chosen = [found for found in chosen if place == found.data or ground == found.ground]
         if not chosen:
             raise RunError(f"no run in {root} has a best {metric} on {place}; those that have one are on {data}")

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import pandas
 
 COLUMNS = (
-    "run", "name", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "seconds", "device", "started",
-    "reason",
+    "run", "name", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "best_step",
+    "seconds", "device", "started", "reason",
 )  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def row(run: Run) -> dict[str, Any]:
             "metric": best.get("metric"),
             "best": best.get("value"),
             "best_epoch": best.get("epoch"),
+            "best_step": best.get("step"),
             "seconds": _seconds_since(info["started"]) if info["status"] == "running" else info["seconds"],
             "device": info["device"],
             "started": info["started"],

@@ -23,7 +23,7 @@ from dlcli.config.settings import FORMAT
 from dlcli.core.errors import BusyError, ResourceError, RunError
 from dlcli.core.files import make_folder, move_folder, sweep, write_json
 from dlcli.core.reading import files_below, open_regular, read_json
-from dlcli.runs import names, table
+from dlcli.runs import given_names, names, table
 from dlcli.runs.run import MARK, PURGING, TRASH, Run, all_runs
 
 _MOST_FILES = 10_000_000
@@ -45,7 +45,7 @@ def trash_of(root: str | Path) -> Path:
 def find(text: str, root: str | Path) -> list[Run]:
     """The runs in the trash that `text` names, by the grammar of `runs.find`; `runs/42` is what was there."""
     path = Path(text)
-    if "/" in text and (path.name.isdigit() or names.is_name(path.name)):
+    if "/" in text and (path.name.isdigit() or given_names.is_name(path.name)):
         root = path.parent.parent if path.parent.name == TRASH else path.parent
         text = path.name
     trash = trash_of(root)
@@ -55,14 +55,19 @@ def find(text: str, root: str | Path) -> list[Run]:
 
 
 def remove(chosen: Sequence[Run]) -> list[Change]:
-    """Move runs to the trash. Nothing is moved when one of them is busy (BusyError) or not ours (RunError)."""
+    """Move runs to the trash. Raises what `check_removable` does, before one is moved."""
+    check_removable(chosen)
+    return [_move(run, _made(trash_of(run.root)) / str(run.number)) for run in chosen]
+
+
+def check_removable(chosen: Sequence[Run]) -> None:
+    """BusyError when one of them is being trained, RunError when one is not ours or is in the trash already."""
     for run in chosen:
         if run.root.name == TRASH:
             raise RunError(f"{run} is in the trash already: `dlcli runs purge` deletes for good")
         _check_is_ours(run.path)
         if run.is_locked():
             raise BusyError(f"{run} is being trained by another process: stop it first")
-    return [_move(run, _made(trash_of(run.root)) / str(run.number)) for run in chosen]
 
 
 def restore(chosen: Sequence[Run]) -> list[Change]:
@@ -88,7 +93,12 @@ def purge(chosen: Sequence[Run], root: str | Path) -> list[Change]:
 
 def rows(root: str | Path) -> list[dict[str, Any]]:
     """One row per run in the trash, newest first: those of runs/table.py, with `bytes`, its size."""
-    return [table.row(run) | {"bytes": size(run.path)} for run in all_runs(trash_of(root))]
+    return rows_of(all_runs(trash_of(root)))
+
+
+def rows_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """As `rows`, of these runs."""
+    return [table.row(run) | {"bytes": size(run.path)} for run in runs]
 
 
 def purgeable(root: str | Path) -> tuple[list[Run], list[Run]]:

@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
-# The metrics that fit on a line; all are in metrics.csv.
-_TOLD = ("loss", "accuracy", "auc", "r2", "bits_per_char")
+# The metrics that are told in a line, the most important first; all are in metrics.csv.
+_TOLD = ("val/accuracy", "val/r2", "val/bits_per_char", "val/loss", "train/loss")
+_TOLD_WHERE_THERE_IS_ROOM = ("val/auc",)
+
+_LINE = 80
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,18 @@ class Row:
         return self.metrics["train/loss"]
 
     def __str__(self) -> str:
-        shown = {n: v for n, v in self.metrics.items() if n.rpartition("/")[2] in _TOLD}
-        values = "  ".join(f"{name} {_short(value)}" for name, value in shown.items())
+        """A line of at most 80 characters: what does not fit beside what is more important is not told."""
         where = f"step {self.step}/{self.steps}" if self.epochs is None else f"epoch {self.epoch}/{self.epochs}"
-        mark = "  best" if self.best else ""
-        return f"{where}  {values}  {self.samples_per_second:,.0f} samples/s{mark}"
+        parts = {name: f"{name.removeprefix('train/')} {_short(value)}" for name, value in self.metrics.items()}
+        parts["speed"] = f"{self.samples_per_second:,.0f}/s"
+        room = _LINE - len(where) - len("  best")
+        told = []
+        for name in (*_TOLD, "speed", *_TOLD_WHERE_THERE_IS_ROOM):
+            if name in parts and room >= len(parts[name]) + 2:
+                told.append(name)
+                room -= len(parts[name]) + 2
+        shown = [text for name, text in parts.items() if name in told]
+        return "  ".join([where, *shown, *["best"] * self.best])
 
 
 def _short(value: float | None) -> str:

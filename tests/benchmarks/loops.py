@@ -176,7 +176,7 @@ def tight(work: Work, after_step: Callable[[], None], fixed: bool) -> Loop:
 
 
 def ours(work: Work, after_step: Callable[[], None] = nothing) -> Loop:
-    from dlcli.cli.output import Reporter
+    from dlcli.cli.progress import Reporter
     from dlcli.cli.training import follow
     from dlcli.evaluation.measure import measure
     from dlcli.training.session import begun

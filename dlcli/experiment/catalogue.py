@@ -1,0 +1,74 @@
+"""All that there is to know of a model or a data set before anything is trained."""
+
+from pathlib import Path
+from typing import Any
+
+from dlcli.config.own_code import load
+from dlcli.config.schemes import data_entry, model_entry
+from dlcli.config.settings import TrainConfig
+from dlcli.core import options
+from dlcli.data.published import DOWNLOADS
+from dlcli.experiment.guard import build_model
+from dlcli.experiment.load import data_folder, read_source
+
+
+def about_model(name: str) -> dict[str, Any]:
+    """model, summary, takes, data (its default data set), defaults (its own settings), parameters, and options, as
+    `options.described` has them.
+
+    parameters: of the model with its default options on its default data; None where it has an option without default.
+    Raises ConfigError for an unknown name, and for a class of one's own that cannot be built.
+    """
+    entry = model_entry(name)
+    found = options.described(load(entry.target))
+    parameters = None
+    if not any(option["required"] for option in found):
+        config = TrainConfig(name)
+        model = build_model(config, read_source(config).spec)
+        parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "model": name,
+        "summary": entry.summary,
+        "takes": entry.takes,
+        "data": entry.data,
+        "defaults": dict(entry.defaults),
+        "parameters": parameters,
+        "options": found,
+    }
+
+
+def about_data(name: str, *, data_dir: str | None) -> dict[str, Any]:
+    """data, summary, task, shape, size, licence, origin, defaults (settings that suit it), options, and files.
+
+    files: {"folder", "names", "missing", "download"}, what it is read from and how many bytes a download takes; None
+    for a data set that is part of a library or made from a seed.
+    Raises ConfigError for an unknown name.
+    """
+    entry = data_entry(name)
+    folder = data_folder(TrainConfig("mlp", data_dir=data_dir))
+    return {
+        "data": name,
+        "summary": entry.summary,
+        "task": entry.task,
+        "shape": entry.shape,
+        "size": entry.size,
+        "licence": entry.licence,
+        "origin": entry.origin,
+        "defaults": dict(entry.defaults),
+        "options": options.described(load(entry.target)),
+        "files": _files(name, folder),
+    }
+
+
+def _files(name: str, data_folder: Path) -> dict[str, Any] | None:
+    kind, colon, path = name.partition(":")
+    if kind == "text" and colon:
+        folder, names, download = Path(path).parent, [Path(path).name], 0
+    elif name in DOWNLOADS:
+        place, archives = DOWNLOADS[name]
+        folder, names = data_folder / place, [file.name for archive in archives for file in archive.files]
+        download = sum(archive.size for archive in archives)
+    else:
+        return None
+    missing = [file for file in names if not (folder / file).is_file()]
+    return {"folder": str(folder), "names": names, "missing": missing, "download": download}
