@@ -1,5 +1,6 @@
 """Splits and normalisation, and every data set that needs no download."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,36 @@ def test_a_constant_column_or_target_becomes_zero(value: float) -> None:
     x, y = everything(data)
     assert x[:, 1].abs().max() == 0
     assert y.abs().max() <= abs(value) * 1e-7
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-13, 1e13, 1e30])
+def test_the_unit_of_a_feature_does_not_matter(scale: float) -> None:
+    """Its deviation is numpy's, and what the model gets is the same."""
+    plain, scaled = features(), features()
+    scaled = dataclasses.replace(scaled, x=scaled.x.double().mul(scale).float())
+    data, small = prepared(plain), prepared(scaled)
+    expected = scaled.x.double().numpy()[small.train.index.numpy()].std(0)  # type: ignore[union-attr]
+    assert small.preprocessing.std == pytest.approx(expected, rel=1e-12)
+    torch.testing.assert_close(everything(small)[0], everything(data)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("value", "constant"), [(1.0, 0.0), (1e6, 0.0625), (1.0, 1e-7)])
+def test_values_that_differ_by_the_rounding_of_their_mean_are_constant(value: float, constant: float) -> None:
+    source = features()
+    source.x[:, 0] = value
+    source.x[::2, 0] += constant
+    assert prepared(source).preprocessing.std[0] == 1.0
+    source.x[::2, 0] += 3e-7 * value
+    assert prepared(source).preprocessing.std[0] < 1.0
+
+
+def test_a_feature_without_a_reciprocal_in_float32_is_named() -> None:
+    source = features(feature_names=("a", "b", "c"))
+    source.x[:, 1] *= 1e-39
+    with pytest.raises(
+        DataError, match=r"feature 1 \(b\) varies by only 9\.\d+e-39, too little for float32: multiply it"
+    ):
+        prepared(source)
 
 
 def test_channels_last_memory_for_images() -> None:

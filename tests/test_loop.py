@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,57 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
         models.append(built.model)
     for a, b in zip(*(m.parameters() for m in models), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_every_sample_of_an_accumulated_step_counts_the_same(tmp_path: Path) -> None:
+    """Batches of 100, 100 and 61 as one step: the step of the mean loss over the 261, by torch.optim."""
+    config = digits(batch_size=100, accumulate=3, epochs=1, test_fraction=1536 / 1797, val_fraction=0.0, lr=0.1)
+    built, theirs = build(config), build(config)
+    assert (len(built.dataset.train), built.steps_per_epoch) == (261, 1)
+    fit_new(built, tmp_path)
+
+    batch = full(theirs.dataset.train)
+    optimizer = torch.optim.SGD(theirs.model.parameters(), lr=0.1)
+    F.cross_entropy(theirs.model(batch.x), batch.y).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    for ours, hand in zip(built.model.parameters(), theirs.model.parameters(), strict=True):
+        assert torch.allclose(ours, hand, atol=1e-6)
+
+
+def test_a_last_batch_of_one_sample_is_joined_to_the_one_before_where_the_model_needs_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "normed.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, spec):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    config = digits(model="normed:Net", test_fraction=1536 / 1797, val_fraction=0.0, batch_size=20)
+    sizes: list[int] = []
+    for model, last in (("normed:Net", 21), ("mlp", 1)):
+        sizes.clear()
+        built = build(config.replace(model=model))
+        built.model.register_forward_hook(lambda _, x, y: sizes.append(len(y)) if torch.is_grad_enabled() else None)
+        rows = [r for r in fit_new(built, tmp_path / "runs") if isinstance(r, Row)]
+        assert sizes == [*[20] * (12 if last > 1 else 13), last] * 2
+        assert [row.step for row in rows] == [len(sizes) // 2, len(sizes)]
+    # Stopped inside an epoch and resumed, it ends in the same bits.
+    steps = iter(range(1000))
+    list(train(config, runs_dir=tmp_path / "runs", stop=lambda: "enough" if next(steps) == 16 else None))
+    list(resume(tmp_path / "runs" / "3"))
+    weights = [
+        load_file(next(Run(tmp_path / "runs", n).checkpoints.glob("last-26")) / "model.safetensors") for n in (1, 3)
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    with pytest.raises(ConfigError) as told:
+        build(config.replace(batch_size=1))
+    assert str(told.value) == (
+        "model normed:Net cannot be trained on one sample at a time, as with batch normalization: take batch_size "
+        "above 1 (batch_size = 1, 261 training samples)"
+    )
 
 
 def test_one_seed_gives_one_result_and_another_seed_another(tmp_path: Path) -> None:
@@ -180,7 +232,7 @@ def test_early_stopping_waits_for_patience_evaluations(tmp_path: Path) -> None:
     assert records[-4].best
     assert run.info()["status"] == "finished"
     assert run.info()["stopped_early"] == len(records)
-    message = f"stopped after epoch {len(records)}: 3 evaluations without a better accuracy"
+    message = f"stopped after epoch {len(records)}: 3 evaluations without a better val/accuracy"
     assert (run.path / "log.txt").read_text().splitlines()[-1] == message
 
 
@@ -217,7 +269,7 @@ def test_the_length_of_a_training_and_its_evaluations_in_steps(tmp_path: Path) -
     """25 steps of 21 an epoch: the weights are those of a longer training after its 25th step."""
     run, rows = finished(digits(epochs=None, steps=25, eval_every="10steps", checkpoint_every="5steps"), tmp_path)
     assert [(row.epoch, row.step, row.steps) for row in rows] == [(1, 10, 25), (1, 20, 25), (2, 25, 25)]
-    assert str(rows[0]).startswith("step 10/25  train/loss ")
+    assert str(rows[0]).startswith("step 10/25  loss ")
     info = run.info()
     assert (info["status"], info["step"], info["steps"], info["epochs"], info["epochs_done"]) == (
         "finished",

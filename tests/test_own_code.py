@@ -67,6 +67,7 @@ def loader(body: str, *, signature: str = "data_dir) -> Source") -> str:
 
 
 SPEC = "DataSpec('multiclass', 'features', (2,), 2)"
+THREE, LABELS = SPEC.replace("2)", "3)"), "(torch.arange(40) % 3)"
 
 MODELS = {
     "import of what is not installed": (
@@ -203,10 +204,97 @@ LOADERS = {
         "data mine:points is not sound: y is (30,), but (40,) is expected, one target per row of x, in mine.py, line 5",
     ),
     "targets that would be stretched": (
-        loader("return Source(DataSpec('regression', 'features', (2,), 1), torch.zeros(40, 2), torch.zeros(40, 1))"),
+        loader("return Source(DataSpec('regression', 'features', (2,), 1), torch.zeros(40, 2), torch.zeros(40, 2))"),
         3,
-        "data mine:points is not sound: y is (40, 1), but (40,) is expected, one target per row of x, in mine.py, "
+        "data mine:points is not sound: y is (40, 2), but (40,) is expected, one target per row of x, in mine.py, "
         "line 5",
+    ),
+    "a value that is missing": (
+        loader(
+            f"x = torch.zeros(40, 2); x[3, 1] = x[7, 0] = x[7, 1] = float('nan'); return Source({THREE}, x, {LABELS})"
+        ),
+        3,
+        "data mine:points is not sound: x[3, 1] is nan, but values must be finite as float32: replace it, or leave the "
+        "row out; there are 3 such values in 2 rows, in mine.py, line 5",
+    ),
+    "a value that is missing, with its name": (
+        loader(
+            f"x = torch.zeros(40, 2); x[3, 1] = float('inf'); "
+            f"return Source({THREE}, x, {LABELS}, feature_names=('age', 'income'))"
+        ),
+        3,
+        "data mine:points is not sound: x[3, 1] (income) is inf, but values must be finite as float32: replace it, or "
+        "leave the row out, in mine.py, line 5",
+    ),
+    "a value too large for float32": (
+        loader(f"x = torch.zeros(40, 2).double(); x[0, 0] = 1e39; return Source({THREE}, x, {LABELS})"),
+        3,
+        "data mine:points is not sound: x[0, 0] is 1e+39, but values must be finite as float32: replace it, or leave "
+        "the row out, in mine.py, line 5",
+    ),
+    "a class too many": (
+        loader(f"return Source({THREE}, torch.zeros(40, 2), torch.arange(40) % 4)"),
+        3,
+        "data mine:points is not sound: y[3] is 3, but classes are whole numbers from 0 to 2; there are 10 such "
+        "values, in mine.py, line 5",
+    ),
+    "classes between the classes": (
+        loader(f"return Source({THREE}, torch.zeros(40, 2), torch.arange(40) % 4 / 2)"),
+        3,
+        "data mine:points is not sound: y[1] is 0.5, but classes are whole numbers from 0 to 2; there are 20 such "
+        "values, in mine.py, line 5",
+    ),
+    "classes as fractions": (
+        loader(f"return Source({THREE}, torch.zeros(40, 2), (torch.arange(40) % 3).float())"),
+        3,
+        "data mine:points is not sound: y is of torch.float32, but classes are whole numbers: return y.long(), in "
+        "mine.py, line 5",
+    ),
+    "binary labels -1 and 1": (
+        loader(
+            "return Source(DataSpec('binary', 'features', (2,), 1), torch.zeros(40, 2), torch.arange(40) % 2 * 2 - 1)"
+        ),
+        3,
+        "data mine:points is not sound: y[0] is -1, but classes are whole numbers from 0 to 1; there are 20 such "
+        "values, in mine.py, line 5",
+    ),
+    "classes as words": (
+        loader(f"return Source({THREE}, torch.zeros(40, 2), ['cat'] * 40)"),
+        3,
+        "data mine:points is not sound: y is a list with the text 'cat', but (40,) is expected, one target per row of "
+        "x, in mine.py, line 5",
+    ),
+    "words in place of numbers": (
+        loader(f"return Source({THREE}, [['red', 1]] * 40, {LABELS})"),
+        3,
+        "data mine:points is not sound: x is a list with the text 'red', but (N, 2) is expected of features of 2, in "
+        "mine.py, line 5",
+    ),
+    "a test set with a missing value": (
+        loader(
+            f"x = torch.zeros(9, 2); x[8, 0] = float('nan'); "
+            f"return Source({THREE}, torch.zeros(40, 2), {LABELS}, test_x=x, test_y={LABELS}[:9])"
+        ),
+        3,
+        "data mine:points is not sound: test_x[8, 0] is nan, but values must be finite as float32: replace it, or "
+        "leave the row out, in mine.py, line 5",
+    ),
+    "a token that is not in the vocabulary": (
+        loader("return Source(DataSpec('next-token', 'tokens', (4,), 7, 7), torch.full((40, 5), 7), None)"),
+        3,
+        "data mine:points is not sound: x[0, 0] is 7, but tokens are whole numbers from 0 to 6; there are 200 such "
+        "values in 40 rows, in mine.py, line 5",
+    ),
+    "a name too few": (
+        loader(f"return Source({THREE}, torch.zeros(40, 2), {LABELS}, class_names=('a', 'b'))"),
+        3,
+        "data mine:points is not sound: class_names has 2 values, but the data is features of 2 for multiclass, in "
+        "mine.py, line 5",
+    ),
+    "no rows": (
+        loader(f"return Source({THREE}, torch.zeros(0, 2), torch.zeros(0).long())"),
+        3,
+        "data mine:points is not sound: x has no rows, in mine.py, line 5",
     ),
     "a spec of nothing": (
         loader(

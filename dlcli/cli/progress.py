@@ -53,8 +53,11 @@ class Reporter:
 
     def line(self, content: str) -> None:
         """A line that is always shown, unless quiet."""
-        if self.quiet:
-            return
+        if not self.quiet:
+            self.warn(content)
+
+    def warn(self, content: str) -> None:
+        """A line that is shown even if quiet."""
         if self._live is not None:
             self._live.console.print(plain(content), markup=False, highlight=False, soft_wrap=True)
         else:

@@ -109,6 +109,8 @@ def follow(session: "Session", reporter: Reporter, stop: Callable[[], str | None
     for record in fit(session, stop=stop):
         if isinstance(record, Row):
             reporter.epoch(str(record))
+            for warning in record.warnings:
+                reporter.warn(warning)
             value = record.metrics.get(f"val/{built.monitor}")
             watched = [] if value is None else [f"val/{built.monitor} {number(value)}"]
         reporter.progress(
@@ -124,7 +126,10 @@ def _tell_result(
 ) -> None:
     from dlcli.runs.table import row
 
-    run = session.run
+    run, warning = session.run, session.info.get("warning")
+    if warning:
+        run.log(warning)
+        say(warning)
     result = row(run)
     lines = [_closing(session, result, measured=measuring is not None), *_compilation(run.info().get("compile"))]
     if measuring is not None and result["status"] != "finished":
@@ -133,7 +138,7 @@ def _tell_result(
         run.log(line)
         if not quiet:
             say(line)
-    document = {**result, "path": str(run.path)}
+    document = {**result, "path": str(run.path), "warning": warning}
     if measuring is not None and result["status"] == "finished":
         _measure(session, measuring, result, document, format=format, printed=printed)
     elif not printed:

@@ -51,21 +51,29 @@ def shuffled(
     augmentations: Sequence[Augmentation] = (),
     blank: Tensor | None = None,
     first: int = 0,
+    count: int | None = None,
 ) -> Iterator[Batch]:
     """All samples once, in the order of (seed, epoch), augmented by (seed, epoch, number of the batch).
 
     first: the number of the batch to begin with; the others are as they would be without it.
+    count: of the batches, see `positions`; None for as many as it takes.
     """
     order = epoch_order(split, seed=seed, epoch=epoch)
     generator = torch.Generator(split.rows.device) if augmentations else None
-    for number in range(first, -(-len(order) // batch_size)):
-        start = number * batch_size
-        batch = _batch(*split.rows.take(order[start : start + batch_size]))
+    count = count or -(-len(order) // batch_size)
+    for number in range(first, count):
+        batch = _batch(*split.rows.take(order[positions(number, batch_size, count=count)]))
         if generator is not None:
             generator.manual_seed(derive(seed, "augment", epoch, number))
             x = _augmented(batch.x, augmentations, blank, generator)
             batch = Batch(x, batch.y, seed=derive(seed, "mixup", epoch, number))
         yield batch
+
+
+def positions(number: int, batch_size: int, *, count: int) -> slice:
+    """Where the samples of a batch are in the order of its epoch. The last of `count` batches takes all that remain."""
+    start = number * batch_size
+    return slice(start, None if number == count - 1 else start + batch_size)
 
 
 def full(split: Split) -> Batch:
@@ -80,10 +88,11 @@ def endless(
     seed: int,
     epoch: int,
     first: int = 0,
+    count: int | None = None,
     augmentations: Sequence[Augmentation] = (),
     blank: Tensor | None = None,
 ) -> Iterator[Batch]:
-    """The batches of one epoch after the other, from number `first` of `epoch` on."""
+    """The batches of one epoch after the other, from number `first` of `epoch` on. count: of those of an epoch."""
     if batch_size >= len(split) and not augmentations:
         yield from itertools.repeat(full(split))
     for number in itertools.count(epoch):
@@ -95,6 +104,7 @@ def endless(
             augmentations=augmentations,
             blank=blank,
             first=first if number == epoch else 0,
+            count=count,
         )
 
 

@@ -28,13 +28,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of one data set. `val` and `test` are None when nothing is held out for them."""
+    """The splits of one data set. `val` and `test` are None when nothing is held out for them.
+
+    typical: of the targets of the training split, how often each class or token occurs (K,), or their mean as the loss
+        takes it (1,).
+    """
 
     preprocessing: Preprocessing
     train: Split
     val: Split | None
     test: Split | None
     fingerprint: str
+    typical: Tensor
 
     @property
     def spec(self) -> DataSpec:

@@ -1,6 +1,7 @@
 """A Source -> a Dataset: split, on a device, with the normalisation that its training part asks for."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from dlcli.data.source import Source
 # The part that is held out for testing, where there is no official test set, does not follow the run's
 # seed: all runs on one data set are measured on the same samples.
 _TEST_SEED = 20240229
+
+# Below it, 1 / std loses digits in float32, or is infinite.
+_SMALLEST_STD = 1e-37
 
 
 def prepare(
@@ -56,7 +60,9 @@ def prepare(
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if y is not None and preprocessing.spec.task == "regression":
-            y = (y - preprocessing.target_mean) / preprocessing.target_std
+            y = ((y - preprocessing.target_mean) / preprocessing.target_std).float()
+        elif y is not None:
+            y = y.long()
         return Normalised(Tensors(x, None if y is None else y.to(device)), preprocessing)
 
     rows = stored(source.x, source.y)
@@ -67,7 +73,7 @@ def prepare(
         test = Split(stored(source.test_x, source.test_y))
     else:
         test = Split(rows, test_index.to(device)) if test_size else None
-    return Dataset(preprocessing, train, val, test, fingerprint)
+    return Dataset(preprocessing, train, val, test, fingerprint, _typical(source, train_index, preprocessing))
 
 
 def _hold_out(index: Tensor, size: int, *, seed: int | None) -> tuple[Tensor, Tensor]:
@@ -85,10 +91,14 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
     std: tuple[float, ...] = ()
     target_mean, target_std = 0.0, 1.0
     if normalize and source.spec.kind != "tokens":
-        mean, std = _mean_and_std(source.x, train_index)
+        x = source.x if source.x.dtype == torch.uint8 else source.x.float()  # the values that are normalised
+        mean, std = _mean_and_std(x, train_index)
+        _refuse_tiny(std, source.feature_names)
         if source.spec.task == "regression" and source.y is not None:
             y = source.y[train_index].double()
-            target_mean, target_std = y.mean().item(), y.std(correction=0).item() or 1.0
+            target_mean = y.mean().item()
+            constant = bool(_is_constant(y.min(), y.max(), y.mean(), source.y.dtype))
+            target_std = 1.0 if constant else y.std(correction=0).item()
     return Preprocessing(
         spec=source.spec,
         mean=mean,
@@ -102,6 +112,16 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
     )
 
 
+def _typical(source: Source, train_index: Tensor, about: Preprocessing) -> Tensor:
+    """See Dataset."""
+    if source.y is None:
+        return source.x[train_index][:, 1:].flatten().bincount(minlength=about.spec.outputs)
+    y = source.y[train_index]
+    if about.spec.task == "regression":
+        return ((y.double().mean() - about.target_mean) / about.target_std).float().view(1)
+    return y.long().bincount(minlength=2 if about.spec.task == "binary" else about.spec.outputs)
+
+
 def _mean_and_std(x: Tensor, index: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Over the rows of `index`: a value a channel (axis 1). A constant channel gets a deviation of 1."""
     if x.dtype == torch.uint8:
@@ -112,12 +132,28 @@ def _mean_and_std(x: Tensor, index: Tensor) -> tuple[tuple[float, ...], tuple[fl
         total = counts.sum(1)
         mean = counts @ values / total
         std = (counts @ values.square() / total - mean.square()).clamp_min(0).sqrt()
+        constant = (counts > 0).sum(1) == 1
     else:
         rows = x[index].double()
         others = [d for d in range(x.dim()) if d != 1]
         mean, std = rows.mean(others), rows.std(others, correction=0)
-    std = torch.where(std < 1e-12, torch.ones_like(std), std)
+        constant = _is_constant(rows.amin(others), rows.amax(others), mean, x.dtype)
+    std = torch.where(constant, torch.ones_like(std), std)
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _is_constant(least: Tensor, most: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
+    """Whether values of this type differ by no more than the rounding of their mean, which is subtracted from them."""
+    eps = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    return most - least <= mean.abs() * eps
+
+
+def _refuse_tiny(std: Sequence[float], names: Sequence[str]) -> None:
+    """DataError for a feature whose deviation has no reciprocal in float32, by which it would be multiplied."""
+    for number, value in enumerate(std):
+        if value < _SMALLEST_STD:
+            name = f"{number} ({names[number]})" if names else f"{number}"
+            raise DataError(f"feature {name} varies by only {value:.3g}, too little for float32: multiply it")
 
 
 def _fingerprint(source: Source) -> str:

@@ -1,10 +1,16 @@
 """Source: what a loader read, before it is split and normalised; what may be wrong with it."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from dlcli.core.spec import DataSpec
+from dlcli.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -13,7 +19,7 @@ class Source:
 
     x: uint8 (N, C, H, W) images, float32 (N, F) features, or integer (N, T) tokens. For next-token data
         each row has T + 1 tokens and there is no y.
-    y: int64 (N,) classes, or float32 (N,) targets.
+    y: int64 (N,) classes from 0 to K - 1, or float32 (N,) targets.
     test_x, test_y: the official test set, if the data has one.
     pixel_max: the value of a white pixel.
     ordered: rows follow each other (a text), so parts are cut off in order rather than drawn at random.
@@ -31,26 +37,116 @@ class Source:
     ordered: bool = False
 
 
-def fault(source: object) -> str | None:
-    """What is wrong with the types and shapes of what a loader returned; None when nothing is."""
+# Data types of a tensor of numbers.
+_NUMBERS = {
+    torch.float16, torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+    torch.bool,
+}  # fmt: skip
+
+
+def sound(source: object) -> Source:
+    """What a loader returned, on the CPU and without gradients, with (N, 1) targets of a regression as (N,).
+
+    Raises ValueError, which says what is wrong and where, unless all values are as the spec says.
+    """
     if not isinstance(source, Source):
-        return f"it is a {type(source).__name__}, but a Source is expected"
+        raise ValueError(f"it is a {type(source).__name__}, but a Source is expected")
     try:
         DataSpec.from_dict(source.spec.as_dict())
     except (ValueError, TypeError, AttributeError) as error:
-        return f"spec: {error}"
-    shape, targets = source.spec.input_shape, source.spec.task != "next-token"
-    row = shape if targets else (shape[0] + 1,)
-    for part in ("", "test_"):
-        x, y = getattr(source, f"{part}x"), getattr(source, f"{part}y")
-        if x is None and y is None and part:
-            continue
-        if not isinstance(x, Tensor) or x.shape[1:] != row:
-            return f"{part}x is {_shape(x)}, but (N, {', '.join(map(str, row))}) is expected of {source.spec}"
-        if targets and (not isinstance(y, Tensor) or y.shape != x.shape[:1]):
-            return f"{part}y is {_shape(y)}, but ({len(x)},) is expected, one target per row of {part}x"
-    return None
+        raise ValueError(f"spec: {error}") from None
+    try:
+        described = Preprocessing(
+            source.spec, class_names=source.class_names, feature_names=source.feature_names, alphabet=source.alphabet,
+            pixel_max=source.pixel_max,
+        )  # fmt: skip
+        Preprocessing.from_dict(described.as_dict())
+    except TypeError as error:
+        raise ValueError(f"its names are not lists of texts: {error}") from None
+    plain = dataclasses.replace(
+        source, x=_plain(source.x), y=_plain(source.y), test_x=_plain(source.test_x), test_y=_plain(source.test_y)
+    )
+    _check_input(plain, "x")
+    y, test_y = _checked_targets(plain, "y", of="x"), plain.test_y
+    if plain.test_x is not None or plain.test_y is not None:
+        _check_input(plain, "test_x")
+        test_y = _checked_targets(plain, "test_y", of="test_x")
+    return dataclasses.replace(plain, y=y, test_y=test_y)
 
 
-def _shape(value: object) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+def _plain(value: Any) -> Any:
+    """A tensor on the CPU and without gradients; anything else as it is."""
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def _check_input(source: Source, name: str) -> None:
+    spec, x = source.spec, getattr(source, name)
+    row = (spec.input_shape[0] + 1,) if spec.task == "next-token" else spec.input_shape
+    if not _is_numbers(x) or x.shape[1:] != row:
+        raise ValueError(f"{name} is {_described(x)}, but (N, {', '.join(map(str, row))}) is expected of {spec}")
+    if not len(x):
+        raise ValueError(f"{name} has no rows")
+    if spec.kind == "tokens":
+        _check_whole(name, x, most=spec.vocabulary - 1, what="tokens")
+    else:
+        _check_finite(name, x, columns=source.feature_names)
+
+
+def _checked_targets(source: Source, name: str, *, of: str) -> Tensor | None:
+    """of: the name of the input that the targets belong to."""
+    spec, y, count = source.spec, getattr(source, name), len(getattr(source, of))
+    if spec.task == "next-token":
+        if y is not None:
+            raise ValueError(f"{name} is {_described(y)}, but the targets are in {of}: leave {name} out")
+        return None
+    if _is_numbers(y) and spec.task == "regression" and y.shape == (count, 1):
+        y = y[:, 0]
+    if not _is_numbers(y) or y.shape != (count,):
+        raise ValueError(f"{name} is {_described(y)}, but ({count},) is expected, one target per row of {of}")
+    assert isinstance(y, Tensor)
+    if spec.task == "regression":
+        _check_finite(name, y)
+    else:
+        _check_whole(name, y, most=(2 if spec.task == "binary" else spec.outputs) - 1, what="classes")
+    return y
+
+
+def _check_finite(name: str, values: Tensor, *, columns: Sequence[str] = ()) -> None:
+    """As float32, in which they are used: 1e39 is infinite there."""
+    if values.is_floating_point():
+        rule = "values must be finite as float32: replace it, or leave the row out"
+        _refuse(name, values, ~torch.isfinite(values.float()), rule, columns=columns)
+
+
+def _check_whole(name: str, values: Tensor, *, most: int, what: str) -> None:
+    """ValueError unless they are whole numbers from 0 to `most`, stored as whole numbers."""
+    wrong = (values < 0) | (values > most)
+    if values.is_floating_point():
+        wrong |= ~(values.frac() == 0)  # of NaN too
+    _refuse(name, values, wrong, f"{what} are whole numbers from 0 to {most}")
+    if values.is_floating_point():
+        raise ValueError(f"{name} is of {values.dtype}, but {what} are whole numbers: return {name}.long()")
+
+
+def _refuse(name: str, values: Tensor, wrong: Tensor, rule: str, *, columns: Sequence[str] = ()) -> None:
+    """ValueError with the place of the first value that is `wrong`, and their number. columns: names of the columns."""
+    count = int(wrong.sum())
+    if not count:
+        return
+    place = wrong.nonzero()[0].tolist()
+    column = f" ({columns[place[1]]})" if columns and len(place) == 2 else ""
+    rows = f" in {int(wrong.flatten(1).any(1).sum()):,} rows" if wrong.dim() > 1 else ""
+    more = f"; there are {count:,} such values{rows}" if count > 1 else ""
+    found = f"{name}[{', '.join(map(str, place))}]{column} is {values[tuple(place)].item()}"
+    raise ValueError(f"{found}, but {rule}{more}")
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype in _NUMBERS
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)}" + ("" if value.dtype in _NUMBERS else f" of {value.dtype}")
+    text = next((item for item in np.asarray(value, dtype=object).flat if isinstance(item, str)), None)
+    return ("None" if value is None else f"a {type(value).__name__}") + (f" with the text {text!r}" if text else "")

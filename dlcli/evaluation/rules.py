@@ -11,7 +11,7 @@ from dlcli.core.errors import CheckError, ConfigError, did_you_mean
 from dlcli.evaluation.measure import Evaluation
 from dlcli.experiment.restore import preprocessing_of
 from dlcli.runs.run import Run
-from dlcli.tasks.choose import choose_task, higher_is_better
+from dlcli.tasks.choose import UNDEFINED, choose_task, higher_is_better
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -24,14 +24,8 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 _RULE = re.compile(r"\s*([\w/]+)\s*(>=|<=|==|!=|>|<)\s*([-+.\w]+)\s*")
 
+
 # When a metric has no value although the outputs are finite.
-_UNDEFINED = {
-    "auc": "all samples are of one class",
-    "r2": "all targets are the same",
-    "perplexity": "the loss is too large",
-}
-
-
 @dataclass(frozen=True)
 class Rule:
     """A condition on a metric. text: as it was typed, such as `accuracy>=0.98`."""
@@ -92,8 +86,8 @@ def check_rules(metrics: Mapping[str, float | None], rules: Sequence[Rule]) -> l
 def _verdict(rule: Rule, metrics: Mapping[str, float | None]) -> Verdict:
     value = metrics[rule.metric]
     if value is None:
-        known = metrics.get("loss") is not None and rule.metric in _UNDEFINED
-        reason = _UNDEFINED[rule.metric] if known else "its value is not finite"
+        known = metrics.get("loss") is not None and rule.metric in UNDEFINED
+        reason = UNDEFINED[rule.metric] if known else "its value is not finite"
         return Verdict(rule, None, False, f"{rule.text} does not hold: {rule.metric} is undefined, since {reason}")
     holds = _COMPARISONS[rule.comparison](value, rule.bound)
     return Verdict(rule, value, holds, f"{rule.text} {'holds' if holds else 'does not hold'}: the value is {value:.6g}")
@@ -112,7 +106,10 @@ def check_drop(report: Evaluation, baseline: Evaluation, max_drop: float, metric
 
 
 def main_metric(run: Run) -> str:
-    """The metric by which this run's best checkpoint was chosen, else its task's own."""
+    """The metric by which this run's best checkpoint was chosen, else the one that was to choose it."""
+    chosen = (run.info().get("best") or {}).get("metric")
+    if chosen is not None:
+        return str(chosen).removeprefix("val/")
     monitor = run.settings().get("monitor", "auto")
     if isinstance(monitor, str) and monitor != "auto":
         return monitor.removeprefix("val/")

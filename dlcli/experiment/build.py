@@ -21,7 +21,7 @@ from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.guard import _model_class, build_model
 from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, choose_objective
-from dlcli.experiment.probe import try_model
+from dlcli.experiment.probe import trains_on_one, try_model
 from dlcli.tasks.choose import choose_task, default_loss
 from dlcli.tasks.task import AnsweringTask, Task
 
@@ -31,7 +31,8 @@ class Experiment:
     """Everything that a config describes, built and checked. `config` has every `auto` settled but `device`'s,
     `threads`', `eval_batch_size`'s and `monitor`'s, which stand here.
 
-    cost: of one sample's evaluation.
+    cost: of one sample's evaluation. joined: whether a last batch of one sample, on which the model cannot be trained
+    (batch normalization), is joined to the batch before it.
     """
 
     config: TrainConfig
@@ -43,6 +44,7 @@ class Experiment:
     augmentations: tuple[Augmentation, ...]
     monitor: str
     cost: Cost
+    joined: bool = False
 
     @property
     def objective(self) -> Objective:
@@ -54,7 +56,7 @@ class Experiment:
 
     @property
     def batches_per_epoch(self) -> int:
-        return -(-len(self.dataset.train) // self.batch_size)
+        return -(-len(self.dataset.train) // self.batch_size) - self.joined
 
     @property
     def flops_per_step(self) -> float:
@@ -75,6 +77,12 @@ class Experiment:
     def batch_size(self) -> int:
         size = self.config.batch_size
         return len(self.dataset.train) if size == "full" else min(int(size), len(self.dataset.train))
+
+    def samples_of(self, first: int, count: int) -> int:
+        """Samples in `count` batches of an epoch, from number `first` on."""
+        end = first + count
+        stop = len(self.dataset.train) if end == self.batches_per_epoch else end * self.batch_size
+        return stop - first * self.batch_size
 
     @property
     def steps_per_epoch(self) -> int:
@@ -102,6 +110,13 @@ def build(
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     task = make_task(config, data.preprocessing)
     try_model(model, task, data.spec, model_name=config.model, data_name=config.data)
+    single = len(data.train) % batch_size == 1 or batch_size == 1
+    joined = single and not trains_on_one(model, data.spec)
+    if joined and batch_size == 1:
+        raise ConfigError(
+            f"model {config.model} cannot be trained on one sample at a time, as with batch normalization: take "
+            f"batch_size above 1 (batch_size = {config.batch_size}, {len(data.train):,} training samples)"
+        )
     cost = measure_cost(model, sample_input(data.spec, 1))
     # An accumulated batch waits for the one before it, as a time step does.
     flops = _flops_to_train(cost, batch_size) / cost.chain
@@ -117,6 +132,7 @@ def build(
         augmentations=augment.parse(config.augment, data.spec),
         monitor=_monitor(config, data, task),
         cost=cost,
+        joined=joined,
     )
     config.warmup_steps(built.steps_per_epoch)
     return built

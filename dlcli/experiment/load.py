@@ -23,7 +23,7 @@ from dlcli.core.seeds import derive
 from dlcli.data.dataset import Dataset
 from dlcli.data.prepare import prepare
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.source import Source, fault
+from dlcli.data.source import Source, sound
 
 
 def import_own(config: TrainConfig, *, runs_dir: str | Path) -> None:
@@ -102,10 +102,11 @@ def read_source(config: TrainConfig) -> Source:
                 f"data {config.data} does not fit into memory{asked_for(error)}: this machine has "
                 f"{devices.memory() / 1e9:.1f} GB; take a smaller part of it"
             ) from None
-    if _is_own(config.data) and (wrong := fault(source)):
-        place = defined(loader)
-        raise DataError(f"data {config.data} is not sound: {wrong}" + (f", in {place}" if place else ""))
-    return source
+    try:
+        return sound(source)
+    except ValueError as error:
+        place = defined(loader) if _is_own(config.data) else ""
+        raise DataError(f"data {config.data} is not sound: {error}" + (f", in {place}" if place else "")) from None
 
 
 def _fitting(source: Source, about: Preprocessing, name: str) -> Source:

@@ -27,6 +27,25 @@ def try_model(model: nn.Module, task: Task, spec: DataSpec, *, model_name: str, 
         model.train(was_training)
 
 
+def trains_on_one(model: nn.Module, spec: DataSpec) -> bool:
+    """Whether the model can be trained on a batch of one sample; batch normalization of features cannot.
+
+    The model must be able to train on two. Random state, mode and buffers are afterwards as they were.
+    """
+    was_training = model.training
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model.train()(sample_input(spec, 1))
+        return True
+    except (ValueError, RuntimeError):
+        return False
+    finally:
+        model.train(was_training)
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
 def check_output(
     output: object, spec: DataSpec, samples: int, *, name: str, data: str, mode: str = "", place: str = ""
 ) -> None:

@@ -71,7 +71,7 @@ _THREADS = Kind("a number of threads", lambda v: type(v) is int and 1 <= v <= MO
 _INFO: dict[str, Kind] = {
     "status": TEXT, "stop": optional(TEXT), "reason": optional(TEXT), "stopped_early": optional(WHOLE),
     "model": TEXT, "data": TEXT, "epochs": COUNT, "epochs_done": WHOLE, "step": WHOLE, "steps": WHOLE,
-    "metrics": TABLE, "best": optional(TABLE), "resumes": list_of(TABLE),
+    "metrics": TABLE, "best": optional(TABLE), "baseline": TABLE, "warning": optional(TEXT), "resumes": list_of(TABLE),
     "started": TIME, "ended": optional(TIME), "seconds": optional(NUMBER),
     "device": TEXT, "threads": _THREADS, "eval_threads": _THREADS,
 }  # fmt: skip

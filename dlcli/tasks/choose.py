@@ -34,6 +34,14 @@ def choose_task(
     return NextToken(label_smoothing)
 
 
+# Why a metric may have no value, for messages.
+UNDEFINED = {
+    "auc": "all samples are of one class",
+    "r2": "all targets are the same",
+    "perplexity": "the loss is too large",
+}
+
+
 def higher_is_better(metric: str) -> bool:
     return metric.rpartition("/")[2] in ("accuracy", "top5_accuracy", "macro_f1", "auc", "r2")
 

@@ -45,12 +45,13 @@ class Regression(AnsweringTask):
         error = prediction - target
         mse = error.square().mean().item()
         spread = (target - target.mean()).square().mean().item()
+        varies = bool(target.min() < target.max())  # the mean of equal targets is rounded
         return {
             "loss": _total(measures, "loss") / len(target),
             "mse": mse,
             "rmse": math.sqrt(mse),
             "mae": error.abs().mean().item(),
-            "r2": 1 - mse / spread if spread > 0 else None,
+            "r2": 1 - mse / spread if varies else None,
         }
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -20,7 +20,11 @@ def seconds_of_an_eager_step(built: Experiment) -> float:
     """
     config, objective = built.config, built.objective
     model = copy.deepcopy(built.model).train()
-    batch = next(batches.shuffled(built.dataset.train, built.batch_size, seed=config.seed, epoch=1))
+    batch = next(
+        batches.shuffled(
+            built.dataset.train, built.batch_size, seed=config.seed, epoch=1, count=built.batches_per_epoch
+        )
+    )
     times = []
     with torch.random.fork_rng(devices=[built.device] if built.device.type == "cuda" else []):
         for _ in range(_WARM_UP + _MEASURED):

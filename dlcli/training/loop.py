@@ -14,6 +14,7 @@ from dlcli.data import batches
 from dlcli.evaluation.measure import finite, measure
 from dlcli.experiment.build import Experiment
 from dlcli.training.records import Progress, Row
+from dlcli.training.remarks import remarks, verdict
 from dlcli.training.session import Session
 from dlcli.training.state import TrainingState
 from dlcli.training.watch import Watch
@@ -26,11 +27,11 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
     model: nn.Module = torch.compile(built.model) if config.compile else built.model  # type: ignore[assignment]
     meter, watch = state.meter, Watch(built)
     autocasting = autocast(config.precision, built.device)
+    total, batches_per_epoch = built.total_steps, built.batches_per_epoch
     stream = batches.endless(
         data.train, built.batch_size, seed=config.seed, epoch=state.epoch, first=state.batch,
-        augmentations=built.augmentations, blank=data.blank(),
+        count=batches_per_epoch, augmentations=built.augmentations, blank=data.blank(),
     )  # fmt: skip
-    total, batches_per_epoch = built.total_steps, built.batches_per_epoch
     evaluations = interval(config.eval_every, name="eval_every")
     columns, lr = _columns(built), _schedule(built)
     reason = None
@@ -61,6 +62,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             state.epoch, state.batch = state.epoch + 1, 0
         state.optimizer.zero_grad()
         group = min(config.accumulate, batches_per_epoch - state.batch)
+        samples = built.samples_of(state.batch, group)
         for number in range(state.batch, state.batch + group):
             batch = next(stream)
             with autocasting:
@@ -68,8 +70,8 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             seen = loss.detach()
             meter.add(seen, len(batch))
             watch.add(state, number, seen)
-            if group > 1:
-                loss = loss / group
+            if group > 1:  # every sample counts the same, whatever the size of its batch
+                loss = loss / (samples / len(batch))
             state.backward(loss)
         watch.norm = state.update(lr=lr(state.step), clip_norm=config.clip_norm)
         state.batch += group
@@ -92,10 +94,13 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
     if early:
         info["stopped_early"] = state.epochs_done
         run.log(
-            f"stopped after epoch {state.epochs_done}: {config.patience} evaluations without a better {built.monitor}"
+            f"stopped after epoch {state.epochs_done}: {config.patience} evaluations without a better "
+            f"{(state.best or {}).get('metric')}"
         )
     if reason:
         info["stop"], info["step"] = reason, state.step
+    else:
+        info["warning"] = verdict(session)
 
 
 def _evaluation_is_due(state: TrainingState, every: Interval, total: int) -> bool:
@@ -121,12 +126,15 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
         )  # fmt: skip
         metrics |= {f"val/{name}": value for name, value in finite(built.task.metrics(measures)).items()}
     best = state.is_best(metrics, built.monitor)
+    state.evaluations += 1
+    warnings = remarks(session, metrics)
     row = Row(
         epoch=state.epoch, epochs=config.epochs, step=state.step, steps=built.total_steps, metrics=metrics, lr=state.lr,
-        seconds=seconds, samples_per_second=rate, best=best,
+        seconds=seconds, samples_per_second=rate, best=best, warnings=warnings,
     )  # fmt: skip
     _write_row(session, columns, metrics, seconds=seconds, rate=rate)
-    session.run.log(str(row))
+    for line in (str(row), *warnings):
+        session.run.log(line)
     info |= {"epochs_done": state.epochs_done, "step": state.step, "metrics": metrics, "best": state.best}
     if best:
         session.saver.keep_best(state, metrics)

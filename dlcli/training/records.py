@@ -29,7 +29,7 @@ class Row:
     metrics: train/loss, the mean since the last evaluation, and val/... where there is a validation split; None
     where undefined.
     seconds: of training since the last such row, without evaluation. best: whether the monitored metric is the best
-    so far.
+    so far. warnings: sentences about what this evaluation shows.
     """
 
     epoch: int
@@ -41,6 +41,7 @@ class Row:
     seconds: float
     samples_per_second: float
     best: bool
+    warnings: tuple[str, ...] = ()
 
     @property
     def loss(self) -> float | None:

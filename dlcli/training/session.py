@@ -20,6 +20,7 @@ from dlcli.config.settings import TrainConfig
 from dlcli.core.blame import asked_for, out_of_memory, told
 from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
 from dlcli.core.files import write_bytes
+from dlcli.evaluation.baseline import baseline
 from dlcli.experiment.build import Experiment, build
 from dlcli.experiment.estimate import check_memory, check_space, memory_told
 from dlcli.experiment.load import import_own
@@ -79,7 +80,7 @@ def begun(
     check_space(built, runs_dir)
     run = create(runs_dir, name=name)
     with run.locked():
-        session = Session(run, built, TrainingState(built), describe(built, command))
+        session = Session(run, built, TrainingState(built), describe(built, command) | {"baseline": baseline(built)})
         with _recorded(session):
             yield session
 
@@ -129,7 +130,7 @@ def resumed(
             run,
             built,
             state,
-            _continued(before, now_is, state, saved, command),
+            _continued(before, now_is, state, saved, command) | {"baseline": baseline(built)},
             reasons=tuple(reasons),
             changes={k: (settings[0].get(k), v) for k, v in settings[1].items() if settings[0].get(k) != v},
             damage=saved.damage if saved else (),

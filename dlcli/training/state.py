@@ -21,8 +21,9 @@ class TrainingState:
     epoch, batch: the next batch, epochs counted from 1 and batches from 0; at the end of an epoch, one beyond its
     last batch. step: optimizer steps done, the
     last of them with the learning rate lr.
-    evaluated_at: the step of the last evaluation. waited: evaluations since the best one.
-    best: metric, value, epoch and step of the best evaluation, as in run.json.
+    evaluated_at: the step of the last evaluation. evaluations: their number. waited: those since the best one.
+    best: metric, value, epoch and step of the best evaluation, as in run.json. warned: whether it was said that the
+    model has learned nothing yet.
     """
 
     def __init__(self, built: Experiment) -> None:
@@ -45,7 +46,9 @@ class TrainingState:
         self.lr = 0.0
         self.meter = Meter(device)
         self.evaluated_at = 0
+        self.evaluations = 0
         self.waited = 0
+        self.warned = False
         self.best: dict[str, Any] | None = None
         self.best_loss: float | None = None
         # Dropout draws from torch's own generator; weights were drawn before with a seed of their own.
@@ -88,17 +91,23 @@ class TrainingState:
     def is_best(self, metrics: dict[str, float | None], monitor: str) -> bool:
         """Whether these metrics are the best so far; if so they are remembered.
 
-        Better in the monitored metric, or as good with a smaller loss; without validation the latest is.
+        Better in the monitored metric, or as good with a smaller loss; without validation the latest is. A metric that
+        is undefined at the first evaluation is replaced by the loss, for the whole training.
         """
-        value, loss = metrics.get(f"val/{monitor}"), metrics.get("val/loss")
         place = {"epoch": self.epoch, "step": self.step}
         if not any(name.startswith("val/") for name in metrics):
             self.best = {"metric": None, "value": None, "higher_is_better": None, **place}
             return True
-        if value is None:
+        if self.best is None and metrics[f"val/{monitor}"] is None:
+            monitor = "loss"
+        elif self.best is not None:
+            monitor = self.best["metric"].removeprefix("val/")
+        value, loss = metrics[f"val/{monitor}"], metrics["val/loss"]
+        if value is None and self.best is not None:
             return False
         higher = higher_is_better(monitor)
         if self.best is not None and self.best["value"] is not None:
+            assert value is not None
             gain = value - self.best["value"] if higher else self.best["value"] - value
             smaller_loss = loss is not None and (self.best_loss is None or loss < self.best_loss)
             if gain < 0 or (gain == 0 and not smaller_loss):
@@ -129,6 +138,8 @@ class TrainingState:
             "told_samples": self.meter.told_samples,
             "told_loss": self.meter.told_loss,
             "evaluated_at": self.evaluated_at,
+            "evaluations": self.evaluations,
+            "warned": self.warned,
             "waited": self.waited,
             "best": self.best,
             "best_loss": self.best_loss,
@@ -161,6 +172,7 @@ class TrainingState:
             # A checkpoint without evaluated_at is of a version that evaluated at the ends of epochs only, and whose
             # sums began anew with each row.
             self.evaluated_at = values.get("evaluated_at", 0 if self.batch else self.step)
+            self.evaluations, self.warned = values.get("evaluations", 0), values.get("warned", False)
             self.meter.samples = values["samples"]
             self.meter.told_samples, self.meter.told_loss = values.get("told_samples", 0), values.get("told_loss", 0.0)
             self.waited, self.best, self.best_loss = values["waited"], values["best"], values["best_loss"]

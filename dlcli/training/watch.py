@@ -79,7 +79,7 @@ class Watch:
     ) -> DivergedError:
         size, train = self.built.batch_size, self.built.dataset.train
         order = batches.epoch_order(train, seed=self.built.config.seed, epoch=epoch)
-        samples = order[batch * size : (batch + 1) * size].tolist()
+        samples = order[batches.positions(batch, size, count=self.built.batches_per_epoch)].tolist()
         more = len(samples) - _TOLD_SAMPLES
         told = ", ".join(map(str, samples[:_TOLD_SAMPLES])) + (f" and {more} more" if more > 0 else "")
         details: dict[str, Any] = {"what": what, "epoch": epoch, "batch": batch, "step": step, "lr": state.lr}
