@@ -499,7 +499,7 @@ def test_metadata_that_is_lost_is_found(
     monkeypatch.setattr(exporter.safetensors, "write", write)
     assert refused(trained("cnn"), capsys, "--format", "safetensors") == (
         7,
-        "error: RUN: safetensors is not the trained model, and was not kept: its metadata has not what was written: "
+        "error: RUN: safetensors is not the trained model, and was not kept: its metadata differs from what was written: "
         "class_names",
     )
 
@@ -591,7 +591,7 @@ def test_what_does_not_go_together_is_told(
 
 
 def test_no_format_is_told() -> None:
-    with pytest.raises(ConfigError, match="^there is no format to export to: choose of onnx, pt2, aoti, safetensors$"):
+    with pytest.raises(ConfigError, match="^there is no format to export to: choose from onnx, pt2, aoti, safetensors$"):
         check_formats([])
 
 
@@ -795,7 +795,7 @@ def test_an_undefined_metric_judges_nothing() -> None:
     found = difference([[1.0], [2.0]], [[1.0], [2.0]], task="regression")
     compared = parity.Parity("test", 2, 0.01, "r2", (found,), {"r2": None}, {"r2": None}, ())
     assert parity._faults(compared, "float32") == []
-    assert parity._faults(compared, "int8") == ["r2 on test is undefined, by which it would be judged"]
+    assert parity._faults(compared, "int8") == ["r2 on test is undefined, so it cannot be compared"]
 
 
 def test_latency_is_the_median_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
