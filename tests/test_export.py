@@ -499,8 +499,8 @@ def test_metadata_that_is_lost_is_found(
     monkeypatch.setattr(exporter.safetensors, "write", write)
     assert refused(trained("cnn"), capsys, "--format", "safetensors") == (
         7,
-        "error: RUN: safetensors is not the trained model, and was not kept: its metadata differs from what was written: "
-        "class_names",
+        "error: RUN: safetensors is not the trained model, and was not kept: its metadata differs from what was "
+        "written: class_names",
     )
 
 
@@ -591,7 +591,7 @@ def test_what_does_not_go_together_is_told(
 
 
 def test_no_format_is_told() -> None:
-    with pytest.raises(ConfigError, match="^there is no format to export to: choose from onnx, pt2, aoti, safetensors$"):
+    with pytest.raises(ConfigError, match="^no format was given: choose from onnx, pt2, aoti, safetensors$"):
         check_formats([])
 
 

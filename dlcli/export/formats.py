@@ -11,7 +11,7 @@ FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".aoti.pt2", "safetensors": "
 def check_formats(formats: Sequence[str], *, half: bool = False, quantize: str | None = None) -> None:
     """ConfigError (exit 2) unless all formats exist and can be combined with the options."""
     if not formats:
-        raise ConfigError(f"there is no format to export to: choose from {', '.join(FORMATS)}")
+        raise ConfigError(f"no format was given: choose from {', '.join(FORMATS)}")
     for name in formats:
         if name not in FORMATS:
             raise ConfigError(f"unknown format {name!r}: {did_you_mean(name, FORMATS)}")
