@@ -191,7 +191,7 @@ def test_kills_that_all_come_before_the_first_save_prove_nothing(tmp_path: Path)
 def test_a_model_that_is_not_deterministic_is_not_held_against_resume(mine: str, tmp_path: Path) -> None:
     _, err = check(tmp_path / "runs", "resume", mine, "--set", "model.kind=urandom", "--kills", "1", code=7)
     assert error(err) == (
-        "two trainings that were not killed differ already, so nothing is proved about resuming: "
+        "two trainings without kills already differ, so nothing is proved about resuming: "
         "`dlcli check determinism` shows where"
     )
 
@@ -244,7 +244,7 @@ def test_the_verdict_of_check_resume(tmp_path: Path, monkeypatch: pytest.MonkeyP
         r"parameters: linear.bias is \w{12} after kills and resumes, but \w{12} without", failure
     )
     assert verdict([one, other], other, resumed=1) == (
-        "two trainings that were not killed differ already, so nothing is proved about resuming: "
+        "two trainings without kills already differ, so nothing is proved about resuming: "
         "`dlcli check determinism` shows where"
     )
 
@@ -353,10 +353,10 @@ def test_a_training_is_the_same_in_another_process(tmp_path: Path) -> None:
 
 
 SLOW = pytest.mark.slow
-FORWARD = "the same weights gave another output: forward draws numbers that no seed reaches, or sums in any order"
-INITIAL = "the weights differ before the first step: the constructor draws numbers that no seed reaches"
-BACKWARD = "the same loss gave another gradient: a backward is not deterministic"
-UPDATE = "all gradients were the same: the optimizer, or the model itself, changes it by something else"
+FORWARD = "the same weights gave a different output: forward draws unseeded numbers, or sums in varying order"
+INITIAL = "the weights differ before the first step: the constructor draws unseeded numbers"
+BACKWARD = "the same loss gave a different gradient: a backward is not deterministic"
+UPDATE = "all gradients were the same: the optimizer, or the model itself, changed it differently"
 
 
 @pytest.mark.parametrize(
