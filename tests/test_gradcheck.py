@@ -327,7 +327,7 @@ def test_wrong_loss_is_put_down_to_the_loss() -> None:
 
 
 def test_self_test_refuses_what_it_would_ignore(run: Run) -> None:
-    message = "error: --self-test plants its own bugs into its own models: leave {} out\n"
+    message = "error: --self-test plants its own bugs in its own models: leave {} out\n"
     assert run("mlp", "--self-test") == (2, "", message.format("a target"))
     assert run("--self-test", "--order", "2") == (2, "", message.format("--order"))
 
@@ -346,6 +346,6 @@ def test_self_test_reports_a_check_that_is_blind(run: Run, monkeypatch: pytest.M
     assert code == 7
     assert "NO" in out
     assert err.splitlines()[-1] == (
-        "error: the gradient check fails its own test: 1 kinds of bug, 1 planted: 0 detected, 0 put down to the "
+        "error: the gradient check fails its own test: 1 kinds of bug, 1 planted: 0 detected, 0 attributed to the "
         "right module; no false alarm; seed 0"
     )

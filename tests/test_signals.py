@@ -84,7 +84,7 @@ def test_a_signal(phase: str, number: int, tmp_path: Path, straight: Run) -> Non
         assert (info["status"], info["stop"]) == ("finished", None)
     else:
         assert (info["status"], info["stop"]) == ("interrupted", name)
-        assert process.told.splitlines()[-3].endswith(f"go on with: dlcli resume {run}")
+        assert process.told.splitlines()[-3].endswith(f"continue with: dlcli resume {run}")
         if "before" in phase:
             assert info["step"] == 1
         again = Dlcli(tmp_path / "runs", "resume", "1", before=at("in a step after a resume", send(number)))

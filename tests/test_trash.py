@@ -93,9 +93,9 @@ def test_the_runs_folder_is_that_of_the_option(root: Path, tmp_path: Path) -> No
     invoke("rm", "1", "--runs-dir", "other")
     assert (numbers(root), numbers(tmp_path / "other")) == ([4, 3, 2, 1], [])
     _, err = invoke("--runs-dir", "other", "rm", "1", code=2)
-    assert err == "error: --runs-dir goes behind rm: dlcli runs rm --runs-dir ...\n"
+    assert err == "error: --runs-dir must follow rm: dlcli runs rm --runs-dir ...\n"
     _, err = invoke("-n", "1", "rm", "1", code=2)  # what rm does not take is not advised
-    assert err == "error: --limit is for `dlcli runs` alone: leave it out of `dlcli runs rm`\n"
+    assert err == "error: --limit is only for `dlcli runs`: leave it out of `dlcli runs rm`\n"
     assert numbers(root) == [4, 3, 2, 1]
     invoke("restore", "other/1")
     assert numbers(tmp_path / "other") == [1]
@@ -203,9 +203,9 @@ def test_what_is_in_the_way_is_named_and_nothing_is_lost(root: Path) -> None:
         (["restore", "1:3"], 4, "there is no run from 1 to 3 in runs/.trash: see `dlcli runs restore`"),
         (["purge", "1"], 4, "there is no run 1 in runs/.trash: see `dlcli runs restore`"),
         (["purge", "nowhere/1"], 4, "the trash of nowhere is empty"),
-        (["purge"], 2, "purge deletes for good and there is no terminal to ask on: say --yes"),
-        (["purge", "4"], 2, "purge deletes for good and there is no terminal to ask on: say --yes"),
-        (["rm"], 2, "no run is named: name some, or choose with --status, --older-than or --keep-best"),
+        (["purge"], 2, "purge deletes for good and there is no terminal to ask on: add --yes"),
+        (["purge", "4"], 2, "purge deletes for good and there is no terminal to ask on: add --yes"),
+        (["rm"], 2, "no run is named: name some, or select with --status, --older-than or --keep-best"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_moves_nothing(root: Path, words: list[str], code: int, message: str) -> None:
