@@ -329,7 +329,7 @@ def test_a_signal_saves_and_marks_the_run_interrupted(tmp_path: Path, number: si
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert f"{number.name}: saving a checkpoint and stopping; once more stops at once" in err
+    assert f"{number.name}: saving a checkpoint and stopping; a second one stops at once" in err
     run = Run(tmp_path / "runs", 1)
     assert (run.info()["status"], run.info()["stop"]) == ("interrupted", number.name)
     result = CliRunner().invoke(app, ["eval", str(run.path), "--checkpoint", "last", "--json"])

@@ -389,7 +389,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert lines[2].startswith("epoch 3/4  ")
     assert result.stdout.splitlines()[1].split()[4] == "4/4"
     err = invoke("resume", "1", "--epochs", "5", "--lr", "0.001", "--exact", code=4).stderr
-    assert err == "error: exact: no (lr 0.01 -> 0.001); without --exact it goes on all the same\n"
+    assert err == "error: exact: no (lr 0.01 -> 0.001); without --exact it continues anyway\n"
     err = invoke("resume", "1", "--epochs", "5", "--lr", "0.001").stderr
     assert err.splitlines()[0].endswith("exact: no (lr 0.01 -> 0.001)")
     assert "lr: 0.01 -> 0.001" in err.splitlines()
@@ -460,7 +460,7 @@ def test_the_library_and_the_command_line_resume_by_the_same_rules(tmp_path: Pat
     run = Run(tmp_path, 1)
     refusals = {
         f"{run} has done its 2 epochs: extend it with --epochs above 2": {},
-        "exact: no (lr 0.01 -> 0.02); without --exact it goes on all the same": {"epochs": 3, "lr": 0.02},
+        "exact: no (lr 0.01 -> 0.02); without --exact it continues anyway": {"epochs": 3, "lr": 0.02},
     }
     for sentence, changes in refusals.items():
         with pytest.raises((ConfigError, RunError)) as caught:

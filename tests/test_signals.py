@@ -77,7 +77,7 @@ def test_a_signal(phase: str, number: int, tmp_path: Path, straight: Run) -> Non
     assert process.wait() == SIGNALS[number], process.told
     assert "Traceback" not in process.told
     name = signal.Signals(number).name
-    assert f"{name}: saving a checkpoint and stopping; once more stops at once" in process.told.splitlines()
+    assert f"{name}: saving a checkpoint and stopping; a second one stops at once" in process.told.splitlines()
     run = Run(tmp_path / "runs", 1)
     info = run.info()
     if phase == "after the last step":

@@ -55,8 +55,8 @@ def runs(
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of `dlcli eval` as separate values, and as a text `measured`, which names metric and step if they are not
-    those of the best checkpoint."""
+    """The result of `dlcli eval` as separate values, and as a text, `measured`. The text names the metric and the step
+    if they are not those of the best checkpoint."""
     test = row["test"]
     if test is None:
         return {"test": None, "test_metric": None, "test_step": None, "measured": None}

@@ -120,7 +120,7 @@ def resumed(
         settings = (flatten(stored.as_dict()), flatten(built.config.as_dict()))
         reasons = differences(before | {"config": settings[0]}, now_is | {"config": settings[1]}) if saved else []
         if reasons and exact:
-            raise RunError(f"exact: no ({', '.join(reasons)}); without --exact it goes on all the same")
+            raise RunError(f"exact: no ({', '.join(reasons)}); without --exact it continues anyway")
         state = TrainingState(built)
         if saved is not None:
             state.restore(saved)

@@ -24,7 +24,7 @@ class Stop:
             raise SystemExit(128 + number)
         self.signal = number
         if self._tell is not None:
-            self._tell(f"{signal.Signals(number).name}: saving a checkpoint and stopping; once more stops at once")
+            self._tell(f"{signal.Signals(number).name}: saving a checkpoint and stopping; a second one stops at once")
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
