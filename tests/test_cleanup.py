@@ -1,4 +1,4 @@
-"""`dlcli runs rm` by status, age and rank; lists and ranges; what is being trained is never removed."""
+"""`dlcli runs rm` by status, age and rank; lists and ranges; a run that is being trained is never removed."""
 
 import json
 import os

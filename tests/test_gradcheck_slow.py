@@ -1,4 +1,4 @@
-"""What takes minutes to prove of dlcli gradcheck: no false alarm, every planted bug found, other people's modules."""
+"""Slow tests of dlcli gradcheck: no false alarm, every planted bug found, modules of other packages."""
 
 import os
 import subprocess
