@@ -215,7 +215,7 @@ def test_the_speed_after_a_resume_is_that_of_this_process(tmp_path: Path, monkey
     list(train(made, runs_dir=tmp_path, stop=stopping_at(8)))
     clock = iter(range(10**9))
     list(resume(Run(tmp_path, 1)))
-    # The clock of this test advances when it is read: at the start, once per step, at the end. Two of ten batches remain.
+    # This clock advances when it is read: at the start, once per step, at the end. Two of ten batches remain.
     (row,) = Run(tmp_path, 1).metrics()
     assert row["seconds"] == 3
     assert row["samples_per_second"] == round((32 + 31) / 3, 1)
