@@ -1,8 +1,8 @@
-# Two words are enough: `make run` trains a network, `make test` runs every check.
-# Needs Python 3.11 or newer, make and git; everything else goes into .venv.
+# `make run` trains a network, `make test` checks the code and runs the fast tests.
+# Needs Python 3.11 or newer, make and git; everything else is installed into .venv.
 
 PYTHON ?= python3
-# uv's choice of a torch build: cpu, cu130, auto. Empty takes torch as the package index has it.
+# The build of torch that uv installs: cpu, cu130, auto. Empty: the build on the package index.
 TORCH_BACKEND ?=
 
 VENV := .venv
@@ -25,7 +25,7 @@ test-slow: setup
 
 setup: $(VENV)/.done
 
-# Byte code is compiled once here: without it every start pays for it where PYTHONDONTWRITEBYTECODE is set.
+# Byte code is compiled here once; otherwise every start would compile it if PYTHONDONTWRITEBYTECODE is set.
 $(VENV)/.done: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -43,15 +43,15 @@ fix: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Trains every recipe and checks that it reaches what it promises. Needs the data folder for MNIST and its kin.
+# Trains every recipe and checks that it reaches its stated result. Needs DLCLI_DATA_DIR for MNIST and similar data sets.
 recipes: setup
 	$(BIN)/pytest -m "slow and not cuda" -s tests/test_recipes.py
 
-# Start-up, throughput and memory against plain loops, side by side; writes docs/benchmarks.*
+# Compares start-up, throughput and memory with plain training loops; writes docs/benchmarks.*
 bench: setup
 	$(BIN)/python -m tests.benchmarks
 
-# The same against other trainers, which live in an environment of their own.
+# Compares with other trainers, which are installed into a separate environment.
 bench-peers: bench-setup
 	$(PEERS)/bin/python -m tests.benchmarks.trainers --save
 
@@ -66,7 +66,7 @@ $(PEERS)/.done: pyproject.toml constraints.txt constraints-bench.txt
 		$(BACKEND) $(if $(TORCH_BACKEND),,-c constraints.txt -c constraints-bench.txt) -e '.[bench]'
 	touch $@
 
-# On a machine with a GPU: throughput there, and what must hold there.
+# Throughput and tests on a machine with a GPU.
 bench-cuda: setup
 	$(BIN)/python -m tests.benchmarks.cuda --save
 

@@ -1,12 +1,12 @@
 """dlcli: a command-line experiment runner for deep learning on PyTorch.
 
-The command line is a coat over this library:
+The command line is a thin layer over this library:
 
     from dlcli import TrainConfig, train
     for epoch in train(TrainConfig(model="cnn", data="digits", lr=0.1)):
         print(epoch.step, epoch.metrics)
 
-The names below load their module when first used, so that `import dlcli` costs nothing. docs/own-code.md has an
+The modules of the names below are imported when first used, so that `import dlcli` is fast. docs/own-code.md has an
 example of each.
 """
 

@@ -1,4 +1,4 @@
-"""What all tests share: nothing of the machine's settings, and a way to run the real command."""
+"""Shared by all tests: isolation from the settings of the machine, and a fixture that runs the real command."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-# For the tests that load ONNX Runtime themselves: without it, it leaves files in the home folder.
+# For the tests that load ONNX Runtime themselves: its telemetry would create files in the home folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 Dlcli = Callable[..., "subprocess.CompletedProcess[str]"]
 
-# Under nohup, or in the background of a script, these are ignored, which the processes that tests start would inherit
-# (and honour: that is tested). Here they are to be received.
+# Under nohup, or in the background of a script, these signals are ignored, and child processes of the tests would
+# inherit that (and comply, which is tested). The tests need to receive them.
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
@@ -24,7 +24,7 @@ DATA_DIR = os.environ.get("DLCLI_DATA_DIR", "")
 
 
 def needs_data(*parts: str) -> pytest.MarkDecorator:
-    """Skip, saying so, unless the data folder of the environment holds this."""
+    """Skip, with a reason, unless DLCLI_DATA_DIR contains this path."""
     there = bool(DATA_DIR) and Path(DATA_DIR).joinpath(*parts).exists()
     return pytest.mark.skipif(not there, reason=f"DLCLI_DATA_DIR ({DATA_DIR or 'not set'}) has no {'/'.join(parts)}")
 
@@ -38,7 +38,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Small steps stall on many threads where the machine is busy. A test that wants more sets them."""
+    """On a busy machine small steps are slow with many threads. A test that needs more threads sets them."""
     import torch
 
     torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def dlcli(tmp_path: Path) -> Dlcli:
-    """Run `dlcli WORDS` as a process in tmp_path; its runs land in tmp_path/runs."""
+    """Run `dlcli WORDS` as a process in tmp_path; its runs are in tmp_path/runs."""
 
     def run(*words: str, check: int | None = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(

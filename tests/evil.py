@@ -1,7 +1,7 @@
-"""Runs, files and names as someone would make them who wants to harm: each kind damages a copy of a real run.
+"""Malicious runs, files and names: each kind damages a copy of a real run.
 
-A manifest that verifies is no proof of good will, so every kind that touches a checkpoint seals it anew.
-`MARKER` is a file that appears when anything of what came with a run is executed.
+A valid manifest does not make a run trustworthy, so every kind that changes a checkpoint writes a new manifest.
+`MARKER` is a file that appears if anything that came with a run is executed.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from typing import Any
 
 MARKER = "EXECUTED"
 
-# A name that a terminal, a table, a spreadsheet or a web page could take for something else.
+# A name that a terminal, a table, a spreadsheet or a web page could misinterpret.
 NAMES = (
     "[/x][bold]markup", "\x1b]0;title\x07\x1b[2J", "over\rwritten", "\x9b31m", "turned\u202earound", "two\nlines",
     "=1+1", "@SUM(A1)", "<script>alert(1)</script>", "a|b", "\N{FULLWIDTH EQUALS SIGN}1", "\x7f\x00",
@@ -29,12 +29,12 @@ NAMES = (
 Damage = Callable[[Path], None]
 COMMANDS = ("runs", "show", "eval", "predict", "resume", "train")
 
-# name -> what makes it, the commands that must refuse it, and those that are tried.
+# Name -> function that makes it, commands that must refuse it, commands that are tried.
 KINDS: dict[str, tuple[Damage, frozenset[str], frozenset[str]]] = {}
 
 
 def kind(*refused_by: str, tried: Iterable[str] = COMMANDS) -> Callable[[Damage], Damage]:
-    """Enter a kind, with the commands that must refuse it; the others that are tried must do their work."""
+    """Register a kind, with the commands that must refuse it; the other commands that are tried must succeed."""
 
     def enter(damage: Damage) -> Damage:
         KINDS[damage.__name__.replace("_", " ")] = damage, frozenset(refused_by), frozenset(tried)
@@ -51,7 +51,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def seal(folder: Path) -> None:
-    """A manifest that is right about whatever lies in a checkpoint."""
+    """Write a manifest that matches the current files of a checkpoint."""
     for file in folder.iterdir():
         if file.name != "MANIFEST.json" and file.is_file():
             seal_file(file, hashlib.sha256(file.read_bytes()).hexdigest())
@@ -65,8 +65,8 @@ def seal_file(file: Path, sha256: str) -> None:
 
 
 def replace(run: Path, name: str, content: bytes) -> None:
-    """Another content of a file of every checkpoint, sealed."""
-    shared = run / f"new {name}"  # as best and last may share it
+    """Replace the content of a file in every checkpoint, and write new manifests."""
+    shared = run / f"new {name}"  # since best and last may share the file
     shared.write_bytes(content)
     for folder in checkpoints(run):
         if (folder / name).exists():
@@ -116,7 +116,7 @@ def reshape(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def fill(run: Path, values: Mapping[str, float], *, other: float) -> None:
-    """One value for all of a tensor of weights, which are float32."""
+    """Set all elements of a weight tensor (float32) to one value."""
     header, data = header_of(weights(run))
     content = bytearray(data)
     for name, entry in header.items():
@@ -139,7 +139,7 @@ def marker(run: Path) -> Path:
 
 
 def code(run: Path) -> str:
-    """A module that leaves the marker as soon as it is imported, and looks like a model."""
+    """A module that looks like a model and creates the marker when it is imported."""
     return (
         f"open({str(marker(run))!r}, 'w').close()\n"
         "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self, spec):\n        super().__init__(4, 3)\n"
@@ -271,7 +271,7 @@ for _name in (
     "tests.evil:Payload", "a" * 3000 + ":Net", "torch.nn:Linear.__init__.__globals__",
 ):  # fmt: skip
     _model(_name)
-# The loader of a data set is called with the data folder, which for these is a command, a program or a victim.
+# The loader of a data set is called with the data folder, which here is a command, a program or a file to destroy.
 for _name in ("os:system", "os:popen", "subprocess:getoutput", "os:mkdir", "shutil:rmtree", "runpy:run_path"):
     _data(_name, "eval", "predict", "resume", "train")
 _data("torch:load", "eval", "resume", "train")  # a prediction needs no data
@@ -414,7 +414,7 @@ def a_gigantic_model(run: Path) -> None:
 
 @kind("eval", "predict", "resume", "train")
 def a_large_model(run: Path) -> None:
-    """One that the machine might give memory to."""
+    """A model whose memory the machine might be able to allocate."""
     set_model(run, "mlp", hidden=[200_000, 200_000])
 
 
@@ -566,7 +566,7 @@ def a_status_of_a_megabyte(run: Path) -> None:
 FILES = ("config.json", "run.json", "data.json", "metrics.csv", "state.json", "MANIFEST.json", "model.safetensors",
          "training.safetensors", "lock", "log.txt")  # fmt: skip
 
-# Who reads, or writes, each file.
+# The commands that read or write each file.
 USERS = {
     "config.json": ("show", "eval", "predict", "resume", "train"),
     "run.json": ("show", "eval", "predict", "resume"),
@@ -578,7 +578,7 @@ USERS = {
 
 
 def places(run: Path, name: str) -> list[Path]:
-    """Where a file of this name stands in the run."""
+    """The paths of the files with this name in the run."""
     if (run / name).exists() or name in ("log.txt", "lock"):
         return [run / name]
     return [folder / name for folder in checkpoints(run) if (folder / name).exists()]
@@ -595,7 +595,7 @@ def _special(name: str) -> None:
                 make(place)
 
         damage.__name__ = f"{name} is {what}"
-        replaced = name == "data.json" and what != "a folder"  # a resume writes it anew
+        replaced = name == "data.json" and what != "a folder"  # a resume rewrites it
         more = ("resume",) if name == "data.json" and not replaced else ()
         kind(*refused, *more, tried={"runs", *USERS[name]})(damage)
 
@@ -624,7 +624,7 @@ def checkpoints_elsewhere(run: Path) -> None:
     (run / "checkpoints").symlink_to(run.parent / "elsewhere")
 
 
-@kind("eval", "predict")  # as if there were none: a resume begins again
+@kind("eval", "predict")  # as if there were none: a resume starts from the beginning
 def checkpoint_folders_that_are_links(run: Path) -> None:
     for folder in checkpoints(run):
         moved = run / folder.name
@@ -646,7 +646,7 @@ def error_log_that_is_a_link(run: Path) -> None:
 
 @kind()
 def hard_links(run: Path) -> None:
-    """Which are how checkpoints share their weights."""
+    """Checkpoints share their weights through hard links."""
     for name in FILES:
         for number, place in enumerate(places(run, name)):
             if place.exists():
@@ -769,7 +769,7 @@ VALUES: tuple[Any, ...] = (None, -1, 10**30, "x", [], {}, "x" * 900_000, True, 1
 
 
 def keys(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The way to every value of a document, at any depth."""
+    """The path to every value of a document, at any depth."""
     for key, value in document.items():
         yield (*path, key)
         if isinstance(value, dict):
@@ -780,7 +780,7 @@ def keys(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 
 def png(width: int, height: int, *, colours: int = 0, depth: int = 8, clear: bytes = b"") -> bytes:
-    """A black PNG, however large, in a few bytes. colours: 0 grey, 2 RGB, 6 RGBA. clear: the colour that is none."""
+    """A black PNG of any size in a few bytes. colours: 0 grey, 2 RGB, 6 RGBA. clear: the transparent colour."""
     channels = {0: 1, 2: 3, 6: 4}[colours]
     packer = zlib.compressobj(9)
     line = bytes(1 + width * channels * depth // 8)
@@ -796,7 +796,7 @@ def png(width: int, height: int, *, colours: int = 0, depth: int = 8, clear: byt
 
 
 def tiff(tags: dict[int, int]) -> bytes:
-    """A TIFF of 8 by 8 grey bytes, whatever else its tags say."""
+    """A TIFF of 8x8 grey bytes, with further tags."""
     tags = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64} | tags
     table = b"".join(struct.pack("<HHIHH", tag, 3, 1, tags[tag], 0) for tag in sorted(tags))
     return b"II*\0" + struct.pack("<I", 72) + bytes(64) + struct.pack("<H", len(tags)) + table + bytes(4)

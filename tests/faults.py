@@ -1,8 +1,8 @@
-"""Sees every call by which a process changes files below a folder, and lets a test end, fail or record it there.
+"""Intercepts every call with which a process changes files in a folder, so that a test can kill, fail or record it.
 
-`watched` puts itself before the calls of this process. `forked` runs something in a process of its own, which
-costs milliseconds since torch is loaded already. `at_each_call` joins them. A write is seen as two, so that a
-file may be found half written. `Disk` knows what may be left when the power goes.
+`watched` intercepts the calls of this process. `forked` runs a function in a child process, which takes milliseconds
+since torch is already loaded. `at_each_call` combines both. A write is split in two, so that partially written files
+occur. `Disk` models what may remain after a power failure.
 """
 
 import builtins
@@ -27,9 +27,8 @@ from dlcli.core.errors import DlcliError
 
 @dataclass(frozen=True)
 class Call:
-    """name: open, write, truncate, fsync, close, mkdir, rename, link, unlink, rmdir, or read for an open that only
-    reads. path: what it is applied to; target: the new name of a rename or link. content: what is written.
-    size: to which it is truncated.
+    """name: open, write, truncate, fsync, close, mkdir, rename, link, unlink, rmdir, or read for an open for reading.
+    path: the file; target: the new name for a rename or link. content: bytes that are written. size: after a truncate.
     """
 
     name: str
@@ -47,7 +46,7 @@ Hook = Callable[[Call], None]
 
 @contextlib.contextmanager
 def watched(folder: Path, before: Hook) -> Iterator[None]:
-    """Call `before` with each call that is about to be applied to something in `folder`."""
+    """Call `before` with each call, before it is applied to a path in `folder`."""
     folder = folder.absolute()
     names: dict[int, Path] = {}  # of open descriptors
     names_of_calls = ("open", "close", "fsync", "mkdir", "rename", "link", "unlink", "rmdir", "truncate")
@@ -135,7 +134,7 @@ def watched(folder: Path, before: Hook) -> Iterator[None]:
 
 
 class _File:
-    """A file that is open for writing; each half of a write reaches the kernel by itself."""
+    """A file that is open for writing; each write is made as two writes."""
 
     def __init__(self, file: Any, path: Path, see: Callable[..., None], names: dict[int, Path]) -> None:
         self._file, self._path, self._see, self._names = file, path, see, names
@@ -172,19 +171,19 @@ class _File:
 
 
 def forked(action: Callable[[], object]) -> int:
-    """Run `action` in a process of its own: 0, the exit code of its error, or minus the signal that ended it."""
+    """Run `action` in a child process. Returns 0, the exit code of its error, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(forked_away(action), 0)[1])
 
 
 def forked_away(action: Callable[[], object]) -> int:
-    """Start `action` in a process of its own, whose id is returned.
+    """Start `action` in a child process and return its id.
 
-    An error that is neither ours nor of the operating system is exit 1, and its traceback is shown.
+    An error that is neither a DlcliError nor an OSError gives exit code 1 and a traceback.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that this process has threads; none of them holds a lock
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads in this process; none of them holds a lock
         process = os.fork()
     if process:
         return process
@@ -208,9 +207,9 @@ def forked_away(action: Callable[[], object]) -> int:
 
 
 class Dlcli:
-    """A `dlcli` process that is forked, so that it need not load torch; what it says is in `told`.
+    """A `dlcli` process that is forked, so that it need not load torch; its output is in `told`.
 
-    before: what it does first, such as breaking something.
+    before: called first in the child, for example to inject a fault.
     """
 
     def __init__(self, root: Path, *words: str, before: Callable[[], object] = lambda: None) -> None:
@@ -221,7 +220,7 @@ class Dlcli:
             with open(self.file, "w") as told, contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
                 from dlcli.cli.main import app
 
-                os.environ["DLCLI_THREADS"] = "1"  # OpenMP's threads do not survive a fork, and are waited for
+                os.environ["DLCLI_THREADS"] = "1"  # OpenMP's threads do not survive a fork
                 before()
                 app([*words, "--runs-dir", str(root)])
 
@@ -244,7 +243,7 @@ def die() -> None:
 
 
 def failing(number: int) -> Callable[[], None]:
-    """What a call does that fails with this errno."""
+    """A function that makes a call fail with this errno."""
 
     def fail() -> None:
         raise OSError(number, os.strerror(number))
@@ -264,13 +263,13 @@ def at_each_call(
     first: int = 0,
     step: int = 1,
 ) -> int:
-    """Do `action` in a new folder again and again, each time with `act` before another of its calls, and `check` it.
+    """Run `action` repeatedly, each time in a new folder and with `act` before a different call, and `check` it.
 
-    Returns how many calls there are. prepare: fills the folder before. check: gets the folder and the exit code.
-    also: later calls before which it acts too. kinds: the calls that count; to be killed before one that changes
-    nothing is to be killed before the next that does. first, step: which of them.
+    Returns the number of calls. prepare: fills the folder first. check: called with the folder and the exit code.
+    also: later calls before which `act` is called too. kinds: names of the calls that count; a kill before a call that
+    changes nothing equals one before the next call that does. first, step: first call that is tried, and stride.
     """
-    seen = mmap.mmap(-1, 8)  # shared with the process that counts
+    seen = mmap.mmap(-1, 8)  # shared with the child process, which counts
     k = first
     while True:
         place = folder / f"call-{k}"
@@ -304,10 +303,10 @@ def at_each_call(
 
 
 class Disk:
-    """What is on the disk, as far as it was flushed, after the calls that it was told of."""
+    """The content of the disk after a series of calls, as far as it was flushed."""
 
     def __init__(self, folder: Path) -> None:
-        """Begin with what is in `folder`, all of it flushed."""
+        """Start with the content of `folder`, all of it flushed."""
         self.folder = folder.absolute()
         self.root = _load(self.folder)
 
@@ -337,7 +336,7 @@ class Disk:
             del parent.entries[name]
 
     def lose_power(self, target: Path, *, names: bool) -> None:
-        """Write into `target` what may be left: only flushed content, and names as they stand or only flushed ones."""
+        """Write into `target` what may remain: only flushed content, and either all names or only flushed names."""
         _save(self.root, target, names)
 
     def _find(self, path: Path) -> "_Node":
@@ -349,7 +348,7 @@ class Disk:
 
 @dataclass(eq=False)
 class _Node:
-    """A file or a folder: as it is, and as it was when it was last flushed."""
+    """A file or folder: its current state, and that of the last flush."""
 
     folder: bool = False
     content: bytes = b""

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches against loops in numpy. Every generator has a seed: each test sees one fixed draw."""
+"""Augmentation of whole batches, compared with loops in numpy. Every generator is seeded, so that draws are fixed."""
 
 import math
 
@@ -15,7 +15,7 @@ from dlcli.data.augment import Augmentation
 IMAGE = DataSpec("multiclass", "image", (1, 8, 8), 10)
 FEATURES = DataSpec("multiclass", "features", (4,), 3)
 TOKENS = DataSpec("multiclass", "tokens", (9,), 8, vocabulary=48)
-BLANK = torch.tensor([-0.5, -0.25]).view(2, 1, 1)  # what black has become, a value a channel
+BLANK = torch.tensor([-0.5, -0.25]).view(2, 1, 1)  # normalised black, one value per channel
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -40,7 +40,7 @@ def test_shift_is_one_of_the_shifts_of_a_numpy_loop(pixels: int) -> None:
             for across in range(2 * pixels + 1)
             if np.array_equal(after, canvas[:, down : down + 5, across : across + 7])
         ]
-        assert places  # an image that is pushed out altogether fits more than one
+        assert places  # an image that is shifted out completely matches several places
         seen.update(places)
     if pixels < 3:
         assert seen == {(i, j) for i in range(2 * pixels + 1) for j in range(2 * pixels + 1)}
@@ -65,7 +65,7 @@ def test_rotation_by_0_is_identity() -> None:
 @pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("turns", [1, 2, -1])
 def test_rotation_by_quarter_turns_is_rot90(seed: int, turns: int) -> None:
-    share = 2 * torch.rand(1, generator=seeded(seed)).item() - 1  # of the strength: what the generator draws
+    share = 2 * torch.rand(1, generator=seeded(seed)).item() - 1  # fraction of the strength that the generator draws
     x = images(1, 6, 6)
     turned = augment.rotate(x, 90 * turns / share, BLANK, seeded(seed))[0].numpy()
     ways = [np.rot90(x[0].numpy(), k * turns, axes=(1, 2)) for k in (1, -1)]
@@ -73,7 +73,7 @@ def test_rotation_by_quarter_turns_is_rot90(seed: int, turns: int) -> None:
 
 
 def test_rotation_stays_within_its_degrees_either_way_and_brings_in_black() -> None:
-    # A bright pixel far from the centre: its new place tells the angle.
+    # A bright pixel far from the centre: the angle follows from its new place.
     x = BLANK.expand(200, 2, 41, 41).clone()
     x[:, :, 19:22, 38:41] = 5.0
     turned = augment.rotate(x, 20, BLANK, seeded())
@@ -111,7 +111,7 @@ def test_erasing_blanks_one_rectangle_of_2_to_33_percent() -> None:
         assert hole.sum() == len(rows) * len(columns)
         areas.append(hole.mean())
         taller += len(rows) > len(columns)
-    assert 0.015 < min(areas) < 0.05 and 0.28 < max(areas) < 0.345  # a pixel is whole: the edges round
+    assert 0.015 < min(areas) < 0.05 and 0.28 < max(areas) < 0.345  # the edges are rounded to whole pixels
     assert taller == pytest.approx(200, abs=50)
 
 
@@ -165,7 +165,7 @@ def test_nothing_is_changed_in_place() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_in_channels_last_memory_stay_so(channels: int) -> None:
-    """Convolutions would bring them back into that order batch by batch."""
+    """Otherwise convolutions would convert every batch to that order."""
     x = torch.rand(4, channels, 5, 7).contiguous(memory_format=torch.channels_last)
     for after in (
         augment.shift(x, 2, torch.zeros(()), seeded()),

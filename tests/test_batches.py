@@ -1,4 +1,4 @@
-"""Batches: every sample once an epoch, in an order and with an augmentation that follow from the seed alone."""
+"""Batches: every sample once per epoch; order and augmentation depend only on the seed."""
 
 import itertools
 
@@ -13,12 +13,12 @@ from dlcli.data.rows import Tensors
 
 IMAGE = DataSpec("multiclass", "image", (2, 4, 4), 10)
 
-# The first 20 of 100 ids in epoch 1 of seed 0. It must never change: runs of old versions would not repeat.
+# The first 20 of 100 ids in epoch 1 of seed 0. They must never change, or runs of old versions could not be repeated.
 GOLDEN = [16, 59, 36, 38, 98, 96, 68, 57, 0, 5, 33, 19, 12, 17, 87, 80, 89, 1, 37, 34]
 
 
 def numbered(count: int = 100, index: Tensor | None = None) -> Split:
-    """Samples that carry their own number: in x and, negative, in y."""
+    """Samples that contain their own number: in x and, negative, in y."""
     return Split(Tensors(torch.arange(count)[:, None].float(), -torch.arange(count)), index)
 
 
@@ -129,7 +129,7 @@ def test_a_batch_is_augmented_alike_whichever_batches_were_taken_before() -> Non
     first, second = batches.shuffled(same[0], 4, seed=0, epoch=1, augmentations=chosen)
     again = next(batches.shuffled(same[1], 4, seed=0, epoch=1, augmentations=chosen))
     assert torch.equal(first.x, again.x)
-    assert not torch.equal(first.x, second.x)  # two batches of equal samples get noise of their own
+    assert not torch.equal(first.x, second.x)  # two batches of equal samples get different noise
 
 
 def test_augmentation_leaves_labels_and_the_split_alone() -> None:

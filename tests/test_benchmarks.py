@@ -1,4 +1,4 @@
-"""The benchmark itself: it compares the same models, refuses to compare in noise, and writes what it found."""
+"""The benchmarks: they compare equal models, reject noisy measurements, and write the results."""
 
 import json
 from collections.abc import Callable
@@ -36,12 +36,12 @@ PAIRS: dict[str, tuple[Callable[[], torch.nn.Module], dict[str, int]]] = {
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_plain_model_is_dlclis(name: str) -> None:
-    """With the same weights the same output and the same gradient of the first parameter."""
+    """With the same weights, the output and the gradient of the first parameter are the same."""
     torch.manual_seed(0)
     make, options = PAIRS[name]
     ours, plain = make(), models.plain(name, **options)
     theirs, weights = list(plain.parameters()), list(ours.parameters())
-    if name == "attention":  # query, key and value are one layer there, and norms stand elsewhere
+    if name == "attention":  # there, query, key and value are one layer, and the norms are in other places
         layer = ours.layers[0]
         parts = (layer.query, layer.key, layer.value)
         named = {
@@ -67,7 +67,7 @@ def test_the_plain_model_is_dlclis(name: str) -> None:
 
 
 def waiting(times: list[float], monkeypatch: pytest.MonkeyPatch, patience: float = 0.0) -> Guard:
-    """A guard whose fixed work takes these times, again and again."""
+    """A guard whose fixed work takes these times, repeatedly."""
     clock = SimpleNamespace(now=0.0, calls=0)
 
     def work() -> None:
@@ -90,7 +90,7 @@ def test_a_quiet_machine_gets_a_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_noisy_machine_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It tries twice as often as it is asked to, then says so wherever a number would stand."""
+    """It tries twice the requested number of rounds, then reports noise in place of each number."""
     calls: list[int] = []
     jobs = {"it": lambda: {"train": float(calls.append(1) or 1.0)}}
     found = rounds.compare(jobs, rounds=3, guard=waiting([1.0, 1.0, 1.0, 2.0], monkeypatch))
@@ -102,14 +102,14 @@ def test_a_noisy_machine_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_the_noisy_rounds_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = iter(range(100))
-    # Three probes a round, one of them before it, of five after one that does not count: the second round is noisy.
+    # Three probes per round, one of them before it; each is five times after one that does not count. Round 2 is noisy.
     guard = waiting([1.0] * 24 + [1.0, 3.0] * 6 + [1.0] * 36, monkeypatch)
     found = rounds.compare({"it": lambda: float(next(counted))}, rounds=3, guard=guard)
     assert (found.quiet, found.values["it"]) == (True, [0.0, 2.0, 3.0])
 
 
 def test_a_round_waits_for_a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as it has patience: six probes of 26 s and the pauses between them, or the two rounds that it may try."""
+    """Until its patience ends: six probes of 26 s and the pauses between them, or the two rounds that it may try."""
     times = [1.0, 1.0, 1.0, 1.0, 11.0, 11.0] * 6 + [1.0] * 100
     for patience, quiet in ((200.0, True), (10.0, False)):
         guard = waiting(times, monkeypatch, patience)
@@ -118,7 +118,7 @@ def test_a_round_waits_for_a_quiet_machine(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_machine_that_gets_slower_is_noisy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evenly slow is not quiet: the fast times are those of the whole benchmark."""
+    """Constantly slow is not quiet: times are compared with the fastest of the whole benchmark."""
     guard = waiting([1.0] * 18 + [2.0] * 100, monkeypatch)
     found = rounds.compare({"it": lambda: 1.0}, rounds=1, guard=guard)
     assert found.quiet
@@ -157,7 +157,7 @@ def test_the_page_holds_what_was_measured(tmp_path: Path) -> None:
     assert list(json.loads((tmp_path / "benchmarks.json").read_text())) == ["throughput", "memory"]
     report.save("memory", {"machine": "a CPU, 4 cores", "date": "2026-01-03", "rows": []}, docs=tmp_path)
     report.save("memory", {"machine": "a CPU, 4 cores", "date": "2026-01-04", "rows": []}, docs=tmp_path)
-    page = (tmp_path / "benchmarks.md").read_text()  # the newest first, and a table a machine
+    page = (tmp_path / "benchmarks.md").read_text()  # the newest first, one table per machine
     assert page.count(f"## {memory.TITLE}") == 1 and "2026-01-03" not in page
     assert page.index("a CPU, 4 cores; 2026-01-04.") < page.index("a CPU, 2 cores; 2026-01-01.") < page.index(table)
 
@@ -182,7 +182,7 @@ def test_the_machine_is_described_without_its_name() -> None:
 
 
 def test_the_loops_train_the_same_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them take the same number of steps, and their evaluation is that of their model."""
+    """All of them make the same number of steps, and each evaluates its own model."""
     monkeypatch.setattr(data, "CACHE", tmp_path)
     work = loops.Work("mlp", 20, samples=50, epochs=2, threads=1, test=30)
     for name in ("tight", "compute", "dlcli"):
@@ -193,7 +193,7 @@ def test_the_loops_train_the_same_work(tmp_path: Path, monkeypatch: pytest.Monke
         x, y = data.images(data.folder(50, 30), "t10k")
         with torch.no_grad():
             expected = (made.model.eval()(data.inputs(x)).argmax(1) == y).float().mean().item()
-        # dlcli normalises by what it finds in these 50 images
+        # dlcli normalises with the statistics of these 50 images
         assert made.evaluate() == pytest.approx(expected, abs=0.1 if name == "dlcli" else 1e-6), name
 
 

@@ -1,4 +1,4 @@
-"""The bundled data sets, value by value against scikit-learn's own loaders."""
+"""The bundled data sets, compared value by value with scikit-learn's own loaders."""
 
 import importlib.util
 from pathlib import Path
@@ -14,7 +14,7 @@ from dlcli.core.spec import DataSpec
 from dlcli.data import builtin
 from dlcli.data.source import Source
 
-NOWHERE = Path("/nowhere")  # none of these data sets looks into the data folder
+NOWHERE = Path("/nowhere")  # none of these data sets reads the data folder
 
 
 def test_digits() -> None:
@@ -50,7 +50,7 @@ def test_iris() -> None:
 def test_wine() -> None:
     ours, theirs = builtin.wine(NOWHERE), sklearn.datasets.load_wine()
     features(ours, theirs, DataSpec("multiclass", "features", (13,), 3))
-    theirs.feature_names[11] = "od280/od315"  # theirs is od280/od315_of_diluted_wines
+    theirs.feature_names[11] = "od280/od315"  # scikit-learn has od280/od315_of_diluted_wines
     assert ours.feature_names == tuple(name.replace("_", " ") for name in theirs.feature_names)
 
 

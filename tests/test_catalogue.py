@@ -1,4 +1,4 @@
-"""`dlcli models NAME` and `dlcli datasets NAME`: all of one, before anything is trained; numbers against torch."""
+"""`dlcli models NAME` and `dlcli datasets NAME`: the details of one; numbers are compared with torch."""
 
 import inspect
 import json

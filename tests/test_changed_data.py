@@ -1,4 +1,4 @@
-"""A trained run knows its data: files that changed since are told, unless --data asks for what is there."""
+"""A trained run recognises its data: changed files are an error unless --data is given."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def trained(**settings: object) -> None:
 
 @pytest.fixture
 def language_model(call: Call, tmp_path: Path) -> Path:
-    """The text of a trained run 1, which is a language model."""
+    """The text of run 1, a trained language model."""
     (tmp_path / "story.txt").write_text(STORY)
     options = {"data_options": {"length": 16}, "model_options": {"hidden": 16}}
     trained(model="rnn", data="text:story.txt", **options)
@@ -78,11 +78,11 @@ def test_asked_for_by_name_what_is_there_is_taken(call: Call, language_model: Pa
     assert call("eval", "1", "--data", "text:story.txt")[0] == 0
     code, told = call("resume", "1", "--epochs", "2", "--data", "text:story.txt")
     assert code == 0 and "exact: no (data changed)" in told
-    assert call("eval", "1")[0] == 0  # these are its data now
+    assert call("eval", "1")[0] == 0  # the run has been resumed with the changed data
 
 
 def test_another_text_is_read_in_the_alphabet_of_the_run(call: Call, language_model: Path, tmp_path: Path) -> None:
-    """The same text with a line of other characters cut off has another alphabet, and the same losses."""
+    """The same text without a line of other characters has a different alphabet, but the same losses."""
     run = Run(Path("runs"), 1)
     part = STORY[: STORY.index("10 dogs")]
     part = "".join(line for line in part.splitlines(True) if not set(line) & set("789")) * 4

@@ -1,4 +1,4 @@
-"""The checks pass where the promise holds, and say what is wrong where it was broken on purpose."""
+"""The checks pass if the promise holds, and report what is wrong if it was broken on purpose."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from dlcli.cli.main import app
 from dlcli.runs.run import Run, all_runs
 from tests.conftest import Dlcli
 
-# A model whose state is not all in its tensors, or which draws numbers that no seed reaches.
+# A model with state outside of its tensors, or one that draws unseeded numbers.
 MODEL = '''
 import math, os, random, time
 import torch
@@ -74,7 +74,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def check(root: Path, *words: str, code: int = 0) -> tuple[Any, str]:
-    """The JSON document of `dlcli check WORDS`, and what it said."""
+    """The JSON document of `dlcli check WORDS`, and its stderr."""
     result = CliRunner().invoke(app, ["check", *words, "--json", "--runs-dir", str(root)])
     assert result.exit_code == code, result.output
     return json.loads(result.stdout), result.stderr
@@ -101,7 +101,7 @@ def test_a_training_that_is_killed_and_resumed_ends_with_the_same_bits(tmp_path:
     assert all(c["equal"] for c in found["comparisons"])
     assert err.splitlines()[0] == "cnn on digits: 3 epochs of 21 steps, saved every 3steps"
     assert len(re.findall(r"^killed \d+\.\d\ds after its start, ", err, re.M)) == len(found["kills"])
-    assert not (tmp_path / "runs").exists()  # it was made for the check
+    assert not (tmp_path / "runs").exists()  # it had been created for the check
 
 
 def test_a_state_that_no_checkpoint_holds_is_found(mine: str, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_state_that_no_checkpoint_holds_is_found(mine: str, tmp_path: Path) ->
 
 
 def planted(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run `code` at the start of every Python process from here on."""
+    """Run `code` at the start of every further Python process."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(code)
     monkeypatch.syspath_prepend(str(folder))
@@ -191,7 +191,7 @@ def test_kills_that_all_come_before_the_first_save_prove_nothing(tmp_path: Path)
 def test_a_model_that_is_not_deterministic_is_not_held_against_resume(mine: str, tmp_path: Path) -> None:
     _, err = check(tmp_path / "runs", "resume", mine, "--set", "model.kind=urandom", "--kills", "1", code=7)
     assert error(err) == (
-        "two trainings that were not killed differ already, so nothing is proved about resuming: "
+        "two trainings without kills already differ, so nothing is proved about resuming: "
         "`dlcli check determinism` shows where"
     )
 
@@ -215,7 +215,7 @@ def test_a_check_that_is_ended_takes_its_children_and_its_folder_with_it(tmp_pat
 
 
 def test_the_verdict_of_check_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By runs that were made beforehand: 1 and 2 are the same, 3 is another, and the first resume was at its step 0."""
+    """With prepared runs: 1 and 2 are equal, 3 is different, and the first resume starts at step 0."""
     made = TrainConfig("linear", data="line", epochs=2, device="cpu")
     for seed in (0, 0, 1):
         list(train(made.replace(seed=seed), runs_dir=tmp_path))
@@ -244,7 +244,7 @@ def test_the_verdict_of_check_resume(tmp_path: Path, monkeypatch: pytest.MonkeyP
         r"parameters: linear.bias is \w{12} after kills and resumes, but \w{12} without", failure
     )
     assert verdict([one, other], other, resumed=1) == (
-        "two trainings that were not killed differ already, so nothing is proved about resuming: "
+        "two trainings without kills already differ, so nothing is proved about resuming: "
         "`dlcli check determinism` shows where"
     )
 
@@ -264,7 +264,7 @@ def test_moments_are_spread_over_the_training_and_come_from_the_seed(tmp_path: P
 
 
 def test_every_tensor_and_value_is_in_the_snapshot(tmp_path: Path) -> None:
-    """Change each in turn, and the comparison must name it; times alone may differ."""
+    """Change each in turn, and the comparison must name it; only times may differ."""
     from dlcli.checkpoints import checkpoint
     from dlcli.core.files import MANIFEST, write_folder
 
@@ -353,10 +353,10 @@ def test_a_training_is_the_same_in_another_process(tmp_path: Path) -> None:
 
 
 SLOW = pytest.mark.slow
-FORWARD = "the same weights gave another output: forward draws numbers that no seed reaches, or sums in any order"
-INITIAL = "the weights differ before the first step: the constructor draws numbers that no seed reaches"
-BACKWARD = "the same loss gave another gradient: a backward is not deterministic"
-UPDATE = "all gradients were the same: the optimizer, or the model itself, changes it by something else"
+FORWARD = "the same weights gave a different output: forward draws unseeded numbers, or sums in varying order"
+INITIAL = "the weights differ before the first step: the constructor draws unseeded numbers"
+BACKWARD = "the same loss gave a different gradient: a backward is not deterministic"
+UPDATE = "all gradients were the same: the optimizer, or the model itself, changed it differently"
 
 
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ def test_a_sound_installation(tmp_path: Path) -> None:
 def test_what_is_wrong_with_an_installation_is_told_line_by_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file in the place of the runs folder, a damaged data set, and a torch whose linear layers are a little off."""
+    """A file instead of the runs folder, a damaged data set, and a torch whose linear layers are slightly wrong."""
     (tmp_path / "runs").write_text("")
     raw = tmp_path / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -531,7 +531,7 @@ def test_products_on_cuda_are_exact() -> None:
     assert wrong_products(torch.device("cuda")) == []
 
 
-# what all share
+# common to all checks
 
 
 @pytest.mark.parametrize("which", ["resume", "determinism"])
@@ -580,7 +580,7 @@ def test_a_child_takes_its_settings_from_its_words_alone(tmp_path: Path, monkeyp
 
 @pytest.mark.slow
 def test_the_commands_as_processes(dlcli: Dlcli, tmp_path: Path) -> None:
-    """From a shell, in a folder with a model of one's own, settings from a file and a folder that is kept."""
+    """From a shell, in a folder with a user's own model, with settings from a file and a folder that is kept."""
     (tmp_path / "checked_model.py").write_text(MODEL)
     (tmp_path / "a.toml").write_text('epochs = 2\n[model]\nname = "checked_model:Net"\nkind = "none"\n')
     done = dlcli("check", "determinism", "--config", "a.toml", "--keep", "--times", "3")

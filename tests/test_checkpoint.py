@@ -1,4 +1,4 @@
-"""Weights come back bit for bit, damage is named, and there is always a checkpoint to read."""
+"""Weights are restored bit for bit, damage is reported, and there is always a readable checkpoint."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def test_the_newest_last_ones_are_kept_each_with_its_best(tmp_path: Path) -> Non
 
 
 def test_those_of_a_course_that_was_left_go_with_the_first_save_of_the_new_one(tmp_path: Path) -> None:
-    """last-30 was damaged, so that training went on from last-20, and has another best now."""
+    """last-30 was damaged, so that training continued from last-20, and now has a different best."""
     for step in (10, 20, 30):
         save(tmp_path, "best", step)
         save_last(tmp_path, step, best=step, keep_last=9)

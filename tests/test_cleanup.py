@@ -1,4 +1,4 @@
-"""`dlcli runs rm` by status, age and rank; lists and ranges; what is being trained is never removed."""
+"""`dlcli runs rm` by status, age and rank; lists and ranges; a run that is being trained is never removed."""
 
 import json
 import os
@@ -119,8 +119,8 @@ def test_the_space_and_the_way_back_are_told(root: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ([], 2, "no run is named: name some, or choose with --status, --older-than or --keep-best"),
-        (["--dry-run"], 2, "no run is named: name some, or choose with --status, --older-than or --keep-best"),
+        ([], 2, "no run is named: name some, or select with --status, --older-than or --keep-best"),
+        (["--dry-run"], 2, "no run is named: name some, or select with --status, --older-than or --keep-best"),
         (["--status", "fialed"], 2,
          "--status fialed is not one of finished, interrupted, diverged, failed, dead, broken"),
         (["--older-than", "a week"], 2, "--older-than a week is not of the form 7d, 12h, 30min or 90s"),
@@ -137,9 +137,9 @@ def test_a_mistake_is_one_sentence_and_moves_nothing(root: Path, words: list[str
 
 
 def test_nothing_that_fits_is_no_error(root: Path, tmp_path: Path) -> None:
-    assert rm("--older-than", "99w") == ("", "no run in runs fits: nothing is moved\n")
-    assert rm("--older-than", "99w", "--dry-run") == ("", "no run in runs fits: nothing is moved\n")
-    assert rm("--status", "failed", "--runs-dir", "none") == ("", "no run in none fits: nothing is moved\n")
+    assert rm("--older-than", "99w") == ("", "no run in runs matches: nothing is moved\n")
+    assert rm("--older-than", "99w", "--dry-run") == ("", "no run in runs matches: nothing is moved\n")
+    assert rm("--status", "failed", "--runs-dir", "none") == ("", "no run in none matches: nothing is moved\n")
     assert rm("--older-than", "99w", "--json") == ("[]\n", "")
 
 

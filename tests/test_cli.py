@@ -75,7 +75,7 @@ WITH_A_TABLE = (
 
 @pytest.mark.parametrize("command", WITH_A_TABLE)
 def test_each_command_with_a_table_takes_one_of_three_formats(command: str, tmp_path: Path) -> None:
-    """Two are refused before anything else is looked at; each has its line of help."""
+    """Two are refused before anything else is checked; each has its line of help."""
     env = {"DLCLI_RUNS_DIR": str(tmp_path), "COLUMNS": "80"}
     for two in (("--json", "--csv"), ("--csv", "--md")):
         done = CliRunner().invoke(app, [*command.split(), *two], env=env)
@@ -329,7 +329,7 @@ def test_a_signal_saves_and_marks_the_run_interrupted(tmp_path: Path, number: si
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
-    assert f"{number.name}: saving a checkpoint and stopping; once more stops at once" in err
+    assert f"{number.name}: saving a checkpoint and stopping; a second one stops at once" in err
     run = Run(tmp_path / "runs", 1)
     assert (run.info()["status"], run.info()["stop"]) == ("interrupted", number.name)
     result = CliRunner().invoke(app, ["eval", str(run.path), "--checkpoint", "last", "--json"])
@@ -339,7 +339,7 @@ def test_a_signal_saves_and_marks_the_run_interrupted(tmp_path: Path, number: si
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     process = start(tmp_path, "train", "cnn", "--batch-size", "full", "--epochs", "100000", "--device", "cpu")
     wait_for(tmp_path / "runs" / "1" / "metrics.csv", "\n2,", process)
-    process.send_signal(signal.SIGSTOP)  # both are waiting when it goes on
+    process.send_signal(signal.SIGSTOP)  # both are pending when it continues
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGCONT)
@@ -382,7 +382,7 @@ def test_an_unwritable_runs_folder_is_exit_6_with_the_mend(dlcli: Dlcli, tmp_pat
 
 
 def test_a_full_disk_is_exit_6_and_leaves_no_half_file(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: config and logs fit, weights do not."""
+    """A limit on the size of files simulates the disk: config and logs fit, weights do not."""
     done = subprocess.run(
         ["bash", "-c", f"ulimit -f 60; exec {sys.executable} -m dlcli train cnn --epochs 2 --device cpu --quiet"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
@@ -402,7 +402,7 @@ def test_an_ascii_terminal_gets_text_not_a_traceback(dlcli: Dlcli) -> None:
 
 
 def test_names_from_files_are_shown_as_text(dlcli: Dlcli, tmp_path: Path) -> None:
-    """A run folder from a stranger cannot colour, move or break the terminal."""
+    """An untrusted run folder cannot colour, move or break the terminal."""
     folder = tmp_path / "runs" / "1"
     folder.mkdir(parents=True)
     info = {"status": "finished", "model": "\x1b[31m[/x]red", "data": "=1+1", "epochs": 1, "epochs_done": 1}
@@ -415,7 +415,7 @@ def test_names_from_files_are_shown_as_text(dlcli: Dlcli, tmp_path: Path) -> Non
 
 
 def in_terminal(tmp_path: Path, *words: str, columns: int) -> str:
-    """What a command writes to a terminal of that width."""
+    """The output of a command on a terminal with that width."""
     leader, follower = pty.openpty()
     import fcntl
     import struct

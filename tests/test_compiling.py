@@ -1,4 +1,4 @@
-"""Whether compilation paid for itself is told; looking at it changes nothing."""
+"""Whether compilation paid for itself is reported; measuring it does not change the training."""
 
 from pathlib import Path
 

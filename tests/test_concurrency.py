@@ -1,4 +1,4 @@
-"""Several processes at one folder of runs: starting, resuming, listing, moving, at the same moment."""
+"""Several processes in one runs folder: starting, resuming, listing and moving runs at the same time."""
 
 import json
 import multiprocessing
@@ -76,7 +76,7 @@ def test_no_number_is_given_twice_while_runs_are_removed_and_purged(tmp_path: Pa
 @pytest.mark.parametrize("met", ["at the lock", "in passing"])
 def test_of_two_resumes_at_once_one_goes_on(met: str, root: Path) -> None:
     config = TrainConfig("linear", data="line", epochs=100_000, device="cpu")
-    next(train(config, runs_dir=root))  # a consumer that takes no more: interrupted
+    next(train(config, runs_dir=root))  # the caller reads no more rows: interrupted
     run = Run(root, 1)
     assert run.info()["status"] == "interrupted"
     together = multiprocessing.get_context("fork").Barrier(2)
@@ -106,7 +106,7 @@ def test_of_two_resumes_at_once_one_goes_on(met: str, root: Path) -> None:
 
 
 def test_two_trainings_and_one_who_lists(root: Path) -> None:
-    """Each listing is whole; a run that was seen stays; it runs until it is finished, and is never called dead."""
+    """Each listing is complete; a listed run stays; it is `running` until it is `finished`, and never `dead`."""
     words = (*TRAIN, "--batch-size", "full", "--eval-every", "1", "--checkpoint-every", "3steps", "--epochs", "400")
     trainings = [Dlcli(root, *words, "--quiet") for _ in range(2)]
     seen: dict[int, list[str]] = {}
@@ -119,7 +119,7 @@ def test_two_trainings_and_one_who_lists(root: Path) -> None:
             before = seen.setdefault(row["run"], [])
             if not before or before[-1] != row["status"]:
                 before.append(row["status"])
-            if row["status"] == "broken":  # between its mkdir and its lock
+            if row["status"] == "broken":  # between the creation of its folder and its lock
                 assert row["reason"] == f"{root}/{row['run']}/run.json is missing"
             else:
                 shown = CliRunner().invoke(app, ["runs", "show", str(row["run"]), "--json", "--runs-dir", str(root)])

@@ -1,4 +1,4 @@
-"""TrainConfig: where settings come from, what is refused and in which words, and that it reads back what it wrote."""
+"""TrainConfig: sources of settings, error messages, and reading back what it wrote."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def test_momentum_belongs_to_its_optimizer(optimizer: str, momentum: float | Non
 
 def test_gd_takes_all_data_at_once() -> None:
     assert TrainConfig(model="cnn", optimizer="gd").batch_size == "full"
-    assert TrainConfig(model="linear", data="diabetes").batch_size == "full"  # though the data likes 32
+    assert TrainConfig(model="linear", data="diabetes").batch_size == "full"  # although the data set's default is 32
 
 
 def test_a_models_learning_rate_does_not_outlive_its_optimizer() -> None:
@@ -293,7 +293,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     assert said("f.json", b"[1]") == "config file f.json must hold a table of settings"
 
 
-# There and back
+# Round trips
 
 
 CONFIGS = {
@@ -368,7 +368,7 @@ def test_toml_reads_back(name: str, tmp_path: Path) -> None:
 
 def test_the_case_of_every_setting_differs_from_its_default() -> None:
     for f in dataclasses.fields(TrainConfig):
-        # sgd is what nesterov needs, loss is fixed by the task, and steps exclude epochs
+        # nesterov needs sgd, the loss depends on the task, and steps exclude epochs
         if f.metadata and f.name not in ("optimizer", "loss", "steps"):
             assert getattr(CONFIGS["all"], f.name) != f.default, f.name
 

@@ -1,4 +1,4 @@
-"""What a model costs, against torch's own counter and by hand."""
+"""The cost of a model, compared with torch's own counter and with values by hand."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_work_of_a_model_is_what_torch_counts(name: str) -> None:
-    """Against torch's own counter, which knows no recurrent layer: that one by hand."""
+    """Compared with torch's own counter; it does not support recurrent layers, so these are counted by hand."""
     config = TrainConfig(model=name, device="cpu")
     built = build(config)
     x = sample_input(built.dataset.spec, 3)

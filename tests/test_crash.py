@@ -1,4 +1,4 @@
-"""Killed before any call, out of power after any, failed by the disk at any: what is read is old or new, and whole."""
+"""A kill before any call, a power failure after any, a disk error at any: files are complete, either old or new."""
 
 import errno
 import os
@@ -31,13 +31,13 @@ from tests.test_runs import make
 
 KILLED = -signal.SIGKILL
 
-# A training of two steps with all that is ever written, each of them saved.
+# A training of two steps that writes every kind of file and saves after each step.
 SMALL = TrainConfig("linear", data="line", epochs=2, device="cpu", optimizer="adam", batch_size="full", eval_every=1)
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flush decides nothing while the machine has power; that they are made, and in time, is seen by `Disk`."""
+    """Flushes have no effect without a power failure; `Disk` checks that they are made, and in time."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr("dlcli.training.saver._LEAST_SECONDS", 0.0)
 
@@ -49,7 +49,7 @@ def undisturbed(config: TrainConfig, folder: Path) -> Run:
 
 @pytest.fixture
 def straight(tmp_path: Path) -> Run:
-    """The training that nothing happened to."""
+    """The training without faults."""
     return undisturbed(SMALL, tmp_path)
 
 
@@ -66,7 +66,7 @@ def state_of(step: int) -> dict[str, Any]:
 
 
 def save(folder: Path, step: int) -> None:
-    """As a training saves: the best, and a last one whose weights are the same file."""
+    """Save as a training does: the best checkpoint, and a last one whose weights are the same file."""
     (folder / "checkpoints").mkdir(exist_ok=True)
     state = state_of(step)
     best = checkpoint.save(folder / "checkpoints", "best", weights=weights(step), state=state)
@@ -75,7 +75,7 @@ def save(folder: Path, step: int) -> None:
 
 
 def found(folder: Path, role: str) -> int:
-    """The step of the newest intact checkpoint, all of whose values are those that were saved at that step."""
+    """The step of the newest intact checkpoint; all its values must be those that were saved at that step."""
     saved = checkpoint.load(folder / "checkpoints", role, with_training=True)
     step = saved.state["step"]
     assert saved.state == state_of(step)
@@ -99,7 +99,7 @@ def old_or_new(folder: Path, code: int) -> None:
     assert steps in ((1, 1), (2, 1), (2, 2))
     if code == 0:
         assert steps == (2, 2)
-    save(folder, 3)  # whatever was left does not hinder the next
+    save(folder, 3)  # what the kill left does not hinder the next save
     assert (found(folder, "best"), found(folder, "last")) == (3, 3)
 
 
@@ -110,7 +110,7 @@ def test_a_save(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["written in place", "old removed first", "not verified"])
 def test_a_save_by_a_wrong_protocol_is_seen(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The harness sees what it is there to see."""
+    """The harness detects a wrong protocol."""
     right = files.write_folder
 
     def wrong(path: Path, contents: dict[str, bytes | Path]) -> None:
@@ -197,7 +197,7 @@ def test_evals_at_once_do_not_clear_away_what_another_writes(tmp_path: Path) -> 
 
 
 def test_a_new_run_has_its_number_or_is_not_there(tmp_path: Path) -> None:
-    """At worst an empty folder is left: a row with its reason, in nobody's way."""
+    """At worst an empty folder remains: it is listed with a reason and does no harm."""
 
     def check(folder: Path, code: int) -> None:
         runs = all_runs(folder)
@@ -212,7 +212,7 @@ def test_a_new_run_has_its_number_or_is_not_there(tmp_path: Path) -> None:
 
 
 def test_rm_restore_and_purge(tmp_path: Path) -> None:
-    """The run is here, there, or gone; never in part, never twice, and the same command again finishes it."""
+    """The run is in the runs folder, in the trash or gone, never in part or twice; a repeated command completes it."""
     content: dict[str, bytes] = {}
 
     def prepare(folder: Path) -> None:
@@ -264,7 +264,7 @@ def test_rm_restore_and_purge(tmp_path: Path) -> None:
 
 
 def goes_on(folder: Path, straight: Run) -> None:
-    """Whatever was left of a training, `resume` makes of it what it would have been."""
+    """Whatever remains of a training, `resume` gives the result of one without faults."""
     run = Run(folder, 1)
     if not (run.path / "config.json").exists():
         assert not run.path.exists() or [row["status"] for row in summary.rows(folder)] == ["broken"]
@@ -314,7 +314,7 @@ def test_a_run_that_was_killed_when_all_was_done_is_finished_by_resume(tmp_path:
 
 
 def recorded(folder: Path, action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """The calls of `action`; a call "saved" stands where a checkpoint was said to be."""
+    """The calls of `action`; a call "saved" marks where a checkpoint was reported as saved."""
     calls: list[Call] = []
     original = checkpoint.save
 
@@ -330,7 +330,7 @@ def recorded(folder: Path, action: Callable[[], object], monkeypatch: pytest.Mon
 
 
 def after_each_call(disk: Disk, calls: list[Call], target: Path, check: Callable[[Path, int], object]) -> None:
-    """`check` what may be left when the power goes after each call, with names that were not flushed and without."""
+    """`check` what may remain after a power failure after each call, with and without names that were not flushed."""
     for number in range(len(calls) + 1):
         for names in (False, True) if number == len(calls) or calls[number].name not in ("read", "close") else ():
             disk.lose_power(target, names=names)
@@ -353,9 +353,9 @@ TO_BE_SAFE = ("flush_folder", "_write_and_flush", "flushed_size")
 def test_a_training_that_loses_power(
     left_out: str, tmp_path: Path, straight: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was said to be saved is there, and a resume makes of it what it would have been.
+    """What was reported as saved exists, and a resume gives the result of a training without faults.
 
-    And each flush is needed: where one is left out, the same is seen to fail.
+    Each flush is needed: without one of them, this fails.
     """
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -385,7 +385,7 @@ def test_a_training_that_loses_power(
 
 
 def leave_out(name: str, patch: pytest.MonkeyPatch) -> None:
-    """No flush in this function of files.py."""
+    """Leave out the flushes in this function of files.py."""
     if name == "flushed_size":
         patch.setattr("dlcli.runs.run.flushed_size", lambda path: path.stat().st_size if path.exists() else 0)
     elif name == "_write_and_flush":
@@ -427,7 +427,7 @@ def test_rm_restore_and_purge_when_power_is_lost(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(("number", "for_good"), [(errno.ENOSPC, False), (errno.EDQUOT, True), (errno.EIO, False)])
 @pytest.mark.parametrize("step", [20, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_training_on_a_disk_that_fails(step: int, number: int, for_good: bool, tmp_path: Path, straight: Run) -> None:
-    """Exit 6 with a sentence, or the call did not matter; nothing half written stays; and the run goes on."""
+    """Exit code 6 with a message, unless the call did not matter; no partial file remains; the run can be resumed."""
     words = ["--data", "line", "--epochs", "2", "--device", "cpu", "--optimizer", "adam", "--batch-size", "full"]
     words += ["--eval-every", "1"]
     kinds = [kind for kind in ALL if kind != "read" or number == errno.EIO]
@@ -478,7 +478,7 @@ FILES = ("model.safetensors", "training.safetensors", "state.json", "MANIFEST.js
 
 @pytest.fixture
 def newest(tmp_path: Path) -> Path:
-    """A last checkpoint of step 2; that of step 1 is beside it."""
+    """A last checkpoint of step 2, and one of step 1 beside it."""
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "checkpoints", tmp_path / "older")
     save(tmp_path, 2)
@@ -490,7 +490,7 @@ def newest(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", FILES)
 def test_of_100_flipped_bits_none_is_taken_for_what_was_saved(name: str, newest: Path, tmp_path: Path) -> None:
-    """The older one is read instead, or values that are all right: a flip in the manifest need not matter."""
+    """The older one is read instead, or correct values: a flip in the manifest need not matter."""
     file, generator = newest / name, random.Random(name)
     content = file.read_bytes()
     passed_over = 0
@@ -516,7 +516,7 @@ def test_a_file_that_is_cut_off_is_passed_over(name: str, newest: Path, tmp_path
     content = file.read_bytes()
     for size in (0, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:size])
-        # All that the last byte of a manifest does is to end its line.
+        # The last byte of a manifest only ends its line.
         assert found(tmp_path, "last") == (2 if name == "MANIFEST.json" and size == len(content) - 1 else 1)
     shutil.rmtree(newest.parent / "last-1")
     file.write_bytes(content[: len(content) // 2])

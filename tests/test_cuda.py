@@ -1,4 +1,4 @@
-"""What a GPU must do as the CPU does. Run by `pytest -m cuda` on a machine with one, in a few minutes."""
+"""Tests that a GPU gives the results of the CPU. `pytest -m cuda` runs them on a machine with a GPU, in minutes."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ def recipe(name: str, **changes: Any) -> TrainConfig:
 
 
 def close(found: dict[str, float | None], expected: dict[str, float | None]) -> None:
-    """Sums are rounded otherwise: a loss by a thousandth, and a sample at the edge may change its class."""
+    """Sums are rounded differently: losses may differ by 1e-3, relative, and a borderline sample may change class."""
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         kind = name.rpartition("/")[2]
@@ -75,7 +75,7 @@ def test_a_recipe_trains_and_evaluates_to_the_same_numbers_as_on_the_cpu(name: s
 
 @pytest.mark.parametrize("model", ["mlp", "cnn", "lenet", "attention", "linear"])
 def test_an_epoch_is_the_one_of_the_cpu(model: str, tmp_path: Path) -> None:
-    """Nothing random is drawn on the device here: order and weights are the CPU's, so the losses are."""
+    """No random numbers are drawn on the device here: order and weights are those of the CPU, and so are the losses."""
     data = {"attention": "recall", "linear": "diabetes"}.get(model, "digits")
     losses = []
     for device in ("cuda", "cpu"):
@@ -95,7 +95,7 @@ def test_a_resumed_run_is_exact(name: str, stop: Any, tmp_path: Path) -> None:
     list(train(made, runs_dir=tmp_path, stop=stopping_at(after)))
     stopped = Run(tmp_path, 2)
     assert stopped.info()["status"] == "interrupted"
-    torch.manual_seed(1234)  # what the process did before must not matter, on either device
+    torch.manual_seed(1234)  # earlier work of the process must not matter, on either device
     list(resume(stopped))
     assert_same(Run(tmp_path, 1), stopped)
 
@@ -122,7 +122,7 @@ def test_another_precision_learns_as_much(model: str, precision: str, tmp_path: 
 
 @contextlib.contextmanager
 def waiting(mode: str) -> Iterator[None]:
-    """mode: what happens where the host waits for the device: `default` nothing, `error` a RuntimeError."""
+    """mode: what happens if the host waits for the device: `default` nothing, `error` a RuntimeError."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode(mode)
     try:
@@ -162,7 +162,7 @@ STEPS: dict[str, dict[str, Any]] = {
 
 
 def train_without_waiting(made: TrainConfig, runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """From the second step on, only what happens once an epoch, or when the loop looks, may wait."""
+    """From the second step on, only work once per epoch, or in a look, may wait for the device."""
     monkeypatch.setattr(watch, "_EARLY_STEPS", 1)
     monkeypatch.setattr(loop, "_PROGRESS_SECONDS", float("inf"))
     for owner, name in (
@@ -204,7 +204,7 @@ def test_a_run_of_the_gpu_is_exported(model: str, dlcli: Dlcli) -> None:
 
 
 def test_a_batch_too_large_for_the_device_says_so(dlcli: Dlcli) -> None:
-    """The output of the first convolution alone, 512 channels of 8x8, takes more than there is."""
+    """The output of the first convolution alone, 512 channels of 8x8, needs more memory than there is."""
     samples = int(1.1 * torch.cuda.get_device_properties(0).total_memory) // (512 * 64 * 4)
     words = [
         "--data",

@@ -53,11 +53,11 @@ def rows(split: Split | None, count: int) -> list[int]:
 
 
 def everything(data: Split | Dataset) -> tuple[Tensor, Tensor]:
-    """x and y of all rows that a split, or the training split, is chosen from."""
+    """x and y of all rows from which a split, or the training split, is drawn."""
     return (data if isinstance(data, Split) else data.train).rows.take(slice(None))
 
 
-# How it is split
+# Splits
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def everything(data: Split | Dataset) -> tuple[Tensor, Tensor]:
         (0.0, None, (80, 0, 20)),
         (0.1, 0.0, (90, 10, 0)),
         (0.0, 0.0, (100, 0, 0)),
-        (0.001, 0.0, (99, 1, 0)),  # a validation part that is asked for has a sample
+        (0.001, 0.0, (99, 1, 0)),  # a requested validation split has at least one sample
     ],
 )
 def test_parts_are_disjoint_and_cover_everything(val_fraction: float, test_fraction: float, sizes: Any) -> None:
@@ -94,7 +94,7 @@ def test_the_parts_are_drawn_at_random_and_not_cut() -> None:
 
 
 def test_the_golden_split() -> None:
-    """It must never change: runs of old versions would be measured on what they were trained on."""
+    """It must never change, or runs of old versions would be measured on their own training samples."""
     data = prepared(features(20))
     assert data.test.index.tolist() == [0, 4, 7, 16]
     assert data.val.index.tolist() == [13, 15]
@@ -152,7 +152,7 @@ def test_a_split_that_is_not_there_is_told(name: str, message: str) -> None:
 
 
 def test_a_text_is_cut_in_order_and_no_character_is_predicted_in_two_parts() -> None:
-    letters = "".join(chr(ord("a") + i % 26) + chr(0x4E00 + i) for i in range(500))  # every second one is unique
+    letters = "".join(chr(ord("a") + i % 26) + chr(0x4E00 + i) for i in range(500))  # every second character is unique
     source = from_text(letters, length=9)
     data = prepared(source, val_fraction=0.2)
     n = len(source.x)

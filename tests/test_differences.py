@@ -1,4 +1,4 @@
-"""`dlcli runs` shows in what the listed runs differ, and what `dlcli eval` measured; what is damaged stays a row."""
+"""`dlcli runs` shows the settings that differ and what `dlcli eval` measured; a damaged run still has a row."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_the_settings_in_which_the_listed_runs_differ_are_columns(dlcli: Dlcli, 
 def test_what_is_the_same_or_was_not_chosen_is_no_column(dlcli: Dlcli, root: Path) -> None:
     fixed = ["run", "status", "model", "data", "epochs", "metric", "best", "time", "device", "age"]
     make(root, lr=0.1, seed=5)
-    make(root, model="linear", lr=0.1, seed=5)  # its optimizer is another, but nobody chose it
+    make(root, model="linear", lr=0.1, seed=5)  # its optimizer differs, but only because of the model's default
     assert columns(dlcli("runs").stdout) == fixed
     make(root, lr=0.2, seed=5)
     assert columns(dlcli("runs").stdout) == [*fixed[:4], "lr", *fixed[4:]]

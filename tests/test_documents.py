@@ -1,4 +1,4 @@
-"""What documents must hold, and how a sentence says that one does not."""
+"""Checks of documents, and their error messages."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Downloads against a real https server that fails in every way; archives that mean ill; files that change later."""
+"""Downloads from a real https server that fails in every way; malicious archives; files that change later."""
 
 import contextlib
 import errno
@@ -54,7 +54,7 @@ def gz(*urls: str, name: str = "raw", raw: bytes = RAW, published: bool = True) 
 
 
 class Server:
-    """Serves `replies` by path over TLS, and remembers the paths, and the ranges, that were asked for."""
+    """Serves `replies` by path over TLS, and records the requested paths and ranges."""
 
     def __init__(self, certificate: Path | None) -> None:
         self.replies: dict[str, Reply] = {}
@@ -66,7 +66,7 @@ class Server:
             def do_GET(self) -> None:
                 server.asked.append(self.path)
                 server.ranges.append(self.headers["Range"])
-                with contextlib.suppress(OSError):  # who is refused hangs up
+                with contextlib.suppress(OSError):  # a client that is refused closes the connection
                     server.replies[self.path](self)
 
             def log_message(self, *arguments: Any) -> None:
@@ -77,7 +77,7 @@ class Server:
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
-            # The handshake belongs to the connection's own thread, where a client that refuses it stops nobody.
+            # The handshake is made in the connection's own thread, where a client that refuses it blocks no other.
             self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
         self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
@@ -92,7 +92,7 @@ class Server:
 
 
 def sends(content: bytes = PACKED, *, status: int = 200, length: int | None = -1, kind: str = "x/y") -> Reply:
-    """Sends `content`; length: what the header says, -1 for the truth and None for nothing."""
+    """Sends `content`. length: the value in the header, -1 for the true one, None for no header."""
 
     def reply(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
@@ -106,7 +106,7 @@ def sends(content: bytes = PACKED, *, status: int = 200, length: int | None = -1
 
 
 def ranged(content: bytes = PACKED, *, stop: int | None = None, told: str = "") -> Reply:
-    """Sends what is asked for of `content`, up to byte `stop`. told: a Content-Range in place of the true one."""
+    """Sends the requested range of `content`, up to byte `stop`. told: a Content-Range instead of the true one."""
 
     def reply(handler: http.server.BaseHTTPRequestHandler) -> None:
         asked = handler.headers["Range"]
@@ -138,7 +138,7 @@ def in_turn(*replies: Reply) -> Reply:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A key and its self-made certificate for 127.0.0.1, in one file."""
+    """A key and a self-signed certificate for 127.0.0.1, in one file."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate with")
     folder = tmp_path_factory.mktemp("certificate")
@@ -152,7 +152,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that is trusted, and no waiting between the rounds."""
+    """A server with a trusted certificate, and no waiting between attempts."""
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -163,7 +163,7 @@ def server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve
 
 
 def said(archive: Archive, folder: Path, *, arrived: bytes = b"") -> str:
-    """The sentence of a failed download. arrived: what is kept of it, in the only file that it leaves."""
+    """The error message of a failed download. arrived: the bytes that are kept, in the only file that remains."""
     with pytest.raises(DataError) as caught:
         fetch("Things", [archive], folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == ({PART: arrived} if arrived else {})
@@ -171,7 +171,7 @@ def said(archive: Archive, folder: Path, *, arrived: bytes = b"") -> str:
 
 
 def cannot(archive: Archive, folder: Path, *reasons: str, arrived: int = 0) -> str:
-    """The sentence of a failed download, of which so many bytes are kept."""
+    """The error message of a failed download of which this many bytes are kept."""
     told = "; ".join(f"{url}: {reason}" for url, reason in zip(archive.urls, reasons, strict=True))
     again = f"try again, which goes on after the {arrived} bytes that have arrived, or " if arrived else ""
     return (
@@ -264,12 +264,12 @@ def test_no_more_is_taken_than_was_promised(server: Server, tmp_path: Path) -> N
     archive = gz(server.add("/raw.gz", endless))
     assert said(archive, tmp_path) == cannot(archive, tmp_path, f"it sends more than {len(PACKED)} bytes")
     wait_until(lambda: threading.active_count() == before)
-    assert sent < 50_000_000  # some lies in the buffers of the connection
+    assert sent < 50_000_000  # some bytes are in the buffers of the connection
 
 
 @pytest.fixture
 def stalls(monkeypatch) -> Iterator[Reply]:
-    """Sends 50 bytes and then nothing; so many seconds are a stall that it is soon told."""
+    """Sends 50 bytes and then nothing; after this many seconds the stall is soon reported."""
     monkeypatch.setattr(download, "_STALLED", 0.2)
     end = threading.Event()
 
@@ -299,7 +299,7 @@ def test_the_next_mirror_goes_on_where_one_has_stalled(server: Server, tmp_path:
 
 
 def test_the_next_command_goes_on_where_one_has_stalled(server: Server, tmp_path: Path, monkeypatch) -> None:
-    """Exit 3, one sentence and no run; then it trains."""
+    """First exit code 3, one message and no run; then it trains."""
     text = b"to be or not to be, " * 500
     monkeypatch.setattr(download, "_STALLED", 0.2)
     end = threading.Event()
@@ -502,7 +502,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_told(server: Server, tmp_pat
     with pytest.raises(ResourceError) as caught:
         fetch("Things", [archive], tmp_path)
     assert str(caught.value) == f"cannot write {tmp_path / 'raw'}: Input/output error"
-    assert listing(tmp_path) == [PART]  # no second download for a full disk
+    assert listing(tmp_path) == [PART]  # a full disk causes no second download
 
 
 # Several processes, and processes that die
@@ -679,7 +679,7 @@ def test_bombs_are_inflated_no_further_than_promised(monkeypatch) -> None:
     tracemalloc.start()
     try:
         assert refused(bomb, wanting(ONE, name="one.gz")) == "one.gz is refused: it holds more than 3 bytes"
-        assert tracemalloc.get_traced_memory()[1] < 5_000_000  # the most that was held at any time
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000  # peak memory
     finally:
         tracemalloc.stop()
     inflated = 0
@@ -731,7 +731,7 @@ def test_a_file_of_the_published_size_must_have_the_published_content(tmp_path: 
             f"{tmp_path / 'raw'} is damaged: its sha256 is not that of Things; delete it to download it again, or, if "
             "it is data of your own, name it in a file SHA256SUMS beside it, as sha256sum writes it"
         )
-    verify(tmp_path / "raw", RAW[:-1], file, "Things")  # of another size: somebody's own
+    verify(tmp_path / "raw", RAW[:-1], file, "Things")  # a different size: the user's own file
 
 
 def test_sha256sums_beside_a_file_has_the_last_word(tmp_path: Path) -> None:
@@ -794,7 +794,7 @@ def test_the_table_is_complete(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "KMNIST"])
 def test_the_archives_are_those_that_torchvision_knows(name: str) -> None:
-    """By name; its MD5 is compared with the real files below."""
+    """By name; their MD5 is compared with the real files below."""
     import torchvision
 
     known = getattr(torchvision.datasets, name).resources

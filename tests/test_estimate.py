@@ -1,4 +1,4 @@
-"""What a training takes on the disk is known before it begins."""
+"""The disk space and memory of a training are estimated before it starts."""
 
 import json
 import re
@@ -50,13 +50,13 @@ def test_a_disk_that_is_too_small_is_told_before_a_run_is_made(tmp_path: Path, m
 
 
 MLP = 64 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10  # parameters, on digits
-LAYERS = 128 + 128 + 64 + 64 + 10  # values of the outputs of its layers; Flatten gives a view
+LAYERS = 128 + 128 + 64 + 64 + 10  # number of values in the outputs of its layers; Flatten returns a view
 
 
 def taken(*, batch: int, optimizer: int) -> tuple[str, int]:
-    """The sentence of a training that is too large, up to what there is; and its bytes.
+    """The start of the error message for a training that is too large, and its bytes.
 
-    optimizer: values that it keeps beside each parameter.
+    optimizer: number of values that the optimizer keeps for each parameter.
     """
     weights, activations, data = 4 * MLP * (2 + optimizer), 4 * LAYERS * batch, 1797 * (64 + 8)  # images stay bytes
     parts = [f"{part / 1e6:,.3f} MB" for part in (weights + activations + data, weights, activations, data)]

@@ -1,4 +1,4 @@
-"""Opening what a stranger made executes nothing, takes little memory and ends with one sentence. See evil.py."""
+"""Opening an untrusted run or file executes nothing, uses little memory and ends with one message. See evil.py."""
 
 import json
 import os
@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 from dlcli.cli.main import app
 from tests import evil
 
-# Megabytes that a command may take beside what it takes for a good run.
+# Megabytes that a command may use in addition to what it uses for a good run.
 MOST_MEMORY = 500
-# Control characters but the end of a line, and what turns the direction of a text.
+# Control characters other than the line end, and those that change the direction of a text.
 COMMANDS_A_TERMINAL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 OWN_MODULES = ("evil_net", "evil_side", "evil_package", "evil_package.inner", "evil_space", "evil_data")
 
@@ -56,7 +56,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. memory: megabytes that it took at its peak."""
+    """The result of a command. memory: its peak memory in megabytes."""
 
     exit_code: int
     stdout: str
@@ -65,9 +65,9 @@ class Ended:
 
 
 def call(*words: str, refused: bool | None = False) -> Ended:
-    """Run a command in this process, and hold it to what every command promises, whatever it is given."""
+    """Run a command in this process, and check what every command guarantees for any input."""
     before = peak_memory(reset=True)
-    signal.setitimer(signal.ITIMER_REAL, 60)  # one that hangs is stopped, and fails
+    signal.setitimer(signal.ITIMER_REAL, 60)  # a command that hangs is stopped, and fails
     try:
         result = CliRunner().invoke(app, list(words))
     finally:
@@ -85,7 +85,7 @@ def call(*words: str, refused: bool | None = False) -> Ended:
 
 
 def peak_memory(*, reset: bool = False) -> float:
-    """Megabytes: the most that this process has had since the last reset; with `reset`, what it has now."""
+    """Peak memory of this process since the last reset, in megabytes; with `reset`, its current memory."""
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
@@ -96,7 +96,7 @@ def peak_memory(*, reset: bool = False) -> float:
 
 
 def commands(good: Good, root: Path) -> dict[str, tuple[str, ...]]:
-    """Every command that opens run 1 of `root`, and one that takes its settings."""
+    """Every command that opens run 1 in `root`, and one that uses its settings."""
     where = ("--runs-dir", str(root))
     return {
         "runs": ("runs", *where),
@@ -109,7 +109,7 @@ def commands(good: Good, root: Path) -> dict[str, tuple[str, ...]]:
 
 
 class Hangs(Exception):
-    """No OSError, for which there is a sentence: that of a bug."""
+    """Not an OSError, which would have its own message: this one is reported as a bug."""
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def _an_alarm_is_an_error() -> Iterator[None]:
 
 @pytest.fixture
 def root(good: Good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the good runs; the current folder and the Python path are as bad as they can be."""
+    """A copy of the good runs; the current folder and the Python path contain malicious files."""
     root = tmp_path / "runs"
     shutil.copytree(good.root, root)
     monkeypatch.chdir(root / "1")
@@ -180,7 +180,7 @@ def test_an_export_through_a_link_is_not_written(root: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_run_that_was_made_to_harm_is_removed_or_left(name: str, purged: bool | None, root: Path) -> None:
-    """None: it cannot be moved."""
+    """purged: whether `dlcli runs purge` deletes it; None if it cannot even be moved to the trash."""
     where = ("--runs-dir", str(root))
     others = {path for path in root.rglob("*") if root / "1" not in path.parents}
     evil.KINDS[name][0](root / "1")
@@ -223,7 +223,7 @@ def test_the_memory_of_a_command_is_measured() -> None:
 
 @pytest.mark.parametrize("document", evil.DOCUMENTS)
 def test_a_wrong_value_at_any_key(document: str, good: Good, root: Path) -> None:
-    """One command that reads it all; `test_every_command_and_every_wrong_value` tries every one."""
+    """With one command that reads everything; `test_every_command_and_every_wrong_value` tries all commands."""
     command = {"run.json": "show", "data.json": "predict", "config.json": "predict"}.get(document, "eval")
     _wrong_values(document, [command], evil.VALUES[:6], good, root)
 
@@ -241,10 +241,10 @@ def _wrong_values(document: str, tried: list[str], values: tuple[object, ...], g
     for path in evil.keys(json.loads(place.read_text())):
         for value in values:
             if path == ("compile",) and value is True:
-                continue  # which is no wrong value, and takes long
+                continue  # this value is not wrong, and takes long
             for command in tried:
                 evil.set_in(place, *path, to=value)
-                if (path[-1], command) != ("lr", "resume"):  # which may well diverge
+                if (path[-1], command) != ("lr", "resume"):  # this may diverge
                     refused += bool(call(*commands(good, root)[command], refused=None).exit_code)
                 if command in ("resume", "train"):
                     shutil.rmtree(root)
@@ -341,7 +341,7 @@ def test_the_sentence(name: str, command: str, sentence: str, good: Good, root: 
 
 
 def test_nothing_outside_the_run_is_written(good: Good, root: Path) -> None:
-    """A link in place of a file that a command writes, in a run that is otherwise good."""
+    """A link instead of a file that a command writes, in an otherwise good run."""
     victims = root / "victims"
     victims.mkdir()
     for name in ("log.txt", "metrics.csv", "lock", "error.log"):
@@ -396,7 +396,7 @@ def test_a_linked_run_is_no_run(root: Path) -> None:
 
 
 def test_a_run_may_lie_above(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`..` is refused behind the name of a folder only."""
+    """`..` is refused only after the name of a folder."""
     assert "mlp" in call("runs", "show", "../1").stdout
 
 
@@ -454,7 +454,7 @@ def test_a_language_model_that_is_very_wrong_has_no_perplexity(root: Path) -> No
     header, data = evil.header_of(evil.weights(root / "2"))
     content = bytearray(data)
     first = header["output.bias"]["data_offsets"][0]
-    content[first : first + 4] = struct.pack("<f", 1e30)  # the first character, and no other
+    content[first : first + 4] = struct.pack("<f", 1e30)  # only the first character
     evil.replace(root / "2", "model.safetensors", evil.safetensors(header, bytes(content)))
     text = root / "text.txt"
     text.write_text("to be or not to be")
@@ -600,7 +600,7 @@ def test_gradcheck_calls_nothing_that_is_no_module(target: str) -> None:
 
 
 SOURCE = str(Path(__file__).parent.parent)
-# `python -m dlcli`, which at its end writes what the kernel knows of its memory into a file.
+# `python -m dlcli`, which at its end writes its memory, as the kernel reports it, into a file.
 MEASURED = """
 import atexit, pathlib
 atexit.register(lambda: pathlib.Path("memory").write_text(pathlib.Path("/proc/self/status").read_text()))
@@ -610,7 +610,7 @@ main()
 
 
 def process(*words: str, cwd: Path, program: tuple[str, ...] = ("-m", "dlcli")) -> "subprocess.CompletedProcess[str]":
-    """The command as a process. One that hangs is killed, and the test fails."""
+    """Run the command as a process. If it hangs, it is killed and the test fails."""
     return subprocess.run(
         [sys.executable, *program, *words], cwd=cwd, env={**os.environ, "PYTHONPATH": SOURCE}, capture_output=True,
         text=True, timeout=120,
@@ -618,7 +618,7 @@ def process(*words: str, cwd: Path, program: tuple[str, ...] = ("-m", "dlcli")) 
 
 
 def test_the_current_folder_cannot_pass_for_a_library(good: Good, tmp_path: Path) -> None:
-    """Libraries look for others that may be there. A stranger's folder must not answer."""
+    """Libraries import optional other libraries. An untrusted folder must not provide them."""
     for name in ("org", "msvcrt", "dill", "tqdm", "opt_einsum", "monkeytype", "pydot", "pynvml", "cutlass",
                  "torchcomms", "sitecustomize", "numexpr", "pyarrow", "defusedxml", "attr"):  # fmt: skip
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / evil.MARKER)!r}, 'w').close()\n")
@@ -632,7 +632,7 @@ def test_the_current_folder_cannot_pass_for_a_library(good: Good, tmp_path: Path
 def test_a_repository_of_a_stranger_starts_no_program(
     good: Good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """run.json says whether the tree was dirty; `git status` would start what the repository's own settings name."""
+    """run.json records whether the tree is dirty; `git status` would start programs that the repository configures."""
     from dlcli.training.provenance import _git
 
     def git(*words: str) -> None:
@@ -653,7 +653,7 @@ def test_a_repository_of_a_stranger_starts_no_program(
     assert _git()["git_dirty"] is None
     assert not (tmp_path / evil.MARKER).exists()
     subprocess.run(["git", "status"], check=True, capture_output=True)
-    assert (tmp_path / evil.MARKER).exists()  # the bait was good
+    assert (tmp_path / evil.MARKER).exists()  # the test itself works
 
 
 def test_a_terminal_gets_no_command(good: Good, root: Path) -> None:
@@ -669,7 +669,7 @@ def test_a_terminal_gets_no_command(good: Good, root: Path) -> None:
         try:
             while piece := os.read(reader, 65536):
                 shown += piece
-        except OSError:  # how a pseudo-terminal ends
+        except OSError:  # the end of a pseudo-terminal
             pass
     assert child.returncode == 0
     assert pty and b"[/x][bold]markup" in shown
@@ -689,7 +689,7 @@ def test_processes_take_little_memory_and_do_not_hang(good: Good, root: Path) ->
 
 
 def measured(*words: str, cwd: Path) -> float:
-    """Megabytes that a process took, which must end with one sentence at most."""
+    """Megabytes that a process used; it must print at most one message."""
     done = process(*words, cwd=cwd, program=("-c", MEASURED))
     assert done.returncode in (0, 2, 4), done.stderr
     assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1

@@ -1,4 +1,4 @@
-"""A run as a file for other programs: it is what was trained, or it is not kept."""
+"""Export of a run to a file: the file equals the trained model, or it is not kept."""
 
 import getpass
 import json
@@ -56,7 +56,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "attention": {"model": "attention", "data_options": {"samples": 600}},
     "attention-text": {"model": "attention", "data": "text:", "model_options": {"width": 16, "dropout": 0.1}},
 }
-# Beside them, for the faults.
+# Further models, for the planted faults.
 OTHERS: dict[str, dict[str, Any]] = {
     "other-cnn": {"model": "cnn", "data": "digits", "optimizer": "adam", "seed": 1},
     "normed": {"model": "tests.test_export:Normed", "data": "digits", "optimizer": "adam"},
@@ -77,7 +77,7 @@ class Normed(nn.Module):
 
 
 class Careless(nn.Module):
-    """Drops out in evaluation too: F.dropout's own default."""
+    """Applies dropout in evaluation too, the default of F.dropout."""
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Careless(nn.Module):
 
 
 class Odd(nn.Module):
-    """It looks at its input's values, which no tracer can follow."""
+    """Branches on the values of its input, which a tracer cannot follow."""
 
     def __init__(self, spec: DataSpec) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ Trained = Callable[[str], Run]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A run of that name in a folder of runs, trained for an epoch when first asked for."""
+    """A run with that name in a runs folder, trained for one epoch when it is first requested."""
     folder = tmp_path_factory.mktemp("export")
     (folder / "story.txt").write_text(STORY)
     found: dict[str, Run] = {}
@@ -128,7 +128,7 @@ def _few_timings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def one(run: Run, format: str = "onnx", **settings: Any) -> dict[str, Any]:
-    """The record of an export that holds."""
+    """The record of an export that passes the comparison."""
     (outcome,) = exporter.export(run, [format], **settings)
     assert outcome.error is None, outcome.error
     assert outcome.record is not None
@@ -136,7 +136,7 @@ def one(run: Run, format: str = "onnx", **settings: Any) -> dict[str, Any]:
 
 
 def refused(run: Run, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    """Exit code of `dlcli export` and what it said last, without the folder's name."""
+    """Exit code of `dlcli export` and its last line, without the name of the folder."""
     with pytest.raises(SystemExit) as caught:
         app(["export", str(run), *words])
     said = capsys.readouterr().err.splitlines()[-1].replace(str(run), "RUN")
@@ -157,7 +157,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(trained: Trained) -> Callable[[str], Exported]:
-    """The run of that name as ONNX, exported when first asked for."""
+    """The run with that name as ONNX, exported when it is first requested."""
     found: dict[str, Exported] = {}
 
     def of(name: str) -> Exported:
@@ -244,7 +244,7 @@ def test_int8_on_mnist_loses_nothing_and_is_a_third(tmp_path: Path, model: str) 
 
 
 def no_path_in(content: bytes, run: Run) -> bool:
-    """Neither of this machine's places stands in an artifact, nor in a member of it if it is an archive."""
+    """No local path occurs in an artifact, nor in a member of it if it is an archive."""
     parts = [content]
     if content[:2] == b"PK":
         with tempfile.TemporaryFile() as file:
@@ -370,7 +370,7 @@ def test_half_is_half(exported: Export) -> None:
     assert record["size"] < 0.55 * len(exported("cnn").content)
 
 
-# Planted faults: exit 7, the sentence, and no file
+# Planted faults: exit code 7, the message, and no file
 
 DIFFERS = (
     "its answers differ by # of the deviation of the trained model's, more than # (at batch size #); "
@@ -380,7 +380,7 @@ DIFFERS = (
 
 @pytest.fixture
 def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Trained], str]:
-    """Plant a fault into what is exported; the name of the run in which it shows."""
+    """Plant a fault in the exported model; returns the name of the run in which it is visible."""
     real = wrapper.wrap
 
     def wrapped(change: Callable[[Any], object]) -> None:
@@ -435,7 +435,7 @@ def test_a_planted_fault_is_found_and_the_file_not_kept(
     (run.path / "export").mkdir(exist_ok=True)
     for old in ("model.onnx", "model.pt2"):
         (run.path / "export" / old).write_bytes(b"an older one")
-    # To onnx a module in training mode is translated as if it were in evaluation mode: there the fault is mended.
+    # torch.onnx exports a module in training mode as if it were in evaluation mode, which undoes the fault.
     format, file = ("pt2", "model.pt2") if "train mode" in fault else ("onnx", "model.onnx")
     code, said = refused(run, capsys, "--format", format)
     start = f"error: RUN: {format} is not the trained model, and was not kept: {DIFFERS}"
@@ -499,8 +499,8 @@ def test_metadata_that_is_lost_is_found(
     monkeypatch.setattr(exporter.safetensors, "write", write)
     assert refused(trained("cnn"), capsys, "--format", "safetensors") == (
         7,
-        "error: RUN: safetensors is not the trained model, and was not kept: its metadata has not what was written: "
-        "class_names",
+        "error: RUN: safetensors is not the trained model, and was not kept: its metadata differs from what was "
+        "written: class_names",
     )
 
 
@@ -591,7 +591,7 @@ def test_what_does_not_go_together_is_told(
 
 
 def test_no_format_is_told() -> None:
-    with pytest.raises(ConfigError, match="^there is no format to export to: choose of onnx, pt2, aoti, safetensors$"):
+    with pytest.raises(ConfigError, match="^no format was given: choose from onnx, pt2, aoti, safetensors$"):
         check_formats([])
 
 
@@ -616,7 +616,7 @@ def test_the_table_tells_all(trained: Trained, capsys: pytest.CaptureFixture[str
 
 
 def test_nothing_lands_in_the_home_folder(trained: Trained, tmp_path: Path) -> None:
-    """ONNX Runtime keeps an id of the machine and a database of events there, and sends them, unless told not to."""
+    """By default ONNX Runtime stores an id of the machine and a database of events there, and sends them."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ORT_", "XDG_"))} | {"HOME": str(tmp_path)}
     for model, words in (
         ("cnn", ["--format", "onnx,pt2,safetensors"]),
@@ -629,11 +629,11 @@ def test_nothing_lands_in_the_home_folder(trained: Trained, tmp_path: Path) -> N
         assert list(tmp_path.rglob("*")) == []
 
 
-# Written whole or not at all
+# Written completely or not at all
 
 
 def test_killed_while_writing_leaves_no_half_file(trained: Trained) -> None:
-    """Killed before every operation on files between the comparison and the end."""
+    """Killed before every file operation between the comparison and the end."""
     run = trained("linear")
     program = f"""
 import os, signal, sys
@@ -795,7 +795,7 @@ def test_an_undefined_metric_judges_nothing() -> None:
     found = difference([[1.0], [2.0]], [[1.0], [2.0]], task="regression")
     compared = parity.Parity("test", 2, 0.01, "r2", (found,), {"r2": None}, {"r2": None}, ())
     assert parity._faults(compared, "float32") == []
-    assert parity._faults(compared, "int8") == ["r2 on test is undefined, by which it would be judged"]
+    assert parity._faults(compared, "int8") == ["r2 on test is undefined, so it cannot be compared"]
 
 
 def test_latency_is_the_median_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What is written is there whole, or not at all."""
+"""Files are written completely or not at all."""
 
 import errno
 import json
@@ -197,7 +197,7 @@ def test_damage_is_named(tmp_path: Path, damage: object, message: str) -> None:
 
 
 def test_a_line_that_does_not_fit_is_told_and_leaves_no_half_line(tmp_path: Path) -> None:
-    """The kernel writes what fits, and says so; a limit on the size of files stands for the disk."""
+    """The kernel writes what fits and returns its size; a limit on the size of files simulates the disk."""
     path = tmp_path / "log.txt"
     files.append_line(path, "one")
 

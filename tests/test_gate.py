@@ -1,4 +1,4 @@
-"""What a script in CI relies on: `train --eval`, `--require`, and that damage and unfinished runs reach the gate."""
+"""What CI scripts rely on: `train --eval`, `--require`, and reports of damage and unfinished runs."""
 
 import csv
 import io
@@ -38,7 +38,7 @@ def invoke(root: Path, *words: str, exit_code: int = 0) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "words",
     [
-        ("mlp", "--epochs", "6", "--lr", "0.5"),  # whose best checkpoint is not the last
+        ("mlp", "--epochs", "6", "--lr", "0.5"),  # its best checkpoint is not the last
         ("logistic", "--data", "breast-cancer", "--epochs", "3"),
         ("linear", "--data", "diabetes", "--epochs", "3", "--eval-batch-size", "7"),
     ],
@@ -152,7 +152,7 @@ def test_a_training_that_was_stopped_is_not_measured(tmp_path: Path) -> None:
     ("model", "data"), [("mlp", "digits"), ("mlp", "breast-cancer"), ("linear", "diabetes"), ("rnn", "pydocs")]
 )
 def test_a_task_names_all_that_an_evaluation_reports(model: str, data: str) -> None:
-    """They are what --require is checked against before a training."""
+    """--require is checked against these names before a training."""
     from dlcli import TrainConfig
     from dlcli.data.batches import in_order
     from dlcli.experiment.build import build, make_task
@@ -225,7 +225,7 @@ def test_a_rule_on_a_metric_without_a_value_fails_and_says_why(tmp_path: Path) -
 
 
 def test_best_does_not_mix_data_sets(tmp_path: Path) -> None:
-    """The complaint: iris at 1.00 beat digits at 0.92."""
+    """As in the bug report: iris at 1.00 must not win against digits at 0.92."""
     invoke(tmp_path, *QUICK)
     invoke(tmp_path, "train", "mlp", "--data", "iris", "--epochs", "2", "--device", "cpu", "--quiet")
     _, err = invoke(tmp_path, "eval", "best:accuracy", exit_code=4)

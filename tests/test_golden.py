@@ -1,7 +1,7 @@
-"""Runs that an earlier dlcli made, in golden/: today's one lists, shows, measures, applies, exports and resumes them,
-and finds the numbers that the earlier one found, in golden/expected.json.
+"""Runs made by an earlier dlcli, in golden/: the current one lists, shows, measures, applies, exports and resumes them,
+and must find the same numbers as the earlier one, which are in golden/expected.json.
 
-On the same processor, with the same torch, they are the same to the last bit; elsewhere to five digits.
+On the same processor, with the same torch, they are equal bit for bit; on others to five digits.
 
     1  linear on make-regression, finished
     2  logistic on breast-cancer, averaged weights, finished
@@ -24,22 +24,22 @@ from dlcli.cli.main import app
 
 GOLDEN = Path(__file__).with_name("golden")
 NUMBERS = (1, 2, 3, 4, 5)
-# What is said to `dlcli resume`: a finished run is extended, the others only go on.
+# The arguments of `dlcli resume`: a finished run is extended, the others are only continued.
 EXTENSION = {1: ("--epochs", "260"), 2: ("--epochs", "5"), 5: ("--epochs", "13")}
-# Found anew in each process, or when the run goes on.
+# Values that differ in each process, or when the run continues.
 TIMES = ("seconds", "samples_per_second", "started")
-# What the earlier dlcli did not tell of a run.
+# What the earlier dlcli did not report about a run.
 LATER = ("best_step", "test", "settings")
-# Attention does not depend on it: its gradient is nothing but rounding, of which Adam makes whole steps.
+# Attention does not depend on it: its gradient is only rounding error, which Adam scales to full steps.
 UNDETERMINED = "key.bias"
 
-# Two machines round differently: by so much of a value, or by so much where it is near zero.
+# Relative and absolute tolerance, since two machines round differently.
 RELATIVE, ABSOLUTE = 1e-5, 1e-5
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """A copy of the golden runs, which may be written into."""
+    """A writable copy of the golden runs."""
     return copy(tmp_path / "runs")
 
 
@@ -50,7 +50,7 @@ def expected() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def exact(expected: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> bool:
-    """Whether this machine computes as the one that made the golden runs, so that every bit must be the same."""
+    """Whether this machine computes like the one that made the golden runs, so that every bit must be equal."""
     return bool(machine(tmp_path_factory.mktemp("machine")) == expected["machine"])
 
 
@@ -85,7 +85,7 @@ def test_a_run_is_exported(runs: Path, expected: dict[str, Any], exact: bool, nu
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_run_goes_on(runs: Path, expected: dict[str, Any], exact: bool, number: int) -> None:
-    """To the end, or further: checkpoints, metrics, weights; bit for bit where the machine is the same."""
+    """To the end, or further: checkpoints, metrics, weights; bit for bit on the same machine."""
     skip_other_data(expected, number)
     found, wanted = resumed(runs, number), dict(expected["runs"][str(number)]["resume"])
     digests, wanted_digests = found.pop("sha256"), wanted.pop("sha256")
@@ -110,14 +110,14 @@ def dlcli(runs: Path, *words: str) -> str:
 
 
 def machine(folder: Path) -> dict[str, str]:
-    """What decides how sums are rounded, as a run that is made here says it."""
+    """What determines the rounding of sums, as recorded in a run that is made here."""
     dlcli(folder, "train", "linear", "--epochs", "1", "--device", "cpu", "--quiet")
     info = json.loads((folder / "1" / "run.json").read_text(encoding="utf-8"))
     return {name: info[name] for name in ("cpu", "cpu_capability", "torch")}
 
 
 def pydocs_digest() -> str:
-    """Of the texts in the data set pydocs: each Python version brings its own."""
+    """The digest of the texts in the data set pydocs, which differ between Python versions."""
     from pydoc_data.topics import topics
 
     return hashlib.sha256(json.dumps(topics, sort_keys=True).encode()).hexdigest()
@@ -147,14 +147,14 @@ def measured(runs: Path, number: int) -> dict[str, Any]:
 
 
 def predicted(runs: Path, number: int) -> list[dict[str, Any]]:
-    """The answers for the inputs of that run."""
+    """The answers for the inputs for that run."""
     files = sorted(map(str, (GOLDEN / "inputs" / str(number)).iterdir()))
     rows = json.loads(dlcli(runs, "predict", str(number), *files, "--json"))
     return [{**row, "input": Path(row["input"]).name} for row in rows]
 
 
 def exported(runs: Path, number: int) -> dict[str, Any]:
-    """Each output of the ONNX file, as onnxruntime computes it of golden/inputs/onnx-NUMBER.json."""
+    """Each output of the ONNX file, as onnxruntime computes it from golden/inputs/onnx-NUMBER.json."""
     import numpy as np
     import onnxruntime
 
@@ -171,7 +171,7 @@ def exported(runs: Path, number: int) -> dict[str, Any]:
 
 
 def resumed(runs: Path, number: int) -> dict[str, Any]:
-    """What there is after `dlcli resume`. sha256: of all tensors of a file; weights: a few values of each tensor."""
+    """The state after `dlcli resume`. sha256: of all tensors in a file; weights: a few values of each tensor."""
     from safetensors.torch import load_file
 
     dlcli(runs, "resume", str(number), *EXTENSION.get(number, ()), "--quiet")
@@ -201,7 +201,7 @@ def without_times(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_same(found: Any, wanted: Any, *, exact: bool, where: str = "") -> None:
-    """The same values at the same places; numbers nearly so unless `exact`."""
+    """The same values at the same places; numbers within the tolerance unless `exact`."""
     if isinstance(wanted, dict) and isinstance(found, dict):
         assert found.keys() == wanted.keys(), where
         for name, value in wanted.items():

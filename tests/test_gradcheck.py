@@ -1,4 +1,4 @@
-"""dlcli gradcheck on what is built in, its output, and the numbers underneath."""
+"""dlcli gradcheck on built-in targets: its output, and the numeric derivatives."""
 
 import json
 import math
@@ -306,7 +306,7 @@ def test_planted_bugs_are_detected_and_localised(monkeypatch: pytest.MonkeyPatch
 
 
 def test_module_that_is_called_twice_is_judged_call_by_call() -> None:
-    """The error of the second call makes the gradient at the first one's output wrong."""
+    """The error of the second call makes the gradient at the output of the first one wrong."""
     tied = [case for case in selftest.subjects() if case.name == "attention (tied layers)"]
     chosen = [m for m in MUTATIONS if m.name == "softmax without its sum"]
     (planted,) = selftest.plant_all(tied, chosen, seed=0)
@@ -327,13 +327,13 @@ def test_wrong_loss_is_put_down_to_the_loss() -> None:
 
 
 def test_self_test_refuses_what_it_would_ignore(run: Run) -> None:
-    message = "error: --self-test plants its own bugs into its own models: leave {} out\n"
+    message = "error: --self-test plants its own bugs in its own models: leave {} out\n"
     assert run("mlp", "--self-test") == (2, "", message.format("a target"))
     assert run("--self-test", "--order", "2") == (2, "", message.format("--order"))
 
 
 def test_self_test_reports_a_check_that_is_blind(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tolerance of 2 % lets bugs through; the self-test must say so."""
+    """A tolerance of 2 % misses bugs; the self-test must report that."""
 
     def tolerant(*args: Any, **settings: Any) -> Any:
         return real(*args, **{**settings, "tolerance": 0.02})
@@ -346,6 +346,6 @@ def test_self_test_reports_a_check_that_is_blind(run: Run, monkeypatch: pytest.M
     assert code == 7
     assert "NO" in out
     assert err.splitlines()[-1] == (
-        "error: the gradient check fails its own test: 1 kinds of bug, 1 planted: 0 detected, 0 put down to the "
+        "error: the gradient check fails its own test: 1 kinds of bug, 1 planted: 0 detected, 0 attributed to the "
         "right module; no false alarm; seed 0"
     )

@@ -1,4 +1,4 @@
-"""dlcli gradcheck on a user's own modules: what is found, what is said, what is refused."""
+"""dlcli gradcheck on a user's own modules: what it finds, reports and refuses."""
 
 import json
 import sys
@@ -391,11 +391,11 @@ def rows(target: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["tensor"]: row for row in target["rows"]}
 
 
-# ---------------------------------------------------------------- what slips through torch's own check
+# ---------------------------------------------------------------- what torch's own check misses
 
 
 def torch_says(name: str, width: int, *, fast: bool = False) -> bool:
-    """torch.autograd.gradcheck of the module's parameters, in float64."""
+    """The result of torch.autograd.gradcheck for the module's parameters, in float64."""
     import importlib
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What takes minutes to prove of dlcli gradcheck: no false alarm, every planted bug found, other people's modules."""
+"""Slow tests of dlcli gradcheck: no false alarm, every planted bug found, modules of other packages."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def test_every_planted_bug_is_detected_and_95_percent_are_localised() -> None:
 def test_the_command_tests_itself(tmp_path: Path) -> None:
     done = gradcheck(tmp_path, "--self-test")
     assert done.returncode == 0, done.stderr
-    assert " put down to the right module; no false alarm; seed 0; " in done.stderr
+    assert " attributed to the right module; no false alarm; seed 0; " in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The GRU that trains faster, against torch's own and against the equations in numpy."""
+"""dlcli's faster GRU, compared with torch's and with the equations in numpy."""
 
 import itertools
 
@@ -13,12 +13,12 @@ from dlcli.models.gru import GRU
 
 @pytest.fixture(autouse=True)
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So few rows at once that sequences fall into several pieces, the last one a shorter one."""
+    """A limit on rows that splits sequences into several pieces, the last one shorter."""
     monkeypatch.setattr(gru, "_ROWS", 9)
 
 
 def pair(layers: int = 1, *, batch_first: bool = False, dropout: float = 0.0) -> tuple[GRU, nn.GRU]:
-    """Ours and torch's, with the same weights."""
+    """dlcli's and torch's, with the same weights."""
     torch.manual_seed(1)
     ours = GRU(5, 6, layers, batch_first=batch_first, dropout=dropout, dtype=torch.float64)
     theirs = nn.GRU(5, 6, layers, batch_first=batch_first, dropout=dropout, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""--help: every command's, in plain text of 80 columns at most, with whole words and one way to show a default."""
+"""--help of every command: plain text of at most 80 columns, whole words, and one way to show a default."""
 
 import re
 
@@ -28,7 +28,7 @@ def test_the_help_of_every_command_is_plain_whole_and_no_wider_than_80(command: 
     assert "..." not in re.sub(r"\.\.\.(?=[ \]\n]|$)", "", text)  # of [RUN...] and NAME,...
     assert not re.search(r"<\w+|\[default|\[env|\[required|\[x", text)
     assert text.startswith(f"Usage: dlcli {command}".rstrip() + " [OPTIONS]")
-    assert text.split() == helped(*command.split()).split()  # the same words at any width: none is broken, none is cut
+    assert text.split() == helped(*command.split()).split()  # the same words at any width: none is broken or cut
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS, *INNER])

@@ -1,4 +1,4 @@
-"""The floors: an import goes to a lower floor, never up, never in a circle, and the promises of the layout."""
+"""The floors of ARCHITECTURE.md: imports go only to lower floors, without cycles; and the rules of the layout."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dlcli"
 
-# folder -> floor. A folder's files may import each other.
+# Folder -> floor. The files of a folder may import each other.
 FLOORS = {
     "core": 1,
     "config": 2, "models": 2, "tasks": 2, "data": 2,
@@ -46,7 +46,7 @@ def imports(path: Path, names: set[str]) -> set[str]:
 
 
 def room(module: str) -> str:
-    """The entry of FLOORS that a module belongs to."""
+    """The entry of FLOORS to which a module belongs."""
     return module.split(".")[0]
 
 
@@ -86,7 +86,7 @@ def test_only_the_command_line_knows_typer_and_rich_and_only_the_table_knows_pan
 
 
 def test_only_data_knows_how_rows_are_stored() -> None:
-    """Others get batches; tests/test_rows_protocol.py trains, evaluates and exports with another storage."""
+    """Other folders get batches; tests/test_rows_protocol.py trains, evaluates and exports with a different storage."""
     names = set(modules())
     assert {name for name, path in modules().items() if "data.rows" in imports(path, names)} == {
         "data.dataset",
@@ -94,7 +94,7 @@ def test_only_data_knows_how_rows_are_stored() -> None:
     }
 
 
-# Names that execute what they are given, or write wherever it says, with all that lies below them.
+# Names that execute their input, or write to a path in it, including everything below them.
 BANNED = (
     "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "ruamel", "runpy",
     "code", "codeop", "imp", "ctypes",
@@ -110,14 +110,14 @@ BANNED = (
     "os.system", "os.popen", "os.exec*", "os.spawn*", "os.posix_spawn*", "os.startfile", "pty", "subprocess.getoutput",
     "subprocess.getstatusoutput", "asyncio.create_subprocess_shell", "shutil.unpack_archive",
 )  # fmt: skip
-# Arguments that make a call safe or not: the one value that they may have.
+# Arguments that decide whether a call is safe: the only value that they may have.
 ARGUMENTS = {"allow_pickle": False, "weights_only": True, "shell": False, "trust_remote_code": False}
-# Calls that must say so, because they do otherwise by default or have done.
+# Calls that must give the argument, because the default is unsafe or was unsafe in old versions.
 MUST_SAY = {"numpy.load": "allow_pickle"}
-# Methods, of whatever object.
+# Methods, of any object.
 METHODS = ("extractall", "to_pickle", "read_pickle", "add_safe_globals")
 
-# (module, name): why it may be there all the same.
+# (module, name): why it is allowed there.
 ALLOWED = {
     (
         "config.own_code",
@@ -130,7 +130,7 @@ ALLOWED = {
 
 
 def dangers(source: str) -> set[str]:
-    """What in a file executes what it is given: names of BANNED, arguments, methods."""
+    """The places in a file that could execute their input: names in BANNED, arguments, methods."""
     tree = ast.parse(source)
     names = {name: f"builtins.{name}" for name in ("eval", "exec", "compile", "__import__", "breakpoint", "getattr")}
     found: set[str] = set()
@@ -247,7 +247,7 @@ def test_what_is_harmless_is_left_alone(source: str) -> None:
 
 
 def test_no_circles_between_folders() -> None:
-    """Follows from the floors, and would be seen here if two folders shared one."""
+    """Follows from the floors, unless two folders share one."""
     names = set(modules())
     graph: dict[str, set[str]] = {folder: set() for folder in FLOORS}
     for module, path in modules().items():

@@ -1,4 +1,4 @@
-"""Image files of every kind: what the model gets is what a viewer shows; what cannot be used is told."""
+"""Image files of every kind: the model gets what a viewer shows, and unusable files are reported."""
 
 import io
 import random
@@ -108,7 +108,7 @@ def test_cmyk_and_black_and_white_are_converted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_photo_is_turned_as_the_camera_noted_it(orientation: int, tmp_path: Path) -> None:
     upright = noise(6, 8)
-    stored = {  # how the camera stored what is upright, by the Exif standard
+    stored = {  # how the camera stored an upright image, by the Exif standard
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
@@ -138,11 +138,11 @@ def test_a_cameras_jpeg_with_a_smaller_copy_of_itself_is_one_image(tmp_path: Pat
     assert read(tmp_path / "a.jpg", 3, 1, 1)[0, 0, 0] > 190
 
 
-# Files written by hand, as the standards of PNG and TIFF say
+# Files written by hand according to the standards of PNG and TIFF
 
 
 def png(depth: int, colour: int, width: int, line: bytes, *, clear: bytes = b"", palette: bytes = b"") -> bytes:
-    """One line of pixels. colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA; clear: what tRNS holds."""
+    """One line of pixels. colour: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA; clear: content of tRNS."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -156,7 +156,7 @@ def tiff(
     bits: int, photometric: int, pixels: bytes, *, width: int = 2, height: int = 1, samples: int = 1, order: str = "<",
     sample_format: int = 1, extra: int | None = None, palette: tuple[int, ...] = (),
 ) -> bytes:  # fmt: skip
-    """Without compression, in one strip. photometric: 0 white is 0, 1 black is 0, 2 RGB, 3 palette, 5 CMYK, 8 Lab."""
+    """Uncompressed, in one strip. photometric: 0 white is 0, 1 black is 0, 2 RGB, 3 palette, 5 CMYK, 8 Lab."""
     entries = {
         256: [width], 257: [height], 258: [bits] * samples, 259: [1], 262: [photometric], 273: [8], 277: [samples],
         278: [height], 279: [len(pixels)], 320: list(palette), 338: [] if extra is None else [extra],
@@ -203,7 +203,7 @@ PNGS: dict[str, tuple[bytes, list[list[int]]]] = {
     "RGBA 16": (png(16, 6, 2, struct.pack(">8H", 0, 0, 0, 0, 257, 514, 771, 65535)), [WHITE, [1, 2, 3]]),
 }
 
-COLOURS = (65535, 0, 65535, 0, 65535, 257)  # of a TIFF's palette of one bit: all reds, all greens, all blues
+COLOURS = (65535, 0, 65535, 0, 65535, 257)  # one-bit palette of a TIFF: all reds, all greens, all blues
 
 TIFFS: dict[str, tuple[bytes, list[list[int]]]] = {
     "white is 0, 1 bit": (tiff(1, 0, b"\x40"), [WHITE, [0] * 3]),
@@ -232,11 +232,11 @@ TIFFS: dict[str, tuple[bytes, list[list[int]]]] = {
 
 @pytest.mark.parametrize("name", PNGS | TIFFS)
 def test_every_kind_of_pixel_arrives_as_a_viewer_shows_it(name: str, tmp_path: Path) -> None:
-    """L* = 50.2 of Lab is 119 in sRGB. Grey is ITU-R 601's sum of the three."""
+    """L* = 50.2 in Lab is 119 in sRGB. Grey is the weighted sum of ITU-R 601."""
     content, colours = (PNGS | TIFFS)[name]
     file = tmp_path / ("a.png" if content.startswith(b"\x89PNG") else "a.tif")
     file.write_bytes(content)
-    near = 1 if name == "Lab" else 0  # which Pillow converts by way of profiles
+    near = 1 if name == "Lab" else 0  # Pillow converts Lab with colour profiles
     np.testing.assert_allclose(read(file, 3, 1, len(colours))[:, 0].T, colours, rtol=0, atol=near)
     grey = [round(0.299 * red + 0.587 * green + 0.114 * blue) for red, green, blue in colours]
     np.testing.assert_allclose(read(file, 1, 1, len(colours))[0, 0], grey, rtol=0, atol=near)
@@ -245,7 +245,7 @@ def test_every_kind_of_pixel_arrives_as_a_viewer_shows_it(name: str, tmp_path: P
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate"])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_a_grey_tiff_in_which_0_is_white(kind: Any, compression: str, tmp_path: Path) -> None:
-    """Pillow inverts what it saves so with 8 bits only; with 16 the values are given as they shall lie in the file."""
+    """Pillow inverts such files only when it saves 8 bits; for 16 bits the test inverts the values itself."""
     shown = noise(6, 8)
     stored = shown if kind == np.uint8 else 65535 - shown.astype(np.uint16) * 257
     Image.fromarray(stored).save(tmp_path / "a.tif", compression=compression, tiffinfo={262: 0})
@@ -263,11 +263,11 @@ def test_a_clear_level_of_a_turned_photo_is_white_too(tmp_path: Path) -> None:
     assert read(tmp_path / "a.png", 1, 1, 2).flatten().tolist() == [200, 255]
 
 
-# What cannot be used
+# Unusable files
 
 
 def test_a_clear_colour_of_48_bits_is_refused(tmp_path: Path) -> None:
-    """Pillow keeps 8 of the 16 bits, in which other colours are the same."""
+    """Pillow keeps 8 of the 16 bits, so that different colours become equal."""
     file = tmp_path / "a.png"
     file.write_bytes(png(16, 2, 1, struct.pack(">3H", 257, 65535, 0), clear=struct.pack(">3H", 257, 65535, 0)))
     assert said(file) == f"{file} marks a colour of 48 bits as transparent: save it with an alpha channel"
@@ -319,11 +319,11 @@ def test_a_truncated_image_is_told(suffix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(8001, 8000), (10_000, 10_000), (14_000, 14_000)])
 def test_a_bomb_is_refused_before_it_is_decoded(width: int, height: int, tmp_path: Path) -> None:
-    """The last two are beyond Pillow's own limits, at which it warns and raises."""
+    """The last two exceed the limits at which Pillow itself warns and raises."""
     buffer = io.BytesIO()
     Image.new("1", (width, height)).save(buffer, "PNG")
     file = tmp_path / "a.png"
-    file.write_bytes(buffer.getvalue()[:200])  # the header suffices
+    file.write_bytes(buffer.getvalue()[:200])  # the header is sufficient
     assert said(file) == f"{file} has more than 64,000,000 pixels: make it smaller"
 
 
@@ -343,7 +343,7 @@ def test_two_channels_are_a_matter_of_the_model(tmp_path: Path) -> None:
 
 
 def test_no_damage_is_anything_but_a_sentence(tmp_path: Path) -> None:
-    """Flipped bytes make Pillow raise IndexError, TypeError and more, or warn."""
+    """With flipped bytes Pillow raises IndexError, TypeError and others, or warns."""
     generator, file = random.Random(0), tmp_path / "a"
     kinds: list[tuple[str, dict[str, Any]]] = [
         ("PNG", {}), ("JPEG", {}), ("BMP", {}), ("GIF", {}), ("WEBP", {}), ("TIFF", {}),
@@ -368,7 +368,7 @@ def test_no_damage_is_anything_but_a_sentence(tmp_path: Path) -> None:
 
 
 def test_what_pillow_logs_is_not_printed(tmp_path: Path) -> None:
-    """Of a TIFF with too many samples a pixel it logs an error. In a process of its own: pytest listens to all logs."""
+    """It logs an error for a TIFF with too many samples per pixel. In a new process, since pytest captures all logs."""
     file = tmp_path / "a.tif"
     Image.fromarray(noise(8, 8, 3)).save(file)
     content = file.read_bytes()

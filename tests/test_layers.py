@@ -1,4 +1,4 @@
-"""Layers against torch's own, against the paper's formula, and against loops."""
+"""Layers, compared with torch's, with the formulas of the papers, and with loops."""
 
 import math
 
@@ -13,7 +13,7 @@ from dlcli.models.blocks import ACTIVATIONS, MeanMixing, SelfAttention, need_ima
 
 
 def torch_twin(ours: SelfAttention, width: int, heads: int) -> nn.MultiheadAttention:
-    """torch's layer with the weights of ours."""
+    """torch's layer with the weights of dlcli's."""
     twin = nn.MultiheadAttention(width, heads, batch_first=True, dtype=torch.float64)
     parts = (ours.query, ours.key, ours.value)
     with torch.no_grad():

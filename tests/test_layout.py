@@ -1,4 +1,4 @@
-"""Tables and lines on a real terminal of 80 and 60 columns: none is wider, no word is broken, what is gone is told."""
+"""Tables and lines on terminals of 80 and 60 columns: none is wider, no word is broken, hidden columns are named."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def shown(folder: Path, *words: str, columns: int) -> list[str]:
-    """The lines of a command on a terminal, without escape codes: there are none in a table."""
+    """The lines of a command on a terminal; a table contains no escape codes."""
     text = in_terminal(folder, *words, columns=columns)
     assert "\x1b" not in text
     return text.replace("\r\n", "\n").splitlines()
@@ -84,7 +84,7 @@ def test_characters_that_take_two_columns_stand_in_line(tmp_path: Path) -> None:
     make(tmp_path / "runs", model="mine:モデル", data="data:e\u0301te\u0301")
     make(tmp_path / "runs", model="mine:Net", data="iris")
     lines = shown(tmp_path, "runs", columns=100)
-    assert lines[1].index("iris") == lines[2].index("data:") + 3  # three characters take six columns
+    assert lines[1].index("iris") == lines[2].index("data:") + 3  # three characters occupy six columns
 
 
 ROW = Row(

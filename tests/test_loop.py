@@ -1,4 +1,4 @@
-"""Training through the library's door: what it computes, records, repeats and survives."""
+"""Training through the library: results, records, repeatability and errors."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ def digits(**settings: object) -> TrainConfig:
 
 
 def test_the_loop_is_plain_gradient_descent(tmp_path: Path) -> None:
-    """Against the same steps written by hand with torch.optim, from the same weights and order: bit for bit."""
+    """Bit for bit equal to the same steps written by hand with torch.optim, with the same weights and order."""
     config = digits(lr=0.05, momentum=0.9, weight_decay=0.01, batch_size=100)
     built = build(config)
     theirs = build(config)
@@ -248,7 +248,7 @@ def test_rows_between_evaluations(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == [5, 10, 15, 20, 21]
     assert [row["val/loss"] is None for row in rows] == [True] * 4 + [False]
     whole, _ = finished(digits(epochs=1, batch_size=64), tmp_path)
-    # An evaluation's row has the mean since the last evaluation, whatever was written between.
+    # The row of an evaluation has the mean since the last evaluation, regardless of rows in between.
     assert rows[-1]["train/loss"] == whole.metrics()[0]["train/loss"]
     every_step, _ = finished(digits(log_every=1, epochs=1), tmp_path)
     losses = [row["train/loss"] for row in every_step.metrics()[:20]]
@@ -266,7 +266,7 @@ def test_the_loss_of_a_row_does_not_change_with_log_every_even_over_a_resume(tmp
 
 
 def test_the_length_of_a_training_and_its_evaluations_in_steps(tmp_path: Path) -> None:
-    """25 steps of 21 an epoch: the weights are those of a longer training after its 25th step."""
+    """25 steps at 21 per epoch: the weights are those of a longer training after its 25th step."""
     run, rows = finished(digits(epochs=None, steps=25, eval_every="10steps", checkpoint_every="5steps"), tmp_path)
     assert [(row.epoch, row.step, row.steps) for row in rows] == [(1, 10, 25), (1, 20, 25), (2, 25, 25)]
     assert str(rows[0]).startswith("step 10/25  loss ")
@@ -283,7 +283,7 @@ def test_the_length_of_a_training_and_its_evaluations_in_steps(tmp_path: Path) -
     list(train(digits(epochs=3), runs_dir=tmp_path, stop=lambda: "enough" if next(steps) == 25 else None))
     ours, longer = (load_file(Run(tmp_path, n).checkpoints / "last-25" / "model.safetensors") for n in (1, 2))
     assert all(torch.equal(ours[name], longer[name]) for name in ours)
-    # Extended to the end of the second epoch, it is the run that was told its length in epochs.
+    # Extended to the end of the second epoch, it equals the run whose length was given in epochs.
     list(resume(run, steps=42, eval_every="1epoch"))
     list(train(digits(epochs=2), runs_dir=tmp_path))
     ours, straight = (load_file(Run(tmp_path, n).checkpoints / "last-42" / "model.safetensors") for n in (1, 3))
@@ -419,7 +419,7 @@ def test_least_squares_is_reached_on_whatever_rows_a_split_leaves(tmp_path: Path
 
 
 def test_a_config_written_by_hand_equals_the_record(tmp_path: Path) -> None:
-    """What config.json holds builds the same run again."""
+    """A config with the content of config.json gives the same run again."""
     run, _ = finished(digits(model="cnn"), tmp_path)
     again, _ = finished(run.config(), tmp_path)
     assert without_times(run) == without_times(again)
@@ -428,7 +428,7 @@ def test_a_config_written_by_hand_equals_the_record(tmp_path: Path) -> None:
 
 
 def test_the_average_of_the_weights_is_what_is_measured_and_saved(tmp_path: Path) -> None:
-    """It changes nothing in the training itself."""
+    """It does not change the training itself."""
     plain, averaged = (finished(digits(ema=ema, epochs=1), tmp_path)[0] for ema in (0.0, 0.9))
     raw = checkpoint.load(plain.checkpoints, "last").weights
     saved = checkpoint.load(averaged.checkpoints, "last", with_training=True)

@@ -1,4 +1,4 @@
-"""Names that there are not: the nearest right thing, and how to get there. Whole messages, through the command line."""
+"""Unknown names: suggestions of the nearest known name. Complete messages, through the command line."""
 
 from pathlib import Path
 

@@ -77,7 +77,7 @@ def test_output_has_the_shape_that_the_task_wants_and_every_parameter_gets_a_gra
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.isfinite().all(), parameter_name
-        # A shift of all keys leaves softmax as it is: the bias of the key has no influence, by mathematics.
+        # Softmax does not change if all keys are shifted, so the bias of the key has no influence.
         assert parameter.grad.any() or parameter_name.endswith("key.bias"), parameter_name
 
 
@@ -244,7 +244,7 @@ def test_the_flattened_size_of_lenet_follows_the_image(data: str, flattened: int
 
 
 def lenet_on_32(model: nn.Module, x: Tensor) -> Tensor:
-    """The network itself on what is 32x32 already."""
+    """The same weights in a network for 32x32 images, which are not padded."""
     other = build("lenet", DataSpec("multiclass", "image", (x.shape[1], *x.shape[2:]), 10))
     other.load_state_dict(model.state_dict())
     return other(x)
@@ -339,7 +339,7 @@ def test_attention_for_classes_sees_all_tokens_unless_causal_hides_them_from_ear
     x = some_input(spec)
     changed = x.clone()
     changed[:, 0] = (x[:, 0] + 1) % spec.vocabulary
-    for causal in (False, True):  # the answer comes from the last step, which sees all of them either way
+    for causal in (False, True):  # the answer comes from the last step, which sees all steps in both cases
         model = build("attention", spec, causal=causal)
         assert (model(x) - model(changed)).abs().max() > 1e-4
     two = build("attention", spec, layers=2)

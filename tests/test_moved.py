@@ -1,4 +1,4 @@
-"""Data that moved, runs that may only be read, folders without a name."""
+"""Moved data, read-only runs, empty folder names."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.test_vision import IDX, idx, some_images, some_labels
 
 @pytest.fixture
 def moved(tmp_path: Path) -> tuple[Path, Path]:
-    """Run 1, trained on images that lay in the first folder, and the folder in which they are now."""
+    """Run 1, trained on images in the first folder, and the folder to which they were moved."""
     old, new = tmp_path / "old", tmp_path / "new"
     folder = old / "MNIST" / "raw"
     folder.mkdir(parents=True)
@@ -38,7 +38,7 @@ def test_data_that_moved_are_found_by_option_and_environment(
     old, new = moved
     assert dlcli("eval", "1", "--data-dir", str(new)).stdout.startswith("runs/1: best checkpoint (epoch 1) on test of")
     assert json.loads(dlcli("eval", "1", "--json", DLCLI_DATA_DIR=str(new)).stdout)["samples"] == 20
-    done = dlcli("eval", "1", "--data-dir", "new", "--baseline", "1", DLCLI_DATA_DIR=str(old))  # what is typed wins
+    done = dlcli("eval", "1", "--data-dir", "new", "--baseline", "1", DLCLI_DATA_DIR=str(old))  # the option wins
     assert done.stderr.endswith("a drop of 0\n")
     export = ("export", "1", "--format", "safetensors")
     dlcli(*export, "--data-dir", str(new))
@@ -67,7 +67,7 @@ def test_other_data_there_are_told(dlcli: Dlcli, moved: tuple[Path, Path]) -> No
 
 
 def test_a_run_that_may_only_be_read_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may write anywhere, so it is the file system that says no here."""
+    """Root may write anywhere, so the file system must be read-only here."""
     for _ in train(TrainConfig("mlp", data="iris", epochs=1, device="cpu"), runs_dir=tmp_path):
         pass
 
@@ -91,7 +91,7 @@ def test_a_run_that_may_only_be_read_is_measured(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as patched:
         patched.setattr(files, "_write_and_flush", refuse)
         done = CliRunner().invoke(app, ["eval", "1", "--runs-dir", str(tmp_path), "--require", "loss<0"])
-    assert done.exit_code == 7  # the gate holds all the same
+    assert done.exit_code == 7  # the gate still applies
     told = f"cannot write {tmp_path}/1/eval/test.json: Read-only file system"
     assert done.stderr.splitlines()[0] == f"warning: {told}: these numbers are not recorded in the run"
 

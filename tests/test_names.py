@@ -1,4 +1,4 @@
-"""Which run it was: the id that a script gets, the run that an error names, and names that are given."""
+"""Identification of runs: the id for scripts, the run that an error names, and names given by the user."""
 
 import json
 import multiprocessing
@@ -38,7 +38,7 @@ def test_a_script_has_the_id_of_a_training_that_was_killed(tmp_path: Path) -> No
     words = ["train", "mlp", "--epochs", "100000", "--device", "cpu", "--quiet", "--print", "run"]
     process = subprocess.Popen([sys.executable, "-m", "dlcli", *words], cwd=tmp_path, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    assert process.stdout.readline() == b"1\n"  # it comes while the training goes on
+    assert process.stdout.readline() == b"1\n"  # it is printed during the training
     assert process.poll() is None
     process.kill()
     assert process.communicate(timeout=60)[0] == b""
@@ -92,7 +92,7 @@ def test_a_name_finds_its_run_in_every_command(dlcli: Dlcli, tmp_path: Path) -> 
     assert "name" not in json.loads((tmp_path / "runs" / "1" / "run.json").read_text())
     assert (tmp_path / "runs" / "1" / "name.txt").read_text() == "base-1.0\n"
     assert dlcli("runs", "rm", "base-1.0").stdout.splitlines()[1].split()[0] == "1"
-    assert "name" not in dlcli("runs").stdout  # a column where a run has one
+    assert "name" not in dlcli("runs").stdout  # the column appears only if a run has a name
     assert dlcli("runs", "restore").stdout.splitlines()[1].split()[:2] == ["1", "base-1.0"]
     done = dlcli("train", "mlp", *IRIS, "--name", "base-1.0", check=2)
     told = "error: --name base-1.0 is the name of run 1 in runs, which is in the trash: choose another\n"

@@ -1,4 +1,4 @@
-"""What a step minimises, against the same written by hand."""
+"""The objective of a step, compared with one written by hand."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_without_mixup_it_is_the_tasks_loss() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2**62])
 def test_mixup_is_the_loss_of_the_mixed_batch(seed: int) -> None:
-    """Zhang et al. 2017: inputs and losses are mixed by the same weight, drawn from Beta(alpha, alpha)."""
+    """Zhang et al. 2017: inputs and losses are mixed with the same weight, drawn from Beta(alpha, alpha)."""
     model = nn.Linear(4, 3)
     weight = float(np.random.default_rng(seed).beta(0.4, 0.4))
     output = model(weight * X + (1 - weight) * X.flip(0))

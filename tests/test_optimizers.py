@@ -1,4 +1,4 @@
-"""Our optimizers against torch.optim, step by step, and the average of the weights against a loop."""
+"""dlcli's optimizers, compared with torch.optim step by step, and the average of the weights, compared with a loop."""
 
 import copy
 from typing import Any
@@ -34,7 +34,7 @@ def a_model(dtype: torch.dtype) -> nn.Module:
 
 
 def both(dtype: torch.dtype, ours: dict[str, Any], theirs: Any, settings: dict[str, Any]) -> tuple[Any, Any]:
-    """Parameters after 20 steps with a learning rate that changes at each: ours, torch's."""
+    """Parameters after 20 steps with a learning rate that changes at each step: dlcli's, torch's."""
     model = a_model(dtype)
     twin = copy.deepcopy(model)
     optimizer = Optimizer(model.parameters(), **ours)
@@ -57,7 +57,7 @@ def both(dtype: torch.dtype, ours: dict[str, Any], theirs: Any, settings: dict[s
 
 
 def decayed_and_others(model: nn.Module) -> list[dict[str, Any]]:
-    """The groups that people write for torch: no decay on biases and norms."""
+    """The usual parameter groups for torch: no decay on biases and normalization layers."""
     parameters = list(model.parameters())
     return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": 0.1},

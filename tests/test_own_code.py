@@ -1,4 +1,4 @@
-"""A user's own model and data: mistakes in them are told with file and line; the guide's examples run."""
+"""A user's own model and data: their errors are reported with file and line; the guide's examples run."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     """`dlcli WORDS` in this process, in a folder with `mine.py`: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the next test's mine.py may be of the same second and size
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the next mine.py may have the same time and size
 
     def run(code: str, *words: str) -> tuple[int, str, str]:
         (tmp_path / "mine.py").write_text(code)
@@ -49,7 +49,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def net(*, forward: str = "return self.linear(x.flatten(1))", init: str = "pass", outputs: str = "spec.outputs") -> str:
-    """mine.py with a model: the constructor's own line is 8, forward's is 11."""
+    """mine.py with a model: `init` is line 8, `forward` line 11."""
     return HEAD + (
         "class Net(nn.Module):\n"
         "    def __init__(self, spec):\n"
@@ -362,7 +362,7 @@ def test_leaving_is_left_alone(place: str, call: Call) -> None:
 
 
 def test_an_installed_model_that_fails_while_it_trains(call: Call, tmp_path: Path) -> None:
-    """Its file is in site-packages, as torch's are; that it was named makes it own code."""
+    """Its file is in site-packages, like torch's; it counts as own code because it was named."""
     folder = tmp_path / "site-packages"
     folder.mkdir()
     (folder / "shelved.py").write_text(AT_STEP_3)
@@ -376,7 +376,7 @@ def test_an_installed_model_that_fails_while_it_trains(call: Call, tmp_path: Pat
 
 
 def test_trying_a_model_leaves_it_and_the_random_state_as_they_were(call: Call) -> None:
-    """The same model without batch statistics and dropout draws the same weights; buffers stay at 0 and 1."""
+    """A model without batch statistics and dropout gets the same weights; the buffers stay at 0 and 1."""
     noisy = net(init="self.norm, self.drop = nn.BatchNorm2d(1), nn.Dropout()",
                 forward="return self.linear(self.drop(self.norm(x)).flatten(1))")  # fmt: skip
     Path("mine.py").write_text(noisy)

@@ -1,4 +1,4 @@
-"""`dlcli predict` and `dlcli generate` as they are typed: whole outputs, whole messages, exit codes, streams."""
+"""The commands `dlcli predict` and `dlcli generate`: complete outputs and messages, exit codes, streams."""
 
 import csv
 import io
@@ -56,7 +56,7 @@ def invoke(root: Path, *words: str, exit_code: int = 0) -> tuple[str, str]:
 
 
 def refused(root: Path, *words: str, exit_code: int) -> str:
-    """The whole message of a command that prints nothing."""
+    """The complete error message of a command that prints nothing else."""
     out, err = invoke(root, *words, exit_code=exit_code)
     assert out == "" and err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1
     return err.removeprefix("error: ").rstrip("\n")
@@ -71,7 +71,7 @@ def run_of(root: Path, number: str) -> Restored:
 
 @pytest.fixture
 def digits(tmp_path: Path) -> tuple[list[str], list[str]]:
-    """Ten digits as they are in the training data, white on black, and as they are on paper, black on white."""
+    """Ten digits as in the training data, white on black, and as on paper, black on white."""
     pixels = (builtin.digits(tmp_path).x[:10, 0].numpy() * 255.0 / 16).round().astype(np.uint8)
     right, wrong = [], []
     for i, digit in enumerate(pixels):
@@ -82,7 +82,7 @@ def digits(tmp_path: Path) -> tuple[list[str], list[str]]:
 
 
 def told(files: list[str], root: Path, then: str, *, invert: bool = False) -> str:
-    """The warning about images for run 1, its numbers by numpy; white is 16 in `digits`."""
+    """The warning about images for run 1, with numbers by numpy; white is 16 in `digits`."""
     pixels = np.stack([np.asarray(Image.open(file)) for file in files]) * (16 / 255)
     pixels = 16 - pixels if invert else pixels
     data = json.loads((root / DIGITS / "data.json").read_text())
@@ -173,7 +173,7 @@ def test_python_is_told_by_logging(
 def test_a_grey_tiff_of_16_bits_is_answered_as_that_of_8(
     root: Path, digits: tuple[list[str], list[str]], tmp_path: Path
 ) -> None:
-    """In both 0 is white, which tag 262 says; Pillow inverts what it saves so with 8 bits."""
+    """In both 0 is white, as tag 262 says; Pillow inverts such images when it saves them with 8 bits."""
     for i, file in enumerate(digits[0]):
         pixels = np.asarray(Image.open(file))
         for bits, stored in ((8, pixels), (16, 65535 - pixels.astype(np.uint16) * 257)):
@@ -229,7 +229,7 @@ def rows(tmp_path: Path) -> str:
 
 
 def softmax(root: Path) -> np.ndarray[Any, Any]:
-    """Of run 2 for the two rows, by numpy from the weights."""
+    """Probabilities of run 2 for the two rows, computed by numpy from the weights."""
     run = run_of(root, IRIS)
     about, weights = run.preprocessing, [p.detach().double().numpy() for p in run.model.parameters()]
     x = (np.array([[5.1, 3.5, 1.4, 0.2], [6, 3, 4.8, 1.8]]) - about.mean) / about.std
@@ -331,7 +331,7 @@ def test_options_that_cannot_be_followed_are_told(
 
 
 def test_a_header_of_numbers_gives_no_answer(root: Path, tmp_path: Path) -> None:
-    """pandas writes it for columns without names."""
+    """pandas writes such a header for columns without names."""
     file = tmp_path / "a.csv"
     file.write_text("0,1,2,3\n5.1,3.5,1.4,0.2\n6,3,4.8,1.8\n")
     found = json.loads(invoke(root, "predict", IRIS, str(file), "--json")[0])
@@ -345,7 +345,7 @@ def test_a_header_of_numbers_gives_no_answer(root: Path, tmp_path: Path) -> None
 
 
 def process(root: Path, *words: Any, given: bytes = b"", exit_code: int = 0, shell: str = "") -> tuple[str, str]:
-    """stdout and stderr of a command in a process of its own. shell: a line in which "$@" is the command."""
+    """stdout and stderr of a command in a new process. shell: a line in which "$@" is the command."""
     command = [sys.executable, "-m", "dlcli", *words, "--runs-dir", str(root)]
     command = ["bash", "-c", shell, "bash", *command] if shell else command
     environment = {**os.environ, "PYTHONPATH": SOURCE}

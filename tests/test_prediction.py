@@ -1,4 +1,4 @@
-"""Answers of trained runs for new inputs: images, rows of numbers, texts; and text that goes on by itself."""
+"""Answers of trained runs for new inputs: images, rows of numbers, texts; and generated text."""
 
 import copy
 import dataclasses
@@ -44,7 +44,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def restored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Restored]:
-    """A tiny trained run of every kind, read back from its folder."""
+    """A small trained run of every kind, restored from its folder."""
     folder = tmp_path_factory.mktemp("prediction")
     (folder / "story.txt").write_text(STORY)
     found = {}
@@ -109,7 +109,7 @@ def test_quotes_empty_lines_and_a_byte_order_mark_are_read(restored: dict[str, R
 
 
 def test_rows_that_do_not_fit_are_told(restored: dict[str, Restored], tmp_path: Path) -> None:
-    """Every other fault: test_rows.py."""
+    """For all other faults see test_rows.py."""
     file = tmp_path / "a.csv"
     file.write_text(",".join(IRIS) + "\n1,2,3,4\n1,2,3,wide\n")
     assert said(restored["iris"], file) == f"{file}:3: petal width is 'wide', which is no number"
@@ -152,7 +152,7 @@ def test_rows_of_tokens(restored: dict[str, Restored], tmp_path: Path) -> None:
 
 
 class Probe(nn.Module):
-    """Remembers what it was given, and answers class 1."""
+    """Stores its input, and answers class 1."""
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen = x
@@ -206,7 +206,7 @@ def test_a_folder_is_searched_for_images_in_order_of_names(tmp_path: Path) -> No
 
 
 def test_images_that_cannot_be_used_are_told(tmp_path: Path) -> None:
-    """Every other fault: test_images.py."""
+    """For all other faults see test_images.py."""
     run = probe((1, 8, 8))
     (tmp_path / "a.png").write_bytes(b"no image at all")
     assert said(run, tmp_path / "a.png") == (
@@ -242,7 +242,7 @@ def test_a_digit_as_a_file_is_answered_as_the_digit_itself(restored: dict[str, R
         assert from_files[i].values["probability"] == pytest.approx(expected[i].max().item(), abs=0.02)
 
 
-# The one door to a trained model
+# The only way to a trained model
 
 
 def test_an_answer_is_normalised_laid_out_and_computed_in_batches() -> None:
@@ -325,7 +325,7 @@ def test_texts_that_cannot_be_scored_are_told(restored: dict[str, Restored], tmp
     assert said(restored["rnn"], file) == f"{file}:2 is not UTF-8 text: byte 4 is 0xff; save the file as UTF-8"
 
 
-# Text that goes on by itself
+# Generated text
 
 
 def generated(restored: Restored, prompt: str = "The ", **settings: Any) -> str:
@@ -349,7 +349,7 @@ def test_temperature_0_takes_the_likeliest_always(restored: dict[str, Restored],
     with torch.no_grad():
         for _ in range(30):
             tokens = torch.tensor([[alphabet.index(c) for c in text]])
-            tokens = tokens if name == "rnn" else tokens[:, -20:]  # a recurrent model has no longest context
+            tokens = tokens if name == "rnn" else tokens[:, -20:]  # the context of a recurrent model is not limited
             text += alphabet[int(run.model(tokens)[0, -1].argmax())]
     assert generated(run, temperature=0) == text[4:]
     assert generated(run, temperature=0, seed=9) == text[4:]

@@ -1,4 +1,4 @@
-"""Several processes of one training, as torchrun starts them: refused until there is such a thing."""
+"""Several processes for one training, as torchrun starts them, are refused: this is not supported."""
 
 import os
 from pathlib import Path

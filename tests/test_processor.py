@@ -1,4 +1,4 @@
-"""What /proc/cpuinfo says of the processor."""
+"""The name of the processor in /proc/cpuinfo."""
 
 import platform
 from pathlib import Path

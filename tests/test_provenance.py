@@ -1,4 +1,4 @@
-"""What run.json says of where and how a run was made, and what it must not say."""
+"""What run.json records about where and how a run was made, and what it must not record."""
 
 import json
 import subprocess

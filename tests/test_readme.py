@@ -1,4 +1,4 @@
-"""README and guides cannot lie: the transcript is run and compared, every command and option exists."""
+"""README and guides are correct: the transcript is run and compared, every command and option exists."""
 
 import json
 import re
@@ -20,7 +20,7 @@ PAGES = {"README.md": README} | {f"docs/{p.name}": p.read_text() for p in sorted
 
 
 def transcript() -> list[tuple[list[str], list[str]]]:
-    """The README's commands under "What it looks like", each with the lines that it shows."""
+    """The commands under "What it looks like" in the README, each with its output lines."""
     block = README.split("## What it looks like")[1].split("\n## ")[0]
     found: list[tuple[list[str], list[str]]] = []
     for line in block.splitlines():
@@ -92,12 +92,12 @@ def test_the_example_model_works(dlcli: Dlcli, tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- every command and option that a page shows exists
 
-# Options of other programs: make bench's parts.
+# Options of other programs: parts of `make bench`.
 OTHERS = {"--only", "--rounds", "--save"}
 
 
 def code(page: str) -> list[str]:
-    """The lines of a page's blocks of code, but Python's, and its code in running text."""
+    """The lines of code blocks in a page, except Python, and its inline code."""
     fenced = re.findall(r"^```(?!python)\w*\n(.*?)^```", page, re.M | re.S)
     rest = re.sub(r"^```\w*\n.*?^```", "", page, flags=re.M | re.S)
     indented = re.findall(r"^    +(?:\$ )?(.*)$", rest, re.M)
@@ -106,14 +106,14 @@ def code(page: str) -> list[str]:
 
 
 def commands(page: str) -> list[list[str]]:
-    """The words after `dlcli` of each command in a page, up to a shell's operators."""
+    """The words after `dlcli` of each command in a page, up to a shell operator."""
     found = [re.search(r"(?:^|\$\(|\s)dlcli (?!import )([a-z-].*)", line) for line in code(page)]
     cut = [re.split(r"\)$|\s(?:\|\||\||#|\.\.\.)(?:\s|$)", match[1])[0] for match in found if match]
     return [shlex.split(text.replace("'", '"') if text.count("'") % 2 else text) for text in cut]
 
 
 def what_is_wrong(words: list[str]) -> str | None:
-    """The first word of a command that the real command line does not know."""
+    """The first word of a command that the real command line does not recognise."""
     command: Any = typer.main.get_command(app)
     context = command.make_context("dlcli", [], resilient_parsing=True)
     waiting = iter(words)

@@ -1,4 +1,4 @@
-"""Every recipe reaches what it promises. `make recipes` trains them all and prints what they reached."""
+"""Every recipe reaches its stated result. `make recipes` trains all of them and prints the results."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
     made = TrainConfig.from_flat(read_file(f"recipe:{name}"))
     names = dict.fromkeys(("loss", "accuracy", "mse", "r2", "bits_per_char"), 0.0)
     assert check_rules(names, parse_rules(recipe["require"]))
-    fast = f"{made.data.removesuffix('-mnist')}-fast"  # the least time to an accuracy, by whatever model
+    fast = f"{made.data.removesuffix('-mnist')}-fast"  # the shortest time to an accuracy, with any model
     assert name in (f"{made.model}-{made.data}", fast) or name.startswith(f"{made.model}-{made.data}-")
 
 
@@ -46,7 +46,7 @@ def test_a_recipe_reaches_it(name: str, dlcli: Dlcli) -> None:
 
 
 def test_the_line_is_found(tmp_path: Path) -> None:
-    """Slope within 0.05 of 1, mean squared error within 2 % of what least squares reaches on the same rows."""
+    """Slope within 0.05 of 1, mean squared error within 2 % of that of least squares on the same rows."""
     run_config = TrainConfig.from_flat(read_file("recipe:linear-line"))
     list(train(run_config, runs_dir=tmp_path))
     restored = restore(Run(tmp_path, 1), role="last")

@@ -1,4 +1,4 @@
-"""MODELS and DATASETS: every name leads to something that can be built; unknown names name the nearest."""
+"""MODELS and DATASETS: every entry can be built; for an unknown name the error suggests the nearest one."""
 
 import inspect
 import sys
@@ -141,7 +141,7 @@ def test_a_module_that_is_broken_inside_names_its_line(own_package: Path) -> Non
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, with an own module and a folder of runs that has modules too, which leave a file."""
+    """The current folder, with a user's module, and a runs folder with modules that create a file when imported."""
     runs = tmp_path / "runs"
     for module in ("own_net.py", "runs/came_net.py", "runs/1/came_package/__init__.py", "runs/1/came_package/net.py",
                    "runs/1/came_space/net.py"):  # fmt: skip
@@ -203,7 +203,7 @@ def test_who_stands_in_the_runs_gets_nothing_from_there(project: Path, monkeypat
     monkeypatch.chdir(project / "runs" / "1")
     with pytest.raises(RunError, match="is refused"):
         load("came_space.net:Net", runs_dir=Path(".."))
-    assert sys.path.count(str(project / "runs" / "1")) == 1  # where the test itself put it
+    assert sys.path.count(str(project / "runs" / "1")) == 1  # the entry that the test itself added
     assert not (project / "imported").exists()
 
 

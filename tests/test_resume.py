@@ -1,4 +1,4 @@
-"""A resumed run is bit for bit the run that never stopped: by every tensor of its state, not only by losses."""
+"""A resumed run is bit for bit equal to one that never stopped: in every tensor of its state, not only in losses."""
 
 import json
 import random
@@ -27,7 +27,7 @@ from tests.test_cli import start
 
 TIMES = ("seconds", "samples_per_second")
 
-# Everything on that has a state or draws a number.
+# Every feature that has a state or draws random numbers.
 KINDS: dict[str, dict[str, Any]] = {
     "cnn": {
         "model": "cnn", "model_options": {"dropout": 0.3}, "augment": ("shift=1", "noise=0.1", "mixup=0.3"), "ema": 0.9,
@@ -53,7 +53,7 @@ def config(kind: str, **changes: Any) -> TrainConfig:
 
 
 def everything(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[dict[str, float | None]]]:
-    """All tensors of both checkpoints, all values of the state, and the rows of metrics but for times."""
+    """All tensors of both checkpoints, all values of the state, and the rows of metrics except times."""
     tensors, values = {}, {}
     for role in ("best", "last"):
         saved = checkpoint.load(run.checkpoints, role, with_training=True)
@@ -75,7 +75,7 @@ def assert_same(one: Run, other: Run) -> None:
 
 
 def stopping_at(step: int) -> Any:
-    """A `stop` that gives a reason after that many steps of this process."""
+    """A `stop` that returns a reason after that many steps in this process."""
     count = iter(range(1, 10**9))
     return lambda: "SIGINT" if next(count) >= step else None
 
@@ -83,7 +83,7 @@ def stopping_at(step: int) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stops", [(1,), (4,), (2, 1), (2, 1, 3), "last batch", "epoch"], ids=str)
 def test_the_resume_matrix(kind: str, stops: Any, tmp_path: Path) -> None:
-    """Straight; stopped after the first step; inside an epoch; twice and thrice in one; at its last batch; after it."""
+    """Stopped never; after the first step; inside an epoch; two and three times in one; at its last batch; after it."""
     made = config(kind)
     list(train(made, runs_dir=tmp_path))
     straight = Run(tmp_path, 1)
@@ -96,7 +96,7 @@ def test_the_resume_matrix(kind: str, stops: Any, tmp_path: Path) -> None:
     stopped = Run(tmp_path, 2)
     assert stopped.info()["status"] == "interrupted"
     for step in stops[1:]:
-        torch.manual_seed(random.randrange(1000))  # what the process did before must not matter
+        torch.manual_seed(random.randrange(1000))  # earlier work of the process must not matter
         list(resume(stopped, stop=stopping_at(step)))
     list(resume(stopped))
     assert_same(straight, stopped)
@@ -155,7 +155,7 @@ def test_the_newest_two_last_checkpoints_are_kept_unless_told_otherwise(tmp_path
 def test_training_goes_on_while_a_checkpoint_is_written_one_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weights that are written are those of the moment of the save, however far training has gone by then."""
+    """The weights in the checkpoint are those at the start of the save, although training continues meanwhile."""
     writing, may_end = threading.Event(), threading.Event()
     original = checkpoint.save
     busy: list[int] = []
@@ -174,7 +174,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_one_at_a_time(
     def stop() -> None:
         step = next(steps)
         if step == 5:
-            assert writing.wait(60)  # the save of step 3 has begun and cannot end, and here we are at step 5
+            assert writing.wait(60)  # the save of step 3 has started and is blocked, while training is at step 5
             may_end.set()
 
     made = config("linear", epochs=1, warmup_epochs=0, checkpoint_every="3steps", keep_last=99)
@@ -215,7 +215,7 @@ def test_the_speed_after_a_resume_is_that_of_this_process(tmp_path: Path, monkey
     list(train(made, runs_dir=tmp_path, stop=stopping_at(8)))
     clock = iter(range(10**9))
     list(resume(Run(tmp_path, 1)))
-    # The clock of this test ticks when it is read: at the start, once a step, at the end. Two of ten batches were left.
+    # This clock advances when it is read: at the start, once per step, at the end. Two of ten batches remain.
     (row,) = Run(tmp_path, 1).metrics()
     assert row["seconds"] == 3
     assert row["samples_per_second"] == round((32 + 31) / 3, 1)
@@ -233,7 +233,7 @@ def test_what_a_save_meets_ends_the_training(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("part", ["optimizer", "random.cpu", "loss_sum", "model"])
 def test_the_comparison_bites(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave one part of the state out of the checkpoint, and the matrix above must see it."""
+    """If one part of the state is left out of the checkpoint, the matrix above must detect it."""
     from dlcli.training.state import TrainingState
 
     made = config("cnn", epochs=2)
@@ -305,7 +305,7 @@ def test_checkpoints_come_at_the_interval(every: str, tmp_path: Path, monkeypatc
 def test_epochs_between_checkpoints_do_not_wait_for_an_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a run that is resumed from such a one is exact."""
+    """A run that is resumed from such a checkpoint is exact."""
     monkeypatch.setattr("dlcli.training.saver._LEAST_SECONDS", 0.0)
     made = config("attention", epochs=5, eval_every=5, checkpoint_every="2epochs")
     per_epoch = build(made).steps_per_epoch
@@ -321,7 +321,7 @@ def test_epochs_between_checkpoints_do_not_wait_for_an_evaluation(
 
 
 def failing_after(steps: int) -> Any:
-    """A `stop` that fails as a bug or a lost machine would, without a save."""
+    """A `stop` that raises, as after a bug or a lost machine, without a save."""
     count = iter(range(1, 10**9))
     return lambda: None if next(count) < steps else 1 / 0
 
@@ -389,7 +389,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert lines[2].startswith("epoch 3/4  ")
     assert result.stdout.splitlines()[1].split()[4] == "4/4"
     err = invoke("resume", "1", "--epochs", "5", "--lr", "0.001", "--exact", code=4).stderr
-    assert err == "error: exact: no (lr 0.01 -> 0.001); without --exact it goes on all the same\n"
+    assert err == "error: exact: no (lr 0.01 -> 0.001); without --exact it continues anyway\n"
     err = invoke("resume", "1", "--epochs", "5", "--lr", "0.001").stderr
     assert err.splitlines()[0].endswith("exact: no (lr 0.01 -> 0.001)")
     assert "lr: 0.01 -> 0.001" in err.splitlines()
@@ -402,7 +402,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def kill_and_resume(tmp_path: Path, *, kills: int, epochs: int, seed: int) -> None:
-    """Train in a process that is killed while it trains, and in others that go on and are killed, to the end."""
+    """Train to the end in a series of processes, each of which resumes and is killed while it trains."""
     made = TrainConfig("mlp", epochs=epochs, lr=0.001, device="cpu", checkpoint_every="100steps")
     list(train(made, runs_dir=tmp_path / "straight"))
     killed, generator = Run(tmp_path / "runs", 1), random.Random(seed)
@@ -421,7 +421,7 @@ def kill_and_resume(tmp_path: Path, *, kills: int, epochs: int, seed: int) -> No
         if (killed.path / "run.json").exists():
             assert killed.info()["status"] == "dead"
             words = ("resume", "1")
-        else:  # killed before it could say what it is: nothing can go on, and the next number is taken
+        else:  # killed before run.json was written: it cannot be resumed, and the next number is used
             killed = Run(killed.root, killed.number + 1)
         saved = checkpoint.load(killed.checkpoints, "last") if checkpoint.exists(killed.checkpoints, "last") else None
         steps.append(saved.state["step"] if saved else 0)
@@ -460,7 +460,7 @@ def test_the_library_and_the_command_line_resume_by_the_same_rules(tmp_path: Pat
     run = Run(tmp_path, 1)
     refusals = {
         f"{run} has done its 2 epochs: extend it with --epochs above 2": {},
-        "exact: no (lr 0.01 -> 0.02); without --exact it goes on all the same": {"epochs": 3, "lr": 0.02},
+        "exact: no (lr 0.01 -> 0.02); without --exact it continues anyway": {"epochs": 3, "lr": 0.02},
     }
     for sentence, changes in refusals.items():
         with pytest.raises((ConfigError, RunError)) as caught:

@@ -1,4 +1,4 @@
-"""CSV files: rows value by value, and every fault with its line."""
+"""CSV files: values of rows, and the error message, with its line, for every fault."""
 
 import os
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_numbers_that_may_be_a_row_as_well_are_refused(spec: DataSpec, first: st
     ],
 )
 def test_features_may_have_numbers_for_names(first: str, rows: list[list[float]], tmp_path: Path) -> None:
-    """A row in which some of them occur is a row."""
+    """A row that contains some of these names is still a row of values."""
     (tmp_path / "a.csv").write_text(f"{first}\n5,6,7,8\n")
     assert read_rows(tmp_path / "a.csv", FOUR, ("2019", "2020", "2021", "2022")).raw.tolist() == rows
 
@@ -128,7 +128,7 @@ def test_only_line_ends_end_a_line(tmp_path: Path) -> None:
         ('1,2,3,4\n"1,000",2,3,4,5\n', ":2 has 5 values, but 4 are needed"),
         (f"{HEADER}\n1,2,3\n", ":2 has 3 values, but 4 stand in the header"),
         (f"{HEADER}\n1,2,3,4,5\n6,7,8,9,10\n", ":2 has 5 values, but 4 stand in the header"),
-        # values that are no numbers
+        # values that are not numbers
         (f"{HEADER}\n1,2,3,wide\n", ":2: petal width is 'wide', which is no number"),
         ("1,2,3,4\n1,2,,4\n", ":2: petal length is empty"),
         ("1,2,,4\n1,2,3,4\n", ":1: petal length is empty"),

@@ -1,4 +1,4 @@
-"""Rows: what `take` gives, and that a whole training cannot tell one storage from another."""
+"""Rows: the result of `take`, and that a whole training does not depend on the storage."""
 
 import itertools
 from pathlib import Path
@@ -34,7 +34,7 @@ def pixels(count: int = 9) -> Tensor:
 
 
 def normalised(x: Tensor) -> np.ndarray:
-    """In numpy, rounded after each operation as float32 is."""
+    """Computed in numpy, rounded to float32 after each operation."""
     mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (ABOUT.mean, ABOUT.std))
     return (x.numpy().astype(np.float32) - mean) * (np.float32(1) / std)  # type: ignore[no-any-return]
 
@@ -89,7 +89,7 @@ def test_a_part_of_a_split_is_counted_from_its_own_first_sample(index: Tensor | 
 
 
 class OnDisk:
-    """Rows in two files, images as (N, H, W, C); nothing of it looks like Tensors but what Rows asks for."""
+    """Rows in two files, images as (N, H, W, C); it has nothing in common with Tensors except the protocol of Rows."""
 
     device = torch.device("cpu")
     bytes = 123
@@ -119,7 +119,7 @@ class OnDisk:
 
 @pytest.fixture
 def on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """From its call on, data are stored on the disk."""
+    """After the call, data are stored on the disk."""
     number = itertools.count()
 
     def store(x: Tensor, y: Tensor | None) -> Rows:
@@ -148,7 +148,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 
 def all_of(config: TrainConfig, runs_dir: Path) -> dict[str, Any]:
-    """Train, evaluate, prepare an export, and what came of each."""
+    """Train, evaluate and prepare an export; returns the results."""
     built = build(config)
     fit_new(built, runs_dir)
     run = Run(runs_dir, 1)

@@ -1,4 +1,4 @@
-"""A run's number, lock, status and metrics; and one grammar for naming runs."""
+"""The number, lock, status and metrics of a run; and the syntax for naming runs."""
 
 import fcntl
 import json
@@ -17,7 +17,7 @@ from dlcli.runs.run import Run, all_runs
 
 
 def make(root: Path, **info: object) -> Run:
-    """A run as the loop leaves it, without the training."""
+    """A run as after a training, but without training."""
     run = Run.create(root)
     run.write_config(TrainConfig(model="cnn"))
     start = {"status": "finished", "model": "cnn", "data": "digits", "epochs": 3, "epochs_done": 3, "device": "cpu"}
@@ -184,7 +184,7 @@ def test_best_compares_runs_on_the_same_data_and_split(tmp_path: Path) -> None:
 
     watched(0.91, "digits", "d")
     watched(0.92, "digits", "d", seed=7)
-    assert found("best:accuracy") == 2  # another seed is no other data set
+    assert found("best:accuracy") == 2  # a different seed is not a different data set
     watched(1.00, "iris", "i")
     assert found("best:accuracy") == (
         "best:accuracy finds runs whose data differ: digits (runs 1, 2), iris (run 3); choose with best:accuracy@digits"
@@ -204,7 +204,7 @@ def test_best_compares_runs_on_the_same_data_and_split(tmp_path: Path) -> None:
         "digits (run 5); choose with best:accuracy@1"
     )
     assert [found(f"best:accuracy@{number}") for number in (6, 4, 5, 3)] == [2, 4, 5, 3]
-    (tmp_path / "3" / "config.json").write_text("{")  # cannot be measured, so it is none of them
+    (tmp_path / "3" / "config.json").write_text("{")  # not comparable, so it is not among them
     assert found("best:accuracy@iris") == (
         f"no run in {tmp_path} has a best accuracy on iris; those that have one are on digits"
     )

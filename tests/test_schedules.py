@@ -1,4 +1,4 @@
-"""The learning rate of each step, against torch's schedulers and by hand."""
+"""The learning rate of each step, compared with torch's schedulers and with values by hand."""
 
 import pytest
 import torch

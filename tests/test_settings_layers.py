@@ -1,4 +1,4 @@
-"""Settings in layers: who wins, what a later layer takes away, what a change moves, and what a run remembers of it."""
+"""Layers of settings: which layer overrides, what it removes, what a change affects, and what a run records."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def invoke(*words: str, code: int = 0, env: dict[str, str] | None = None) -> Any
 
 
 def settled(tmp_path: Path, files: list[str], *words: str, env: dict[str, str] | None = None) -> dict[str, Any]:
-    """What `dlcli train` makes of some config files, the environment and what is typed, as one flat dict."""
+    """The settings of `dlcli train` from config files, the environment and the command line, as one flat dict."""
     given: list[str] = []
     for number, content in enumerate(files):
         (tmp_path / f"{number}.toml").write_text(content)
@@ -36,7 +36,7 @@ def settled(tmp_path: Path, files: list[str], *words: str, env: dict[str, str] |
     }
 
 
-# Who wins
+# Precedence
 
 
 def test_built_in_below_model_below_data_below_files_below_environment_below_what_is_typed(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ HIDDEN = 'epochs = 3\n[model]\nname = "mlp"\nhidden = [9]\n[data]\nname = "rando
     [
         ('epochs = 3\nmodel = "mlp"', ("--steps", "50"), {"epochs": None, "steps": 50}),
         ('steps = 50\nmodel = "mlp"', ("--epochs", "3"), {"epochs": 3, "steps": None}),
-        ('model = "mlp"', ("--steps", "50"), {"epochs": None, "steps": 50}),  # mlp has epochs of its own
+        ('model = "mlp"', ("--steps", "50"), {"epochs": None, "steps": 50}),  # mlp has its own default for epochs
         ('model = "cnn"\nmomentum = 0.5\nnesterov = true', ("--optimizer", "adam"), {"momentum": None, "lr": 0.001}),
         ('model = "cnn"\nmomentum = 0.5\nlr = 0.3', ("--optimizer", "adamw"), {"momentum": None, "lr": 0.3}),
         ('model = "cnn"\nmomentum = 0.5\nnesterov = true', ("--optimizer", "rmsprop"), {"momentum": 0.5}),
@@ -193,7 +193,7 @@ def test_a_run_without_a_record_counts_what_would_follow_as_not_given() -> None:
     assert typed.replace(epochs=40, optimizer="adam").lr == 0.2
 
 
-# There and back
+# Round trips
 
 
 @pytest.mark.parametrize("name", [*recipes(), "all", "steps", "steps-warmup", "no-clip"])
@@ -204,7 +204,7 @@ def test_print_config_is_taken_back(name: str, tmp_path: Path) -> None:
         first.write_text(to_toml(CONFIGS[name]))
         words = ("--config", str(first))
     printed = invoke("train", *words, "--print-config").stdout
-    assert 'epochs = "none"' not in printed  # steps say it
+    assert 'epochs = "none"' not in printed  # steps replace it
     second = tmp_path / "second.toml"
     second.write_text(printed)
     assert invoke("train", "--config", str(second), "--print-config").stdout == printed
@@ -215,7 +215,7 @@ def test_print_config_is_taken_back(name: str, tmp_path: Path) -> None:
     assert invoke("train", "--config", str(third), "--print-config").stdout == printed
 
 
-# What a run remembers
+# What a run records
 
 SMALL: dict[str, Any] = {
     "model": "linear", "data": "diabetes", "optimizer": "sgd", "batch_size": 128, "device": "cpu",
@@ -229,7 +229,7 @@ def stored(run: Run) -> dict[str, Any]:
 
 
 def edit(run: Run, **changes: Any) -> None:
-    """Change config.json by hand; None takes a key away."""
+    """Change config.json by hand; None removes a key."""
     document = {name: value for name, value in (stored(run) | changes).items() if value is not None}
     (run.path / "config.json").write_text(json.dumps(document))
 

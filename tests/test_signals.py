@@ -1,4 +1,4 @@
-"""A signal in any phase of a training: its exit code, what the run is then, and that it goes on to the same bits."""
+"""A signal in any phase of a training: the exit code, the status of the run, and an exact resume."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ WORDS = (
 )  # fmt: skip
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
-# phase -> what is about to be called when the signal comes, and when: at which call.
+# Phase -> function that is about to be called when the signal arrives, and the number of that call.
 PHASES: dict[str, tuple[Any, str, int]] = {
     "before the run has a number": (Run, "create", 0),
     "before the first step": (session, "TrainingState", 0),
@@ -40,7 +40,7 @@ PHASES: dict[str, tuple[Any, str, int]] = {
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The training that no signal reached."""
+    """The training without a signal."""
     root = tmp_path_factory.mktemp("straight") / "runs"
     process = Dlcli(root, *WORDS)
     assert process.wait() == 0, process.told
@@ -48,7 +48,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def at(phase: str, act: Callable[[], object]) -> Callable[[], None]:
-    """Arrange that `act` happens in that phase."""
+    """Arrange that `act` is called in that phase."""
     owner, name, which = PHASES[phase]
 
     def arrange() -> None:
@@ -66,7 +66,7 @@ def at(phase: str, act: Callable[[], object]) -> Callable[[], None]:
 
 
 def send(number: int) -> Callable[[], None]:
-    """A signal to this process, as the shell or the scheduler sends it."""
+    """Send a signal to this process, as the shell or a scheduler does."""
     return lambda: os.kill(os.getpid(), number)
 
 
@@ -77,14 +77,14 @@ def test_a_signal(phase: str, number: int, tmp_path: Path, straight: Run) -> Non
     assert process.wait() == SIGNALS[number], process.told
     assert "Traceback" not in process.told
     name = signal.Signals(number).name
-    assert f"{name}: saving a checkpoint and stopping; once more stops at once" in process.told.splitlines()
+    assert f"{name}: saving a checkpoint and stopping; a second one stops at once" in process.told.splitlines()
     run = Run(tmp_path / "runs", 1)
     info = run.info()
     if phase == "after the last step":
         assert (info["status"], info["stop"]) == ("finished", None)
     else:
         assert (info["status"], info["stop"]) == ("interrupted", name)
-        assert process.told.splitlines()[-3].endswith(f"go on with: dlcli resume {run}")
+        assert process.told.splitlines()[-3].endswith(f"continue with: dlcli resume {run}")
         if "before" in phase:
             assert info["step"] == 1
         again = Dlcli(tmp_path / "runs", "resume", "1", before=at("in a step after a resume", send(number)))
@@ -113,7 +113,7 @@ def test_a_training_in_the_background_leaves_the_interrupt_to_others(tmp_path: P
 
 
 def test_a_second_signal_while_a_save_takes_long(tmp_path: Path, straight: Run) -> None:
-    """It stops at once; what the save had written so far is never taken for a checkpoint, and cleared away."""
+    """It stops at once; the partial save is never mistaken for a checkpoint, and is removed."""
     reached = tmp_path / "reached"
     rename = os.rename
 

@@ -1,4 +1,4 @@
-"""The light files import nothing heavy: a fresh process proves it, and a twin proves that the proof can fail."""
+"""The light files import nothing heavy: tested in a fresh process, with a counter-example that must fail."""
 
 import subprocess
 import sys
@@ -88,7 +88,7 @@ def test_light_commands_do_not_load_what_typer_checks_values_with(words: tuple[s
 
 
 def test_training_on_digits_loads_only_what_it_needs(tmp_path: object) -> None:
-    """Each of these would cost a second or more before the first step."""
+    """Each unneeded library would delay the first step by a second or more."""
     program = call("train", "cnn", "--epochs", "1", "--runs-dir", str(tmp_path), "--quiet")
     program += "\nimport sys; assert 'torch._dynamo' not in sys.modules, 'dynamo'"
     assert sorted(heavy_after(program)) == ["numpy", "safetensors", "torch"]

@@ -1,4 +1,4 @@
-"""Closed streams, other encodings, a folder that is gone, files of other programs: nothing breaks, or is lost."""
+"""Closed streams, other encodings, a deleted folder, files of other programs: nothing breaks or is lost."""
 
 import codecs
 import json
@@ -13,12 +13,12 @@ from dlcli.runs.run import Run
 from tests.conftest import Dlcli
 
 TRAIN = "train mlp --data iris --epochs 2 --device cpu"
-# Without them, Python takes UTF-8 whatever the locale says.
+# Without them, Python uses UTF-8 regardless of the locale.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def bash(script: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[bytes]":
-    """`dlcli` stands for the command."""
+    """Run a shell script in which `dlcli` stands for the command."""
     line = script.replace("dlcli", f"{sys.executable} -m dlcli")
     return subprocess.run(
         ["bash", "-c", line], cwd=folder, env=os.environ | environment, capture_output=True, timeout=300
@@ -27,7 +27,7 @@ def bash(script: str, folder: Path, **environment: str) -> "subprocess.Completed
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_leads_nowhere(closed: str, tmp_path: Path) -> None:
-    """And no file of the run gets what was meant for it."""
+    """No file of the run receives the output that was meant for the stream."""
     open_ = bash(f"dlcli {TRAIN}", tmp_path)
     done = bash(f"dlcli {TRAIN} {closed}", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -51,7 +51,7 @@ def test_each_command_ends_as_it_would(words: str, code: int, closed: str, tmp_p
 
 
 def stranger(folder: Path) -> str:
-    """Run 1, with a model of such a name."""
+    """Run 1, whose model has a name with unusual characters; returns the name."""
     model = "modèle \U0001f600 ​x"
     (folder / "runs" / "1").mkdir(parents=True)
     info = {"status": "finished", "model": model, "data": "iris", "epochs": 1, "epochs_done": 1, "best": None}
@@ -70,7 +70,7 @@ def test_json_loses_no_character(environment: dict[str, str], tmp_path: Path) ->
     done = bash("dlcli eval 'é,\U0001f600' --json", tmp_path, **environment)
     assert done.returncode == 4
     error = json.loads(done.stderr.decode())["error"]
-    if environment != ASCII:  # there the word itself arrives as bytes
+    if environment != ASCII:  # in ASCII the word itself arrives as bytes
         assert error.startswith("'é,\U0001f600' names no run: use a number")
     assert bash("dlcli runs", tmp_path, **environment).returncode == 0
 
@@ -112,7 +112,7 @@ def test_a_command_line_that_is_not_utf8_is_recorded(tmp_path: Path) -> None:
     "words", [TRAIN, "train mine:Net", "runs", "models", "eval /1", f"{TRAIN} --runs-dir /tmp"], ids=str
 )
 def test_the_current_folder_was_deleted(words: str, tmp_path: Path) -> None:
-    """MKL would end the process there, at the first product."""
+    """MKL would end the process at the first matrix product."""
     done = bash(f"mkdir gone && cd gone && rmdir ../gone && dlcli {words}", tmp_path)
     assert (done.returncode, done.stdout) == (6, b"")
     assert done.stderr == b"error: the current folder was deleted: change into another one\n"

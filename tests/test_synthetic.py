@@ -1,4 +1,4 @@
-"""Generated data: what they claim to be, the same for the same seed, and refusals."""
+"""Generated data: the documented distribution, the same for the same seed, and errors."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def equal(a: Source, b: Source) -> bool:
 def test_the_seed_decides(make: Any) -> None:
     torch.manual_seed(1)
     first = make(NOWHERE, samples=50, seed=3)
-    torch.manual_seed(2)  # torch's global generator has no part in it
+    torch.manual_seed(2)  # torch's global generator is not used
     assert equal(make(NOWHERE, samples=50, seed=3), first)
     assert not equal(make(NOWHERE, samples=50, seed=4), first)
     assert len(first.x) == len(first.y) == 50

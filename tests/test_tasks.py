@@ -1,4 +1,4 @@
-"""Losses and metrics against scikit-learn, torch, and arithmetic by hand."""
+"""Losses and metrics, compared with scikit-learn, torch, and arithmetic by hand."""
 
 import math
 from typing import Any
@@ -166,7 +166,7 @@ def confused() -> tuple[Tensor, Tensor, list[dict[str, Any]], Tensor]:
     generator = torch.Generator().manual_seed(1)
     target = torch.randint(4, (200,), generator=generator)
     prediction = torch.where(torch.rand(200, generator=generator) < 0.6, target, (target * 3 + 1) % 5)
-    confusion = confusion_matrix(prediction, target, 6)  # class 4 is only predicted, class 5 never seen
+    confusion = confusion_matrix(prediction, target, 6)  # class 4 is only predicted, class 5 does not occur
     return prediction, target, per_class(confusion), confusion
 
 

@@ -1,4 +1,4 @@
-"""A safetensors file is looked at before it is read; the library's own writer and ours agree on what is sound."""
+"""A safetensors file is checked before it is read; the check accepts every type that the library itself writes."""
 
 import json
 import struct

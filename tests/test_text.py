@@ -1,4 +1,4 @@
-"""Characters as tokens: every character but the first is predicted once, and unreadable files are told."""
+"""Characters as tokens: every character except the first is predicted once; unreadable files are reported."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How many threads compute, and where they are kept."""
+"""The number of threads that compute, and the cores to which they are bound."""
 
 import contextlib
 import json
@@ -70,7 +70,7 @@ def test_an_evaluation_chooses_by_its_own_batch(monkeypatch: pytest.MonkeyPatch)
 
 
 class Counting(nn.Module):
-    """Notes how many threads compute it."""
+    """Records the number of threads that compute it."""
 
     seen: ClassVar[list[tuple[bool, int]]] = []
 
@@ -79,7 +79,7 @@ class Counting(nn.Module):
         self.layer = nn.Linear(784, spec.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > 2:  # not the trials before there is a run
+        if len(x) > 2:  # not in the trials before the run exists
             self.seen.append((self.training, torch.get_num_threads()))
         return self.layer(x.flatten(1))  # type: ignore[no-any-return]
 
@@ -96,7 +96,7 @@ def test_training_and_evaluation_take_the_threads_they_chose(tmp_path: Path, mon
     assert set(Counting.seen) == {(True, 1), (False, 2)}
     run = Run(tmp_path, 1)
     assert (run.info()["threads"], run.info()["eval_threads"]) == (1, 2)
-    monkeypatch.setattr(threads, "usable_cores", lambda: 1)  # as on another machine
+    monkeypatch.setattr(threads, "usable_cores", lambda: 1)  # as on a machine with one core
     monkeypatch.setattr(Counting, "seen", [])
     report = evaluate(run, split="val", checkpoint="last")
     assert Counting.seen[-1] == (False, 2)
@@ -129,7 +129,7 @@ def cores() -> Iterator[int]:
 
 
 def test_threads_that_take_all_cores_are_kept_on_one_each_and_let_go(cores: int) -> None:
-    torch.ones(cores << 20).sum()  # so that they are there
+    torch.ones(cores << 20).sum()  # so that the threads exist
     before = affinities()
     with threads.bound(threads.places(cores)):
         inside = affinities()
@@ -224,7 +224,7 @@ def test_train_and_eval_keep_their_threads_in_place(taken: bool, dlcli: Dlcli, t
     places = [line.split() for line in (tmp_path / "places.txt").read_text().splitlines()]
     last = {mode: int(count) for count, mode in places}
     bound = number if number > 1 else sum(len(cpus) == 1 for cpus in [os.sched_getaffinity(0)])
-    assert last["train"] >= bound and last["eval"] == bound  # a thread that saves inherits a place
+    assert last["train"] >= bound and last["eval"] == bound  # the thread that saves inherits a binding
     if number == 1 and bound == 0:
         assert last == {"train": 0, "eval": 0}
 

@@ -1,4 +1,4 @@
-"""Runs are removed in two steps, nothing but a run is ever touched, and what was broken off is finished."""
+"""Runs are removed in two steps, only runs are ever touched, and an interrupted removal is completed."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ NOT_OURS = "does not prove to be a run of dlcli, so it is left alone"
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """runs/ with the runs 1 to 4, each of 1000 bytes more than its records; the working folder is beside it."""
+    """runs/ with the runs 1 to 4, each with 1000 bytes in addition to its records; the current folder contains it."""
     monkeypatch.chdir(tmp_path)
     for number in range(1, 5):
         run = make(Path("runs"), best={"metric": "val/loss", "higher_is_better": False, "value": 1 / number})
@@ -93,9 +93,9 @@ def test_the_runs_folder_is_that_of_the_option(root: Path, tmp_path: Path) -> No
     invoke("rm", "1", "--runs-dir", "other")
     assert (numbers(root), numbers(tmp_path / "other")) == ([4, 3, 2, 1], [])
     _, err = invoke("--runs-dir", "other", "rm", "1", code=2)
-    assert err == "error: --runs-dir goes behind rm: dlcli runs rm --runs-dir ...\n"
-    _, err = invoke("-n", "1", "rm", "1", code=2)  # what rm does not take is not advised
-    assert err == "error: --limit is for `dlcli runs` alone: leave it out of `dlcli runs rm`\n"
+    assert err == "error: --runs-dir must follow rm: dlcli runs rm --runs-dir ...\n"
+    _, err = invoke("-n", "1", "rm", "1", code=2)  # an option that rm does not have is not suggested
+    assert err == "error: --limit is only for `dlcli runs`: leave it out of `dlcli runs rm`\n"
     assert numbers(root) == [4, 3, 2, 1]
     invoke("restore", "other/1")
     assert numbers(tmp_path / "other") == [1]
@@ -121,7 +121,7 @@ def test_a_busy_run_is_refused_and_nothing_is_moved(root: Path) -> None:
     assert err == "error: runs/3 is being trained by another process: stop it first\n"
     assert numbers(root) == [4, 3, 2, 1]
     invoke("rm", "2:4")
-    with Run(root / ".trash", 3).locked():  # whoever resumes it by its path in the trash
+    with Run(root / ".trash", 3).locked():  # as a process does that resumes it by its path in the trash
         _, err = invoke("purge", "2:3", "--yes", code=9)
         assert err == "error: runs/.trash/3 is being trained by another process\n"
         _, err = invoke("restore", "3", code=9)
@@ -145,7 +145,7 @@ def test_the_lock_is_held_while_a_run_moves(root: Path, monkeypatch: pytest.Monk
 
 
 def test_who_waited_for_the_lock_of_a_run_that_was_moved_does_not_get_it(root: Path) -> None:
-    """The lock goes with the folder: to hold it says nothing of the place where the folder was."""
+    """The lock moves with the folder: holding it does not protect the old path of the folder."""
     run = Run(root, 1)
     original = os.open
 
@@ -203,9 +203,9 @@ def test_what_is_in_the_way_is_named_and_nothing_is_lost(root: Path) -> None:
         (["restore", "1:3"], 4, "there is no run from 1 to 3 in runs/.trash: see `dlcli runs restore`"),
         (["purge", "1"], 4, "there is no run 1 in runs/.trash: see `dlcli runs restore`"),
         (["purge", "nowhere/1"], 4, "the trash of nowhere is empty"),
-        (["purge"], 2, "purge deletes for good and there is no terminal to ask on: say --yes"),
-        (["purge", "4"], 2, "purge deletes for good and there is no terminal to ask on: say --yes"),
-        (["rm"], 2, "no run is named: name some, or choose with --status, --older-than or --keep-best"),
+        (["purge"], 2, "purge deletes for good and there is no terminal to ask on: add --yes"),
+        (["purge", "4"], 2, "purge deletes for good and there is no terminal to ask on: add --yes"),
+        (["rm"], 2, "no run is named: name some, or select with --status, --older-than or --keep-best"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_moves_nothing(root: Path, words: list[str], code: int, message: str) -> None:
@@ -290,7 +290,7 @@ def test_a_purge_frees_what_it_says(root: Path) -> None:
     weights = run.checkpoints / "best-1" / "model.safetensors"
     (run.checkpoints / "last-1").mkdir()
     os.link(weights, run.checkpoints / "last-1" / "model.safetensors")  # two names, one file
-    os.link(root / "3/checkpoints/best-1/model.safetensors", run.path / "shared")  # stays, as it is another's too
+    os.link(root / "3/checkpoints/best-1/model.safetensors", run.path / "shared")  # stays: run 3 uses it
     size = taken(run.path) - 2000
     assert trash.size(run.path) == size
     invoke("rm", "4")
@@ -306,9 +306,9 @@ def test_a_purge_frees_what_it_says(root: Path) -> None:
 
 
 def answered(tmp_path: Path, answer: bytes) -> tuple[int, str]:
-    """Exit code and all output of `dlcli runs purge` on a terminal whose user types `answer` when asked."""
+    """Exit code and output of `dlcli runs purge` on a terminal on which the user answers with `answer`."""
     leader, follower = pty.openpty()
-    # The terminal is taken by the new process itself: Python code between fork and exec can hang in one with threads.
+    # The new process itself attaches the terminal: after a fork in a process with threads, Python code can hang.
     take_it = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from dlcli.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", take_it, "runs", "purge"], cwd=tmp_path, stdin=follower, stdout=follower,
@@ -317,7 +317,7 @@ def answered(tmp_path: Path, answer: bytes) -> tuple[int, str]:
     os.close(follower)
     shown, asked = b"", False
     while True:
-        # Python may miss an interrupt that comes just before it begins to read; who types it types it again.
+        # Python may miss an interrupt just before it starts to read, so it is sent again.
         if not select.select([leader], [], [], 1)[0] and asked and answer == b"\x03":
             os.write(leader, answer)
             continue
@@ -370,7 +370,7 @@ def test_a_folder_that_cannot_be_deleted_is_told_and_finished_later(
 
 
 def test_a_disk_on_which_nothing_can_be_written_is_purged_all_the_same(root: Path) -> None:
-    """Who has to make room can make it; what could not be noted is noted by the next."""
+    """A user must be able to free space on a full disk; the next command records what could not be recorded."""
     invoke("rm", "4")
 
     def refuse(call: Call) -> None:

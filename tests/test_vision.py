@@ -1,4 +1,4 @@
-"""Image files in torchvision's layout: read back value by value, damage told, missing ones asked for."""
+"""Image files in torchvision's layout: values, damaged files, missing files."""
 
 import struct
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_idx_files_are_read_value_by_value(name: str, mnist: Path, tmp_path: Pat
 
 
 def test_reading_files_that_are_there_asks_no_network(mnist: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(download, "_get", None)  # a download would fail at it
+    monkeypatch.setattr(download, "_get", None)  # so that a download would fail
     assert len(vision.mnist(tmp_path).x) == 12
 
 
@@ -177,7 +177,7 @@ def test_what_is_missing_is_asked_for_from_its_mirrors(name: str, tmp_path: Path
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("which", range(4))
 def test_a_file_of_the_published_size_with_a_flipped_bit_is_told(name: str, which: int, tmp_path: Path) -> None:
-    """Images of zeros and labels of zeros, as long as the real ones."""
+    """Images and labels of zeros, with the size of the real files."""
     archives = {"MNIST": published.MNIST, "FashionMNIST": published.FASHION_MNIST, "KMNIST": published.KMNIST}[name]
     folder = tmp_path / name / "raw"
     folder.mkdir(parents=True)
@@ -188,7 +188,7 @@ def test_a_file_of_the_published_size_with_a_flipped_bit_is_told(name: str, whic
     file = archives[which].files[0]
     (folder / file.name).write_bytes(idx(np.zeros(shapes[which], dtype=np.uint8)))
     assert (folder / file.name).stat().st_size == file.size
-    if name == "KMNIST":  # nobody has published its sha256, so a download writes them into SHA256SUMS
+    if name == "KMNIST":  # no sha256 is published, so a download writes them into SHA256SUMS
         (folder / "SHA256SUMS").write_text(f"{'0' * 64}  {file.name}\n")
         assert said(NAMES[name], tmp_path) == (
             f"{folder / file.name} is damaged: its sha256 is not the one in SHA256SUMS beside it; {AGAIN}, "

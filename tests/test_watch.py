@@ -1,4 +1,4 @@
-"""A training that diverges is stopped, with where it happened; the last finite checkpoint stays the last."""
+"""A training that diverges is stopped, and the error names the place; the last checkpoint stays finite."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from dlcli.runs.run import Run
 
 
 class PoisonedLinear(nn.Module):
-    """A linear model whose loss, or whose gradient alone, is not finite from the given forward pass on."""
+    """A linear model whose loss, or only its gradient, is not finite from the given forward pass on."""
 
     def __init__(self, spec: Any, *, at: int = 0, gradient_only: bool = False) -> None:
         super().__init__()
@@ -26,9 +26,9 @@ class PoisonedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         output = self.linear(x)
-        self.calls += self.training and len(x) > 2  # not those of the trial before there is a run
+        self.calls += self.training and len(x) > 2  # not in the trial before the run exists
         if self.training and self.calls >= self.at:
-            # The derivative of the square root at 0 is infinite, its value is not.
+            # The square root at 0 is finite, its derivative is not.
             return output + (output - output.detach()).abs().sqrt() if self.gradient_only else output * float("nan")
         return output
 
@@ -90,7 +90,7 @@ def test_the_first_bad_step_is_named_though_no_one_looked_for_a_while(
     monkeypatch.setattr("dlcli.training.watch._EARLY_STEPS", 0)
     monkeypatch.setattr("dlcli.training.meter._PROGRESS_SECONDS", 1e9)
     run, message = diverge(poisoned(epochs=3, model_options={"at": 4}, accumulate=2), tmp_path)
-    # Two batches a step: the fourth batch is the second of step 2; it is seen at the end of the epoch.
+    # Two batches per step: the fourth batch is the second of step 2; it is detected at the end of the epoch.
     assert message.startswith("the loss became nan at step 2 (epoch 1, lr 0.01, gradient norm unknown; batch 3 with ")
     assert run.info()["diverged"]["batch"] == 3
 

@@ -1,4 +1,4 @@
-"""A training for tests: through the session, to its end."""
+"""A training for tests: opens a session and trains to the end."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ from dlcli.training.train import fit
 
 
 def fit_new(built: Experiment, runs_dir: Path) -> list[Progress | Row]:
-    """Train in a new run of that folder; all records."""
+    """Train in a new run in that folder; returns all records."""
     with begun(built, runs_dir=runs_dir) as session:
         return list(fit(session))

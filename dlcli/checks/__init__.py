@@ -1,1 +1,1 @@
-"""Promises proved on the user's own machine; each check returns plain data."""
+"""Checks that test dlcli's promises on the user's machine; each returns plain data."""

@@ -1,14 +1,14 @@
-"""Whether a device multiplies as it should: products of small whole numbers, which float32 holds exactly."""
+"""Whether a device multiplies correctly: products of small integers, which float32 represents exactly."""
 
 import torch
 from torch import Tensor
 
-# Odd sizes, so that no kernel gets by with its main loop alone. The largest sum is 64 * 300, far below 2**24.
+# Odd sizes, so that kernels also run the code after their main loop. The largest sum is 64 * 300, far below 2**24.
 _SIZES = ((1, 1, 1), (7, 300, 5), (64, 64, 64), (129, 257, 65))
 
 
 def wrong_products(device: torch.device) -> list[str]:
-    """A phrase for each product that is not exact."""
+    """One phrase for each product that is not exact."""
     generator = torch.Generator().manual_seed(0)
 
     def whole(*shape: int) -> Tensor:
@@ -17,10 +17,10 @@ def wrong_products(device: torch.device) -> list[str]:
     found = []
     for n, k, m in _SIZES:
         a, b = whole(n, k), whole(k, m)
-        exact = (a[:, :, None] * b[None]).sum(1)  # in whole numbers, without a matrix product
+        exact = (a[:, :, None] * b[None]).sum(1)  # in integers, without a matrix product
         for dtype in (torch.float32, torch.float64):
             if device.type == "mps" and dtype == torch.float64:
-                continue  # it has none
+                continue  # not supported
             found += _compare(
                 f"{n}x{k} times {k}x{m} in {dtype}".replace("torch.", ""),
                 torch.nn.functional.linear(a.to(device, dtype), b.t().to(device, dtype)),

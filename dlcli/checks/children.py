@@ -1,4 +1,4 @@
-"""dlcli in child processes: what a check proves, it proves of the command that a user types."""
+"""Runs dlcli in child processes, so that the checks test the same command that a user runs."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from dlcli.core.errors import DlcliError, ResourceError
 
 @contextlib.contextmanager
 def leave_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise SystemExit, as Ctrl-C raises KeyboardInterrupt: every Child is killed on the way out."""
+    """Inside the block SIGTERM and SIGHUP raise SystemExit, so that every Child is killed, as after Ctrl-C."""
 
     def leave(number: int, frame: object) -> None:
         sys.exit(128 + number)
@@ -31,11 +31,11 @@ def leave_on_signals() -> Iterator[None]:
 
 
 class Child:
-    """`dlcli WORDS`, or another `program` of Python, with the folder and the module path of this process, but without
-    its DLCLI_ variables: settings come from the words alone. What it prints goes to `log`.
+    """A child process: `dlcli WORDS`, or another Python `program`. Its output goes to the file `log`.
 
-    A context manager: at its end the process is killed if it still runs. It leads a session of its own, so that
-    a signal to this process's group does not reach it.
+    It inherits the current folder and the module path, but no DLCLI_ variables: settings come only from the words.
+    A context manager: on exit the process is killed if it still runs. It runs in its own session, so that a signal to
+    this process group does not reach it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Child:
         return self.process.poll() is None
 
     def ends_within(self, seconds: float) -> bool:
-        """Wait that long, or until it has ended."""
+        """Wait until it has ended, but no longer than `seconds`; whether it has ended."""
         try:
             self.process.wait(max(0.0, seconds))
         except subprocess.TimeoutExpired:
@@ -78,26 +78,26 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """SIGKILL to it and to what it has started: nothing of it runs another instruction."""
+        """Send SIGKILL to it and to the processes that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
     def sentence(self) -> str:
-        """The last line that it printed: its error, if it ended with one."""
+        """The last line that it printed, without `error: `: its error message, if it failed."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
         told = [line.strip() for line in lines if line.strip()]
-        return told[-1].removeprefix("error: ") if told else f"it ended with code {self.process.returncode} in silence"
+        return told[-1].removeprefix("error: ") if told else f"it printed nothing (exit code {self.process.returncode})"
 
     def error(self) -> DlcliError:
-        """Its failure as one of this process, with the same exit code."""
+        """Its failure as an exception with the same exit code."""
         kinds = {kind.exit_code: kind for kind in DlcliError.__subclasses__()}
         return kinds.get(self.process.returncode, DlcliError)(self.sentence())
 
 
 @dataclass
 class Place:
-    """A folder to work in; it is removed in the end unless `kept`."""
+    """A folder to work in. It is removed at the end unless `kept`."""
 
     path: Path
     kept: bool
@@ -105,7 +105,7 @@ class Place:
 
 @contextlib.contextmanager
 def place_in(root: str | Path, what: str, *, keep: bool = False) -> Iterator[Place]:
-    """A new hidden folder in the folder of all runs, so that the check is made on the file system that counts."""
+    """A new hidden folder in the runs folder, so that the check tests the right file system."""
     root = Path(root).absolute()
     made = not root.exists()
     try:

@@ -1,4 +1,4 @@
-"""The same config gives the same bits: trained in several fresh processes, and compared step by step."""
+"""Checks that the same config gives the same bits: trains it in several fresh processes and compares each step."""
 
 import json
 from collections.abc import Callable
@@ -16,23 +16,23 @@ from dlcli.runs.run import Run, all_runs
 
 Tell = Callable[[str], None]
 
-# What it says of the cause that this is the first to differ.
+# What differs first -> the likely cause.
 _CAUSES = {
     "data": "the data themselves differ from process to process",
-    "targets": "the batches come in another order, or the targets were changed",
-    "output": "the same weights gave another output: forward draws numbers that no seed reaches, or sums in any order",
-    "loss": "the same output gave another loss",
-    "gradient": "the same loss gave another gradient: a backward is not deterministic",
+    "targets": "the order of the batches differs, or the targets were changed",
+    "output": "the same weights gave a different output: forward draws unseeded numbers, or sums in varying order",
+    "loss": "the same output gave a different loss",
+    "gradient": "the same loss gave a different gradient: a backward is not deterministic",
 }
-_INITIAL = "the weights differ before the first step: the constructor draws numbers that no seed reaches"
-_UPDATE = "all gradients were the same: the optimizer, or the model itself, changes it by something else"
+_INITIAL = "the weights differ before the first step: the constructor draws unseeded numbers"
+_UPDATE = "all gradients were the same: the optimizer, or the model itself, changed it differently"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The first step and tensor that differ. training: the one that differs from the first, counted from 1.
+    """The first step and tensor that differ. training: the number, from 1, of the training that differs from the first.
 
-    others: how many more hashes differ at that step.
+    others: number of other hashes that differ at that step.
     """
 
     training: int
@@ -57,9 +57,9 @@ class Difference:
 
 @dataclass(frozen=True)
 class DeterminismReport:
-    """hashes: compared between two trainings. comparisons: of what is left in the end, as `check resume` makes them.
+    """hashes: number compared between two trainings. comparisons: of the final states, as in `check resume`.
 
-    failure: why the promise is not proved, as a sentence; None when it is.
+    failure: why the check failed, as a sentence; None if it passed.
     """
 
     model: str
@@ -100,7 +100,7 @@ def check_determinism(
 ) -> DeterminismReport:
     """Train `config` in `times` fresh processes, in `folder`, and compare each with the first.
 
-    Raises the DlcliError with which a training ended, if one did.
+    Raises the DlcliError of a training that fails.
     """
     settings = folder / "config.toml"
     settings.write_text(to_toml(resolve_options(config)), encoding="utf-8")
@@ -114,7 +114,7 @@ def check_determinism(
         run = _train(settings, folder / str(number))
         difference = _first_difference(trace, _read(folder / f"{number}.trace"), number)
         comparisons = compare(snapshot(first), snapshot(run))
-        tell(f"training {number} of {times}: {'the same' if difference is None else 'another'}")
+        tell(f"training {number} of {times}: {'the same' if difference is None else 'different'}")
         if difference is not None or not all(comparison.equal for comparison in comparisons):
             break
     return DeterminismReport(
@@ -134,7 +134,7 @@ def _failure(trace: list[dict[str, str]], difference: Difference | None, compari
         return str(difference)
     for comparison in comparisons:
         if not comparison.equal:
-            return f"all steps agree, but what is left in the end does not: {comparison.part}: {comparison.first}"
+            return f"all steps are equal, but the final states differ: {comparison.part}: {comparison.first}"
     if all(value == trace[0].get(name, value) for name, value in trace[-1].items()):
         return f"nothing is proved: no weight changed in {len(trace) - 1} steps"
     return None
@@ -149,7 +149,7 @@ def _train(settings: Path, root: Path) -> Run:
 
 
 def _read(file: Path) -> list[dict[str, str]]:
-    """The hashes of each step by name; the first are those before it."""
+    """Name -> hash for each step; the first entry is the state before the first step."""
     with open(file, encoding="utf-8") as lines:
         return [json.loads(line)["hashes"] for line in lines]
 

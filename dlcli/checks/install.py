@@ -1,4 +1,4 @@
-"""Whether this machine is fit for dlcli: a line for each thing that a training needs."""
+"""Checks whether dlcli works on this machine: one line for each thing that a training needs."""
 
 import contextlib
 import fcntl
@@ -26,7 +26,7 @@ Verdict = Literal["ok", "warn", "fail"]
 
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[.*?\])?\s*(?:>=\s*([\d.]+))?.*?(?:;\s*extra == ['\"]([\w-]+)['\"])?")
 _PYTHON = (3, 11)
-_LEAST_FREE = 1e9  # bytes; some checkpoints
+_LEAST_FREE = 1e9  # bytes; enough for a few checkpoints
 _SLOW_IMPORT = 15.0  # seconds
 _KNOWN = "linear-make-regression"  # the recipe whose result has a closed form
 _CLOSED_FORM = {"weight": 47.1332, "bias": 2.3302, "mse": 312.217}
@@ -35,7 +35,7 @@ _TOLERANCE = 1e-4  # relative
 
 @dataclass(frozen=True)
 class Line:
-    """What was looked at, what was found, whether that will do, and a sentence where there is something to say."""
+    """One line of the report: what was checked, what was found, whether that is sufficient, and a remark or nothing."""
 
     what: str
     value: str
@@ -47,15 +47,15 @@ class Line:
 
 
 def check_install(*, runs_dir: str, data_dir: str | None, tell: Tell = lambda line: None) -> list[Line]:
-    """Everything, in the order in which a training meets it. Nothing is downloaded."""
+    """All checks, in the order in which a training needs these things. Nothing is downloaded."""
     lines: list[Line] = []
     with contextlib.ExitStack() as stack:
 
         def look(what: str, probe: Callable[[], Iterator[Line]]) -> None:
-            tell(f"looking at {what}")
+            tell(f"checking {what}")
             try:
                 lines.extend(probe())
-            except Exception as error:  # whatever is broken is what this check is there to tell
+            except Exception as error:  # any failure is a result of this check
                 reason = str(error) if isinstance(error, DlcliError) else f"{type(error).__name__}: {error}"
                 lines.append(Line(what, "-", "fail", " ".join(reason.split())))
 
@@ -95,7 +95,8 @@ def _versions() -> Iterator[Line]:
 
 
 def _version(name: str, least: str | None, extra: str | None) -> Line:
-    """A package against the oldest version that will do. extra: what of dlcli alone needs it, if not all does."""
+    """Compares a package with the oldest supported version. extra: the extra of dlcli that needs it; None if dlcli
+    itself does."""
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -112,14 +113,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _runs_folder(folder: Path, shown: str) -> Iterator[Line]:
-    """folder: a new one in the folder of all runs."""
+    """folder: a new folder in the runs folder."""
     start = time.perf_counter()
     content = os.urandom(1_000_000)
     write_folder(folder / "probe", {"content": content})
     verify_folder(folder / "probe")
     append_line(folder / "log.txt", "a line")
     if (folder / "probe" / "content").read_bytes() != content:
-        yield Line("runs folder", shown, "fail", "what was written there comes back changed")
+        yield Line("runs folder", shown, "fail", "what is read back differs from what was written")
         return
     spent = 1000 * (time.perf_counter() - start)
     yield Line("runs folder", shown, note=f"1 MB written, flushed, renamed and read back in {spent:.0f}ms")
@@ -142,7 +143,7 @@ def _runs_folder(folder: Path, shown: str) -> Iterator[Line]:
 
 
 def _lock(folder: Path) -> Line:
-    """Whether a lock keeps another opener of the file out."""
+    """Whether a lock on a file has an effect on another opener."""
     note = "nothing keeps two processes from training one run: choose --runs-dir on another file system"
     with open(folder / "lock", "w") as one, open(folder / "lock") as other:
         try:
@@ -166,7 +167,7 @@ def _import(folder: Path) -> Iterator[Line]:
         seconds = float(child.sentence())
     if seconds > _SLOW_IMPORT:
         yield Line(
-            "import of torch", f"{seconds:.1f}s", "warn", "each command waits for it: a slow disk, or a scanner?"
+            "import of torch", f"{seconds:.1f}s", "warn", "every command waits for it: a slow disk, or a virus scanner?"
         )
     else:
         yield Line("import of torch", f"{seconds:.1f}s")
@@ -207,7 +208,7 @@ def _devices() -> Iterator[Line]:
 
 
 def _why_no_cuda() -> str | None:
-    """None when there is a CUDA device that works."""
+    """Why there is no CUDA device, as a phrase; None if there is one that works."""
     import torch
 
     if torch.version.cuda is None and torch.version.hip is None:
@@ -216,7 +217,7 @@ def _why_no_cuda() -> str | None:
         return None
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None:
-        return f"CUDA_VISIBLE_DEVICES = {hidden!r} leaves none"
+        return f"CUDA_VISIBLE_DEVICES = {hidden!r} hides all devices"
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (AssertionError, RuntimeError) as error:
@@ -241,7 +242,7 @@ def _data(data_dir: str | None) -> Iterator[Line]:
 
     folder = data_folder(TrainConfig("mlp", data_dir=data_dir))
     yield Line(
-        "data folder", str(folder), note="" if folder.is_dir() else "not there yet; it is made when it is needed"
+        "data folder", str(folder), note="" if folder.is_dir() else "does not exist yet; it is created when needed"
     )
     for name, (place, archives) in published.DOWNLOADS.items():
         files = {folder / place / file.name: file for archive in archives for file in archive.files}
@@ -250,15 +251,15 @@ def _data(data_dir: str | None) -> Iterator[Line]:
             yield Line(name, "not there")
         elif missing:
             value = f"{len(files) - len(missing)} of {len(files)} files"
-            yield Line(name, value, "warn", f"{missing[0]} is missing: it is downloaded when it is needed")
+            yield Line(name, value, "warn", f"{missing[0]} is missing: it is downloaded when needed")
         else:
             try:
-                load(data_entry(name).target)(folder)  # with all files there, nothing is downloaded
+                load(data_entry(name).target)(folder)  # all files exist, so nothing is downloaded
             except DlcliError as error:
                 yield Line(name, "damaged", "fail", str(error))
                 continue
             known = all(file.sha256 and path.stat().st_size == file.size for path, file in files.items())
-            yield Line(name, "there", note="" if known else "it can be read, but nobody has published its sha256")
+            yield Line(name, "there", note="" if known else "it can be read, but no sha256 is published for it")
 
 
 def _first_step(folder: Path) -> Iterator[Line]:
@@ -275,7 +276,8 @@ def _first_step(folder: Path) -> Iterator[Line]:
 
 
 def _known_result(folder: Path) -> Iterator[Line]:
-    """Least squares by gradient descent, against the closed form; the weights too: an error may cancel in the mse."""
+    """Compares least squares by gradient descent with the closed form: the mse and the weights, since errors of the
+    weights may cancel in the mse."""
     from dlcli.checkpoints import checkpoint
     from dlcli.evaluation.measure import evaluate
     from dlcli.runs.run import Run

@@ -1,4 +1,4 @@
-"""A training that is killed again and again ends with the same bits as one that never was."""
+"""Checks that a training that is killed again and again ends with the same bits as one that is never killed."""
 
 import math
 import random
@@ -19,8 +19,8 @@ from dlcli.core.seeds import derive
 from dlcli.experiment.build import resolve_options
 from dlcli.runs.run import Run, all_runs
 
-_KILLS = 5  # in one training: more would keep it at its beginning, since each costs what was not saved
-_SPARE = 3  # trainings more than are needed, until all kills have landed
+_KILLS = 5  # in one training: with more it would make too little progress, since each loses the unsaved steps
+_SPARE = 3  # additional trainings, if processes ended before their kills
 _LOOK_SECONDS = 0.001
 
 Tell = Callable[[str], None]
@@ -31,7 +31,8 @@ Phase = Literal["in the start-up", "between saves", "in a save"]
 class Moment:
     """When to kill. kind: in the start-up, at a random moment of the training, or in the next save after that.
 
-    after: seconds since the process started (start-up), or since its training did. into: seconds into the save.
+    after: seconds since the start of the process (start-up) or of its training. into: seconds since the start of the
+    save.
     """
 
     kind: Literal["start-up", "any", "save"]
@@ -41,10 +42,9 @@ class Moment:
 
 @dataclass(frozen=True)
 class Kill:
-    """A SIGKILL, and what it met and left.
+    """A SIGKILL. training: number of the killed training. after: seconds since the start of the process.
 
-    training: number of the killed training. after: seconds since the process was started. step: of the newest intact
-    checkpoint; None when there is none.
+    phase: what the process was doing. step: of the newest intact checkpoint after the kill; None if there is none.
     """
 
     training: int
@@ -55,9 +55,9 @@ class Kill:
 
 @dataclass(frozen=True)
 class ResumeReport:
-    """steps: of the whole training. resumed_from: the step of each resume that came to train.
+    """steps: of the whole training. resumed_from: the first step of each resume that began to train.
 
-    failure: why the promise is not proved, as a sentence; None when it is.
+    failure: why the check failed, as a sentence; None if it passed.
     """
 
     model: str
@@ -82,12 +82,12 @@ class ResumeReport:
 
 
 class _Broken(Exception):
-    """A process that should have gone on with the training did not; the text is a sentence about it."""
+    """A process that should have continued the training did not; the text is a sentence about it."""
 
 
 @dataclass(frozen=True)
 class _Straight:
-    """The training that is left alone. start_up, training: how long each took, in seconds."""
+    """The training that is not killed. start_up, training: seconds that each phase took."""
 
     run: Run
     start_up: float
@@ -95,16 +95,16 @@ class _Straight:
 
     @property
     def limit(self) -> float:
-        """Seconds after which a process that does the same is taken for one that hangs."""
+        """Seconds after which a process that does the same is considered to hang."""
         return 60 + 20 * (self.start_up + self.training)
 
 
 def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = lambda line: None) -> ResumeReport:
-    """Train `config` once straight through, and again under `kills` SIGKILLs, each followed by `dlcli resume`.
+    """Train `config` once straight through, and again with `kills` SIGKILLs, each followed by `dlcli resume`.
 
-    All in child processes, in `folder`. The moments are drawn from the config's seed over the time that the straight
-    training took. When a process ends before its kill, another training takes the kills that are left.
-    Raises the DlcliError with which the straight training ended, if it did.
+    All trainings run in child processes, in `folder`. The moments are drawn, with the config's seed, from the duration
+    of the straight training. If a process ends before its kill, the remaining kills are made in another training.
+    Raises the DlcliError of the straight training, if it fails.
     """
     settings = folder / "config.toml"
     settings.write_text(to_toml(resolve_options(config)), encoding="utf-8")
@@ -131,7 +131,7 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
             break
         landed += met
         if len(met) < len(moments):
-            hurry /= 2  # the straight training took longer than this one: another process was in its way
+            hurry /= 2  # the straight training took longer than this one, perhaps because the machine was busy
         resumed += [int(r["step"]) for r in run.info().get("resumes", [])]
         comparisons = compare(expected, snapshot(run))
         failure = _difference(comparisons)
@@ -145,11 +145,11 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
             f"{straight.training:.2f}s; give more --epochs or a shorter --checkpoint-every"
         )
     elif failure is not None and failure == _difference(comparisons):
-        tell("a difference: is a training that is not killed the same twice?")
+        tell("a difference was found: checking whether two trainings without kills are equal")
         again = _train_straight(settings, folder / "straight-again")
         if _difference(compare(expected, snapshot(again.run))) is not None:
             failure = (
-                "two trainings that were not killed differ already, so nothing is proved about resuming: "
+                "two trainings without kills already differ, so nothing is proved about resuming: "
                 "`dlcli check determinism` shows where"
             )
     return ResumeReport(
@@ -164,7 +164,7 @@ def check_resume(config: TrainConfig, *, kills: int, folder: Path, tell: Tell = 
 
 
 def _within(resumed: list[int], steps: int) -> bool:
-    """Whether some resume had a state to bring back, and steps to do with it."""
+    """Whether some resume started between the first and the last step, so that it had to restore a state."""
     return any(0 < step < steps for step in resumed)
 
 
@@ -190,12 +190,13 @@ def _train_straight(settings: Path, root: Path) -> _Straight:
 def _train_killed(
     settings: Path, root: Path, number: int, moments: list[Moment], limit: float, tell: Tell
 ) -> tuple[Run, list[Kill]]:
-    """A training that goes on after each kill, to its end; and the kills that landed before that."""
+    """Train to the end, with a kill at each moment and a resume after each kill. Returns the run, and the kills that
+    came before its end."""
     kills: list[Kill] = []
     step: int | None = None
     for attempt, moment in enumerate([*moments, None]):
         run = _newest(root)
-        begun = run is not None and _info(run)  # else it was killed before it had described itself
+        begun = run is not None and _info(run)  # otherwise it was killed before run.json was written
         words: list[str | Path] = ["resume", run.path, "--quiet"] if run and begun else _train(settings, root)
         with Child(words, log=root.with_name(f"{root.name}-{attempt}.log")) as child:
             phase = _wait_and_kill(child, root, moment, limit)
@@ -207,9 +208,9 @@ def _train_killed(
             break
         before, step = step, _saved_step(run, kills)
         if before is not None and (step is None or step < before):
-            raise _Broken(f"the checkpoint of step {before} was there before a kill {phase} and is lost after it")
+            raise _Broken(f"the checkpoint of step {before} existed before a kill {phase} and is missing after it")
         if run is not None and _info(run).get("status") == "finished":
-            break  # all was done and said: only the process had not ended yet
+            break  # the training was complete; only the process had not ended yet
         kills.append(Kill(number, round(after, 4), phase, step))
         saved = "no checkpoint yet" if step is None else f"the newest checkpoint is of step {step}"
         tell(f"killed {after:.2f}s after its start, {phase}; {saved}")
@@ -218,11 +219,11 @@ def _train_killed(
 
 
 def _wait_and_kill(child: Child, root: Path, moment: Moment | None, limit: float) -> Phase | None:
-    """Kill the child at that moment and tell the phase that it was in; None when it had ended before, and when there
-    is no such moment and it may go on to its end."""
+    """Kill the child at that moment and return the phase that it was in; None if it had ended before. If `moment` is
+    None, wait for its end."""
     if moment is None:
         if not child.ends_within(limit):
-            raise _Broken(f"a training that was to go on has not ended after {limit:.0f}s")
+            raise _Broken(f"a resumed training has not ended after {limit:.0f}s")
         return None
     litter = _temporary(_newest(root))
     if moment.kind == "start-up":
@@ -242,18 +243,18 @@ def _wait_and_kill(child: Child, root: Path, moment: Moment | None, limit: float
 
 
 def _wait(child: Child, for_what: Callable[[], bool], limit: float = float("inf")) -> bool:
-    """Wait for it; False when the child has ended before."""
+    """Wait until `for_what()` is true; False if the child ends before that."""
     while child.runs():
         if for_what():
             return True
         if time.monotonic() - child.started > limit:
-            raise _Broken(f"a training that was to go on hangs: nothing has happened for {limit:.0f}s")
+            raise _Broken(f"a training hangs: nothing has happened for {limit:.0f}s")
         time.sleep(_LOOK_SECONDS)
     return False
 
 
 def _wait_for_training(child: Child, root: Path, limit: float = float("inf")) -> Run | None:
-    """The run that the child trains, as soon as it does; None when it has ended before."""
+    """The run of the child, as soon as it trains it; None if the child ends before that."""
 
     def trains() -> bool:
         run = _newest(root)
@@ -263,7 +264,7 @@ def _wait_for_training(child: Child, root: Path, limit: float = float("inf")) ->
 
 
 def _saved_step(run: Run | None, kills: list[Kill]) -> int | None:
-    """The step of the newest checkpoint; None when none has been saved. One that is damaged is a broken promise."""
+    """The step of the newest checkpoint; None if none has been saved. Raises _Broken if one is damaged."""
     if run is None or not checkpoint.exists(run.checkpoints, "last"):
         return None
     try:
@@ -290,7 +291,7 @@ def _newest(root: Path) -> Run | None:
 
 
 def _info(run: Run) -> dict[str, Any]:
-    """run.json as it stands; asking for the status of a run would touch its lock."""
+    """The content of run.json. `run.info()` is not used, since it would touch the run's lock."""
     try:
         return dict(read_json(run.path / "run.json"))
     except RunError:
@@ -298,15 +299,15 @@ def _info(run: Run) -> dict[str, Any]:
 
 
 def _temporary(run: Run | None) -> set[Path]:
-    """What a write that is under way, or was cut off, has in the run."""
+    """Temporary files in the run: those of a write in progress, or of one that was interrupted."""
     return set() if run is None else {*run.path.glob(".tmp-*"), *run.checkpoints.glob(".tmp-*")}
 
 
 def _moments(count: int, straight: _Straight, generator: random.Random, *, hurry: float) -> list[Moment]:
-    """Moments over the whole time of the training, in order: each process lives from one to the next.
+    """Moments spread over the whole training, in order: each process runs until its moment.
 
-    Of five one is in a start-up, in its second half, where a checkpoint is read, and two are in saves. The first is
-    never in a start-up, where nothing has begun.
+    One in five is in the second half of a start-up, when a checkpoint is read, and two in five are in saves. The first
+    is never in a start-up, since there is no checkpoint yet.
     """
     kinds: list[Any] = [("any", "save", "start-up", "save", "any")[i % 5] for i in range(count)]
     later = kinds[1:]

@@ -1,4 +1,4 @@
-"""A training that is made short enough for a check."""
+"""Makes a training short enough for a check."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _SAVES = 20
 def shorten(config: TrainConfig, *, saves: bool, tell: Callable[[str], None] = lambda line: None) -> TrainConfig:
     """`config` with about 200 steps, but at least two epochs, unless its epochs or steps were given.
 
-    saves: with about 20 saves as well, unless checkpoint_every was given. tell: gets a line with the length.
+    saves: also set about 20 saves, unless checkpoint_every was given. tell: called with a line about the length.
     """
     per_epoch = build(config).steps_per_epoch
     if config.epochs is not None and "epochs" not in config.given:

@@ -1,4 +1,4 @@
-"""All that a training has come to, by hash, and what of it differs from another training's."""
+"""Hashes of the complete result of a training, and their comparison with those of another training."""
 
 import hashlib
 import json
@@ -18,13 +18,14 @@ from dlcli.runs.run import Run
 Snapshot = dict[str, dict[str, str]]
 
 _TIMES = ("seconds", "samples_per_second")
-_SIZES = ("metrics_bytes", "log_bytes")  # of files that hold times
+_SIZES = ("metrics_bytes", "log_bytes")  # of files that contain times
 _PARTS = {"optimizer": "optimizer", "random": "random states"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many tensors or values of a part were compared, and the first that differs: its name, and both hashes."""
+    """The comparison of one part. compared: number of tensors or values. first, hashes: name and both hashes of the
+    first that differs; None if all are equal."""
 
     part: str
     compared: int
@@ -46,7 +47,7 @@ class Comparison:
 
 
 def digest(tensor: Tensor) -> str:
-    """sha256 over type, shape and bytes: equal for bit-equal tensors alone, NaN or not."""
+    """sha256 of dtype, shape and bytes. It is equal only for tensors with equal bits, also with NaN."""
     plain = tensor.detach().cpu().contiguous()
     found = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
     found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
@@ -54,12 +55,12 @@ def digest(tensor: Tensor) -> str:
 
 
 def snapshot(run: Run) -> Snapshot:
-    """Both checkpoints of a run, and its metrics without times."""
+    """The hashes of both checkpoints of a run, and of its metrics without times."""
     last = checkpoint.load(run.checkpoints, "last", with_training=True)
     best = checkpoint.load(run.checkpoints, "best")
     training = last.training or {}
     model = {name.removeprefix("model."): t for name, t in training.items() if name.startswith("model.")}
-    weights = model or last.weights  # with an average, the average is what last.weights holds
+    weights = model or last.weights  # with `ema`, last.weights is the average
     parameters = dict(build_model(run.config(), preprocessing_of(run).spec).named_parameters())
     found: Snapshot = {
         "parameters": {name: digest(t) for name, t in weights.items() if name in parameters},
@@ -85,7 +86,7 @@ def snapshot(run: Run) -> Snapshot:
 
 
 def compare(one: Mapping[str, Mapping[str, str]], other: Mapping[str, Mapping[str, str]]) -> list[Comparison]:
-    """Part by part, in the order of `one`."""
+    """One Comparison per part, in the order of `one`."""
     found = []
     for part in [*one, *(part for part in other if part not in one)]:
         here, there = one.get(part, {}), other.get(part, {})
@@ -97,12 +98,12 @@ def compare(one: Mapping[str, Mapping[str, str]], other: Mapping[str, Mapping[st
 
 
 def short(value: str) -> str:
-    """A hash by its first digits; a plain value as it is."""
+    """The first 12 digits of a hash; a plain value unchanged."""
     return value[:12] if len(value) == 64 else value
 
 
 def _values(state: Mapping[str, Any], place: str = "") -> dict[str, str]:
-    """The plain values of a nested state, named by their place in it."""
+    """The plain values of a nested state, named by their path in it: `training.epoch`."""
     found: dict[str, str] = {}
     for name, value in state.items():
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""A training with a hash of everything a step touches: `python -m dlcli.checks.trace CONFIG RUNS TRACE`.
+"""Trains and hashes every tensor of each step: `python -m dlcli.checks.trace CONFIG RUNS TRACE`.
 
-The file TRACE gets a line of JSON for the start (step 0) and for each step: {"step": 3, "hashes": {name: hash}}, names
-in the order in which a step comes by them.
+The file TRACE gets one line of JSON for the start (step 0) and for each step: {"step": 3, "hashes": {name: hash}}, with
+the names in the order in which a step uses the tensors.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ from dlcli.training.train import fit
 
 
 class _Overheard:
-    """A task that remembers what went into its loss, and what came out, until it is asked.
+    """A task that stores the inputs and outputs of its losses until `hashes` is called.
 
-    A step with several batches, or with mixup, asks for several losses: it has parts.
+    A step with several batches, or with mixup, computes several losses; each is one part.
     """
 
     def __init__(self, task: Task) -> None:
@@ -57,7 +57,7 @@ class _Overheard:
 
 
 def trace(config: TrainConfig, runs_dir: Path, file: Path) -> None:
-    """Train `config` in a new run as `dlcli train` does; hashing draws no number and changes no tensor."""
+    """Train `config` in a new run as `dlcli train` does; hashing draws no random numbers and changes no tensor."""
     built = build(config)
     task = _Overheard(built.task)
     built = dataclasses.replace(built, task=task)
@@ -79,7 +79,7 @@ def trace(config: TrainConfig, runs_dir: Path, file: Path) -> None:
 
 
 def _gradients(model: nn.Module) -> dict[str, str]:
-    """Of the step that was just done, as the optimizer got them."""
+    """The gradients of the last step, as the optimizer used them."""
     return {f"gradient of {n}": digest(p.grad) for n, p in model.named_parameters() if p.grad is not None}
 
 

@@ -1,4 +1,4 @@
-"""What was probably meant by a command or an option that there is not."""
+"""Suggestions for an unknown command or option."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _OTHER_NAMES = {"test": "eval", "validate": "eval", "fit": "train", "continue": 
 
 
 def about_command(name: str, commands: Iterable[str], inner: Mapping[str, Iterable[str]]) -> str:
-    """The sentence. inner: the commands of a command, such as runs: show, rm, restore."""
+    """The error message for an unknown command. inner: sub-commands of a command, such as runs: show, rm, restore."""
     choices = list(commands)
     if name in MODELS:
         meant = [f"`dlcli train {name}`"]
@@ -24,7 +24,7 @@ def about_command(name: str, commands: Iterable[str], inner: Mapping[str, Iterab
 
 
 def about_usage(error: Any) -> str:
-    """The sentence of one of Typer's usage errors, with what was probably meant."""
+    """The message of one of Typer's usage errors, with a suggestion if there is one."""
     if hasattr(error, "possibilities") and error.ctx is not None:
         return f"no such option {error.option_name}: {_meant_option(error.option_name, error.ctx)}"
     told = " ".join(error.format_message().split())

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how one parameter of a command becomes several options."""
+"""Options that several commands share, and functions that replace one parameter of a command by several options."""
 
 import functools
 import inspect
@@ -12,7 +12,7 @@ from dlcli.core.errors import ConfigError
 
 
 def one_of(option: str, *choices: str) -> Callable[[str | None], str | None]:
-    """A callback for a typer.Option. Raises ConfigError (exit 2) when the value is none of `choices`."""
+    """A callback for a typer.Option. Raises ConfigError (exit 2) if the value is not in `choices`."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in choices:
@@ -23,8 +23,8 @@ def one_of(option: str, *choices: str) -> Callable[[str | None], str | None]:
 
 
 def folder(option: str) -> Callable[[str | None], str | None]:
-    """As `one_of`, for the path of a folder: an empty one would be the current folder, and safetensors opens no file
-    in one that is not UTF-8."""
+    """As `one_of`, for the path of a folder. An empty path, which would mean the current folder, is refused, and so is
+    one that is not UTF-8, in which safetensors cannot open files."""
 
     def check(value: str | None) -> str | None:
         if value == "":
@@ -56,7 +56,7 @@ DataDir = Annotated[
         "--data-dir",
         envvar="DLCLI_DATA_DIR",
         metavar="PATH",
-        help="The folder of data sets, where it is another one than at the training.",
+        help="The folder of data sets, if it is not the one used in training.",
         callback=folder("--data-dir"),
     ),
 ]
@@ -97,9 +97,10 @@ Assignments = Annotated[
 
 
 def with_format(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give `command(*, format, ...)` the options --json, --csv and --md; none of them is Format.table.
+    """Replace the parameter `format` of a command by the options --json, --csv and --md; without them it is
+    Format.table.
 
-    ConfigError (exit 2) when more than one is given.
+    ConfigError (exit 2) if more than one is given.
     """
     options = [option(name, hint, default=False) for name, hint in (("json", JSON), ("csv", CSV), ("md", MD))]
     return with_options(command, "format", options, lambda given: choose_format(**given))
@@ -111,9 +112,9 @@ def with_options(
     options: Sequence[inspect.Parameter],
     value: Callable[[Mapping[str, Any]], Any],
 ) -> Callable[..., Any]:
-    """`command` with `options` in the place of one parameter.
+    """`command` with `options` instead of one parameter.
 
-    value: makes the parameter's argument of a dict from the name of each option to what was typed for it.
+    value: computes the argument for the parameter from a dict of option name -> value on the command line.
     """
     parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(command).parameters.values()]
     place = [p.name for p in parameters].index(parameter)

@@ -1,4 +1,4 @@
-"""dlcli check: prove a promise on this machine."""
+"""dlcli check: test a promise on this machine."""
 
 import time
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def resume(
     """Kill a training at random moments, resume it, and compare the result.
 
     Every tensor is compared with that of a training that was never killed.
-    The exit code is 7 when one differs. Without --epochs the training takes
+    The exit code is 7 if one differs. Without --epochs the training takes
     about 200 steps, and without --checkpoint-every it saves 20 times.
     """
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
@@ -82,7 +82,7 @@ def determinism(
 ) -> None:
     """Train the same config in fresh processes, and compare every step.
 
-    Every tensor is compared after every step. The exit code is 7 when one
+    Every tensor is compared after every step. The exit code is 7 if one
     differs; the error names the first step and tensor. Without --epochs the
     training takes about 200 steps.
     """
@@ -115,7 +115,7 @@ def install(
     """Check that this machine has what a training needs.
 
     Looks at versions, devices, threads, the runs folder and data sets, and
-    trains a model whose result is known. The exit code is 7 when something
+    trains a model whose result is known. The exit code is 7 if something
     fails. Nothing is downloaded.
     """
     from dlcli.checks.children import leave_on_signals
@@ -151,7 +151,7 @@ def _prove(
     keep: bool,
     format: Format,
 ) -> None:
-    """Run a check in a new folder beside the runs, and show its report. CheckError (exit 7) when it failed."""
+    """Run a check in a new folder in the runs folder, and show its report. CheckError (exit 7) if it failed."""
     from dlcli.checks.children import leave_on_signals, place_in
 
     start = time.perf_counter()

@@ -7,7 +7,7 @@ from dlcli.cli.output import Column
 
 RUN = Column("run", "run", right=True, fixed=True)
 
-# What a run is, and what it has reached.
+# The run and its result.
 OUTCOME = [
     RUN,
     Column("status", "status"),
@@ -20,6 +20,6 @@ OUTCOME = [
 
 
 def outcome(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """OUTCOME, with the names of the runs where one of them has a name."""
+    """OUTCOME, with a column for the names of the runs if one of them has a name."""
     name = [Column("name", "name", fixed=True)] if any(row["name"] for row in rows) else []
     return [RUN, *name, *OUTCOME[1:]]

@@ -32,7 +32,7 @@ def evaluate(
         typer.Option(
             "--split",
             metavar="train|val|test",
-            help="Which part of the data to measure on.",
+            help="Which split of the data to measure on.",
             callback=one_of("--split", "train", "val", "test"),
         ),
     ] = "test",
@@ -54,7 +54,7 @@ def evaluate(
     max_drop: Annotated[float, typer.Option("--max-drop", help="How much better the baseline may be.")] = 0.0,
     allow_fallback: Annotated[
         bool,
-        typer.Option("--allow-fallback", help="Measure an older checkpoint when the newest is damaged."),
+        typer.Option("--allow-fallback", help="Measure an older checkpoint if the newest is damaged."),
     ] = False,
     device: Device = "auto",
     runs_dir: RunsDir = "runs",
@@ -64,7 +64,7 @@ def evaluate(
     """Measure a trained run.
 
     Prints the metrics of the run; for a classifier also precision, recall and
-    F1 of each class, and the confusion matrix. The record is kept in the run
+    F1 of each class, and the confusion matrix. The result is stored in the run
     as eval/SPLIT.json.
     """
     if max_drop and baseline is None:
@@ -103,7 +103,7 @@ def evaluate(
 
 
 def warn(report: "Evaluation") -> None:
-    """Say why these may not be the numbers that the training was to reach."""
+    """Warn if the run is damaged, unfinished or cannot record the result."""
     tell_damage(report.damage)
     if report.unrecorded:
         say(f"warning: {report.unrecorded}: these numbers are not recorded in the run")
@@ -114,12 +114,12 @@ def warn(report: "Evaluation") -> None:
 
 
 def document(report: "Evaluation", verdicts: Sequence["Verdict"]) -> dict[str, Any]:
-    """What --json prints of an evaluation."""
+    """The document that --json prints for an evaluation."""
     return report.as_dict() | ({"require": [verdict.as_dict() for verdict in verdicts]} if verdicts else {})
 
 
 def show(report: "Evaluation", *, format: Format, document: Any) -> None:
-    """Print the metrics, and as tables also those of the classes."""
+    """Print the metrics; in the table format also the metrics per class and the confusion matrix."""
     emit(
         [{"metric": name, "value": value} for name, value in report.metrics.items()],
         [Column("metric", "metric", fixed=True), Column("value", "value", right=True)],
@@ -133,7 +133,7 @@ def show(report: "Evaluation", *, format: Format, document: Any) -> None:
 
 
 def tell(verdicts: Sequence["Verdict"], *, format: Format) -> list[str]:
-    """The sentences of the rules that do not hold; those that hold are said."""
+    """Print the rules that hold; return the sentences of those that do not."""
     for verdict in verdicts:
         if verdict.holds and format is Format.table:
             say(verdict.sentence)

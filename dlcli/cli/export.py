@@ -111,7 +111,7 @@ def _row(outcome: Any) -> dict[str, Any]:
         "memory": record["memory"],
         "parity": f"{verdict}; {record['note']}" if record["note"] else verdict,
     }
-    if "metric" in parity:  # it ran
+    if "metric" in parity:  # the artifact ran
         row |= {
             "max_relative_difference": parity["max_relative_difference"],
             "agreement": parity["agreement"],
@@ -131,7 +131,7 @@ def _document(outcome: Any) -> dict[str, Any]:
 def _title(run: Any, compared: list[dict[str, Any]]) -> str:
     if not compared:
         return str(run)
-    return f"{run}: against the trained model on {compared[0]['split']}, {compared[0]['samples']:,} samples"
+    return f"{run}: compared with the trained model on {compared[0]['split']}, {compared[0]['samples']:,} samples"
 
 
 def _megabytes(value: int | None) -> str:

@@ -1,4 +1,4 @@
-"""TrainConfig's fields as options of a command: default and help text are written once, in config/settings.py."""
+"""The fields of TrainConfig as options of a command; defaults and help texts come from config/settings.py."""
 
 import inspect
 import types
@@ -21,17 +21,17 @@ _PANELS |= {"Selection": "Best checkpoint", "Machine": "Machine"}
 
 
 def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Callable[..., Any]:
-    """Give `command(*, settings, ...)` an option for each field of TrainConfig.
+    """Replace the parameter `settings` of a command by one option for each field of TrainConfig.
 
-    What is typed arrives in `settings`, a dict of field -> text or bool, without those not given.
-    defaults: whether what is not given gets TrainConfig's default, so that the help shows it.
+    The argument `settings` is a dict of field -> text or bool, with only the options that were given.
+    defaults: whether the help shows TrainConfig's defaults.
     """
     options = [_option(f, default=defaults) for f in fields(TrainConfig) if f.metadata]
     return with_options(command, "settings", options, lambda given: {n: v for n, v in given.items() if v is not None})
 
 
 def resolve(*, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]) -> TrainConfig:
-    """All sources of settings as one config: files in order, the environment, then what was typed."""
+    """One config from all sources; later ones override: files in order, the environment, the command line."""
     typed = typed_layer(assignments, settings)
     if model is not None:
         typed = {"model": model} | typed
@@ -39,7 +39,7 @@ def resolve(*, model: str | None, files: list[str], assignments: list[str], sett
 
 
 def typed_layer(assignments: list[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The texts of --set, and over them the options."""
+    """The settings on the command line: those of --set, overridden by the options."""
     return dict(parse_assignment(text) for text in assignments) | dict(settings)
 
 
@@ -72,7 +72,7 @@ def _shown(default: Any) -> str:
 
 
 def _metavar(hint: Any) -> str:
-    """What stands for the value: its choices, or a word; nothing for a flag."""
+    """The placeholder for the value in the help: its choices or a word; empty for a flag."""
     if typing.get_origin(hint) is typing.Literal:
         return "|".join(typing.get_args(hint))
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

@@ -32,7 +32,7 @@ def gradcheck(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="NAME", help="The data set for which your own model is built, in place of --input."
+            "--data", metavar="NAME", help="The data set for which your own model is built, instead of --input."
         ),
     ] = None,
     settings: Annotated[
@@ -60,7 +60,7 @@ def gradcheck(
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Also fail when a tensor is undecided or a parameter unused.")
+        bool, typer.Option("--strict", help="Also fail if a tensor is undecided or a parameter unused.")
     ] = False,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Plant bugs in real models, and count how many are found.")
@@ -71,7 +71,7 @@ def gradcheck(
     """Compare a model's derivatives with numeric ones, and name the wrong module.
 
     The comparison is made tensor by tensor, in float64 on the CPU. The exit
-    code is 7 when a derivative is wrong.
+    code is 7 if a derivative is wrong.
     """
     if self_test:
         given = {
@@ -80,7 +80,7 @@ def gradcheck(
         }  # fmt: skip
         for name, value in given.items():
             if value:
-                raise ConfigError(f"--self-test plants its own bugs into its own models: leave {name} out")
+                raise ConfigError(f"--self-test plants its own bugs in its own models: leave {name} out")
         _self_test(seed, format)
         return
     from dlcli.compute.devices import choose_device
@@ -120,7 +120,7 @@ def gradcheck(
 
 
 def _tell(line: str) -> None:
-    """A line of the report, which belongs to the tables: on stdout."""
+    """Print a line of the report to stdout, like the tables."""
     write(plain(line) + "\n")
 
 
@@ -138,7 +138,7 @@ _COLUMNS = [
 
 
 def _rows(target: "TargetReport", *, short: bool = False) -> list[dict[str, Any]]:
-    """A row a tensor. short: boundaries of modules only where they did not pass."""
+    """One row per tensor. short: leave out module inputs and outputs that passed."""
     rows = []
     for row in target.rows:
         if short and row.kind.startswith("module") and row.verdict in ("pass", "unused"):
@@ -153,7 +153,7 @@ def _rows(target: "TargetReport", *, short: bool = False) -> list[dict[str, Any]
 
 
 def _print_target(target: "TargetReport", *, whole: bool) -> None:
-    """whole: its table, even if it passed."""
+    """Print the result for one target. whole: print its table even if it passed."""
     boundaries = [row for row in target.rows if row.kind.startswith("module")]
     passed = sum(row.verdict in ("pass", "unused") for row in boundaries)
     if whole or target.verdict != "pass":
@@ -266,6 +266,6 @@ def _self_test_line(result: "SelfTest") -> str:
     kinds, count = len({p.mutation for p in result.planted}), len(result.planted)
     alarms = f"false alarms in {', '.join(result.false_alarms)}" if result.false_alarms else "no false alarm"
     return (
-        f"{kinds} kinds of bug, {count} planted: {result.detected} detected, {result.localised} put down to the "
-        f"right module; {alarms}; seed {result.seed}"
+        f"{kinds} kinds of bug, {count} planted: {result.detected} detected, {result.localised} attributed to "
+        f"the right module; {alarms}; seed {result.seed}"
     )

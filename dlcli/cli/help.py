@@ -1,6 +1,6 @@
-"""What --help prints: plain text, the same on a terminal and in a pipe, broken between words only.
+"""Writes --help: plain text, the same on a terminal and in a pipe, with line breaks only between words.
 
-Typer's own help draws boxes with rich, whose import takes longer than all the rest, and cuts names to fit them.
+Typer's own help uses rich, whose import takes longer than everything else, to draw boxes, and truncates names to fit.
 """
 
 import inspect
@@ -12,13 +12,13 @@ from dlcli.cli.layout import fold
 
 _WIDEST = 80
 
-_NAMES = 28  # columns of the names; a longer one stands on a line of its own
+_NAMES = 28  # width of the names; a longer one gets its own line
 
 _VALUES = {int: "N", float: "X"}
 
 
 def write_help(command: Any, ctx: Any, formatter: Any, *, commands: Mapping[str, str] | None = None) -> None:
-    """The help of a Typer command or group. commands: the line of each command in it, where that is not the first
+    """Write the help of a Typer command or group. commands: one line for each sub-command, if it is not the first
     paragraph of its help."""
     if commands is None:
         inner = getattr(command, "commands", {})
@@ -55,7 +55,7 @@ def _paragraphs(command: Any) -> list[str]:
 
 
 def _listed(entries: Sequence[tuple[str, str]], *, width: int) -> Iterator[str]:
-    """Names on the left, what is said of them on the right."""
+    """Names on the left, descriptions on the right."""
     left = min(_NAMES, max(len(name) for name, _ in entries))
     for name, about in entries:
         first, *more = fold(about, width=width - left - 4)
@@ -67,7 +67,7 @@ def _listed(entries: Sequence[tuple[str, str]], *, width: int) -> Iterator[str]:
 
 
 def _words(ctx: Any) -> list[str]:
-    """The names of the commands that lead to this help, without the program's."""
+    """The names of the commands that lead to this help, without that of the program."""
     return [*_words(ctx.parent), ctx.info_name] if ctx.parent is not None else []
 
 
@@ -87,7 +87,7 @@ def _names(param: Any) -> str:
 
 
 def _about(param: Any) -> str:
-    """The help, and behind it the default and the variable of the environment where there are such."""
+    """The help, followed by the default and the environment variable, if any."""
     facts = []
     if not param.is_flag and param.show_default and param.default not in (None, ""):
         facts.append(f"default: {param.default:g}" if isinstance(param.default, float) else f"default: {param.default}")

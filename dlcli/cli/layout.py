@@ -1,4 +1,4 @@
-"""How wide the columns of a table are, and what becomes of them where a terminal is too narrow."""
+"""The widths of the columns of a table, and their layout on a terminal that is too narrow."""
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,12 +6,12 @@ from itertools import zip_longest
 from typing import Protocol
 
 _GAP = 2  # spaces between two columns
-_SHORTEST = 16  # a text is folded to no fewer characters
-_LONGEST_WORD = 40  # a longer one sticks out
+_SHORTEST = 16  # smallest width to which a text is folded
+_LONGEST_WORD = 40  # a longer word exceeds the width of its column
 
 
 class Shape(Protocol):
-    """What a column says of its looks: see `output.Column`."""
+    """How a column is laid out: see `output.Column`."""
 
     @property
     def right(self) -> bool: ...
@@ -24,10 +24,10 @@ class Shape(Protocol):
 
 
 def fit(columns: Sequence[Shape], cells: Sequence[Sequence[str]], *, width: int) -> dict[int, int]:
-    """The numbers of the columns that are shown, from 0, each with its width, so that a line takes `width` at most.
+    """Index -> width of the columns that are shown, such that a line has at most `width` characters.
 
-    cells: those of each column, its heading first. A column that does not fit beside those of a lower `drop`, texts as
-    narrow as they may be, is left out. No word is broken, even where a line takes more than `width`.
+    cells: the cells of each column, its heading first. A column is left out if it does not fit beside the columns with
+    a lower `drop` at their smallest widths. Words are not broken, even if a line then exceeds `width`.
     """
     natural = [max(map(_width, column)) for column in cells]
     least = [_least(c, column, n) for c, column, n in zip(columns, cells, natural, strict=True)]
@@ -39,7 +39,7 @@ def fit(columns: Sequence[Shape], cells: Sequence[Sequence[str]], *, width: int)
             spare -= least[i] + _GAP
     widths = {i: least[i] for i in sorted(shown)}
     growing = sorted(shown, key=lambda i: natural[i] - least[i])
-    for place, i in enumerate(growing):  # what is left over, in equal parts
+    for place, i in enumerate(growing):  # distribute the remaining width equally
         more = max(0, min(natural[i] - widths[i], spare // (len(growing) - place)))
         widths[i] += more
         spare -= more
@@ -47,7 +47,7 @@ def fit(columns: Sequence[Shape], cells: Sequence[Sequence[str]], *, width: int)
 
 
 def compose(columns: Sequence[Shape], cells: Sequence[Sequence[str]], widths: Mapping[int, int]) -> Iterator[str]:
-    """The lines of the table, with the columns of `widths`."""
+    """The lines of the table with the columns in `widths`."""
     looks = [(i, width, columns[i].right, columns[i].cut > 0) for i, width in widths.items()]
     for row in zip(*cells, strict=True):
         folded = [_arrange(row[i], width=width, cut=cut) for i, width, _, cut in looks]
@@ -66,7 +66,7 @@ def _least(column: Shape, cells: Sequence[str], natural: int) -> int:
 
 
 def _arrange(cell: str, *, width: int, cut: bool) -> list[str]:
-    """The lines of a cell: one that ends in an ellipsis, or as many as it takes, folded between words."""
+    """The lines of a cell: a single line that ends in an ellipsis if `cut`, otherwise folded between words."""
     if _width(cell) <= width:
         return [cell]
     if cut:
@@ -79,7 +79,7 @@ def _arrange(cell: str, *, width: int, cut: bool) -> list[str]:
 
 
 def fold(text: str, *, width: int) -> list[str]:
-    """Lines of at most `width`, broken between words only."""
+    """Lines of at most `width` characters, broken only between words; a longer word gets its own line."""
     lines: list[str] = []
     for word in text.split(" "):
         if lines and _width(lines[-1]) + 1 + _width(word) <= width:
@@ -97,7 +97,7 @@ def _pad(cell: str, width: int, *, right: bool) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns that a terminal takes for it: two for a Chinese character, none for an accent of its own."""
+    """Width on a terminal: two for a wide (such as a Chinese) character, zero for a combining accent."""
     if text.isascii():
         return len(text)
     return sum(

@@ -1,4 +1,4 @@
-"""dlcli models, dlcli datasets: what is built in, and all of one model or data set."""
+"""dlcli models, dlcli datasets: lists what is built in, and the details of one model or data set."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -20,15 +20,15 @@ _OPTIONS = [
 @with_format
 def models(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Tell all of this model, or of your own package.module:Name.")
+        str | None, typer.Argument(metavar="NAME", help="Show all about this model, or your own package.module:Name.")
     ] = None,
     *,
     format: Format,
 ) -> None:
-    """List the built-in models, or tell all of one.
+    """List the built-in models, or show one in detail.
 
-    With NAME: what it takes, its options with their types and defaults, and
-    the number of its parameters; --csv and --md print its options only.
+    With NAME: its input, its options with their types and defaults, and the
+    number of its parameters; --csv and --md print its options only.
     """
     if name is not None:
         from dlcli.experiment.catalogue import about_model
@@ -67,7 +67,7 @@ def datasets(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="Tell all of this data set, of text:FILE, or of your own package.module:name."
+            metavar="NAME", help="Show all about this data set, text:FILE, or your own package.module:name."
         ),
     ] = None,
     data_dir: Annotated[
@@ -77,7 +77,7 @@ def datasets(
     *,
     format: Format,
 ) -> None:
-    """List the built-in data sets, or tell all of one.
+    """List the built-in data sets, or show one in detail.
 
     With NAME: its task, shape, size, licence and origin, its options with
     their types and defaults, and where its files are; --csv and --md print
@@ -127,7 +127,7 @@ def datasets(
 
 
 def _tell(name: str, facts: Mapping[str, str], found: Mapping[str, Any], *, owner: str, format: Format) -> None:
-    """All of one model or data set: a table of facts, and one of its options as --set takes them."""
+    """Print the details of a model or data set: a table of facts, and a table of its options for --set."""
     if format is Format.table:
         pair = [Column("what", "what", fixed=True), Column("value", "value")]
         emit([{"what": k, "value": v} for k, v in facts.items() if v], pair, format=format, title=name)
@@ -149,7 +149,7 @@ def _pairs(settings: Mapping[str, Any]) -> str:
 
 
 def _place(files: Mapping[str, Any] | None) -> str:
-    """Where the files of a data set are, and whether they are there."""
+    """Where the files of a data set belong, and whether they exist."""
     if files is None:
         return ""
     names, missing = files["names"], files["missing"]

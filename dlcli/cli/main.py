@@ -1,4 +1,4 @@
-"""The `dlcli` command: its sub-commands, and the one door through which errors leave."""
+"""The `dlcli` command: finds its sub-commands, and turns every error into a message and an exit code."""
 
 import functools
 import gc
@@ -16,8 +16,8 @@ from dlcli.core.blame import as_own, asked_for, out_of_memory
 from dlcli.core.errors import ConfigError, DlcliError, ResourceError
 from dlcli.core.version import __version__
 
-# name -> where it lives, and its line in `dlcli --help`. A command is imported when it is called, so that
-# no other command's start waits for it.
+# Name -> module and attribute, and line in `dlcli --help`. A command is imported when it is called, so that it does not
+# delay the start of other commands.
 COMMANDS = {
     "train": ("dlcli.cli.train:train", "Train a model in a new run, and print its best result."),
     "resume": ("dlcli.cli.resume:resume", "Continue a stopped run, or extend a finished one."),
@@ -44,8 +44,7 @@ COMMANDS = {
 
 
 class Door(typer.core.TyperGroup):
-    """Finds a command by name, and turns every way in which it can end into an exit code and at most one
-    line on stderr."""
+    """Finds a command by name. Every error becomes an exit code and one line on stderr."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -74,7 +73,7 @@ class Door(typer.core.TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         try:
             os.getcwd()
-        except FileNotFoundError:  # in which MKL would end the process
+        except FileNotFoundError:  # MKL would end the process in a deleted folder
             raise ResourceError("the current folder was deleted: change into another one") from None
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             from dlcli.cli.advice import about_command
@@ -103,44 +102,46 @@ class Door(typer.core.TyperGroup):
             message, code = _told(error)
             _leave(message, code, words, debug, run=getattr(error, "run", None))
         finally:
-            if "triton" not in sys.modules:  # which complains about what Python has not cleaned up
-                gc.freeze()  # at the exit Python would look through all that torch has made: 0.3 s
+            if "triton" not in sys.modules:  # triton complains about objects that Python has not cleaned up
+                gc.freeze()  # otherwise Python would traverse all of torch's objects at exit: 0.3 s
 
 
 class _AsTyped:
-    """Takes a text, a list of texts, or a flag as it is."""
+    """Passes on a text, a list of texts or a flag unchanged."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         return list(value or ()) if param.multiple or param.nargs == -1 else value
 
 
 def _take_as_typed(params: Sequence[Any]) -> None:
-    """Typer checks each value with pydantic, whose import takes as long as all of `dlcli runs`; a text or a flag
-    needs no check. A Typer that is built otherwise checks them all the same."""
+    """Skip Typer's check of texts and flags: it uses pydantic, whose import takes as long as all of `dlcli runs`.
+
+    In a version of Typer with other internals this has no effect.
+    """
     for param in params:
         if getattr(getattr(param, "type_descriptor", None), "annotation", None) in (str, list[str], bool):
             param.get_runtime_param = _AsTyped
 
 
 def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
-    """--debug is for the door, wherever it stands on the line; what follows `--` is no option."""
+    """The words without --debug, which may stand anywhere on the line before `--`, and whether it was there."""
     end = list(words).index("--") if "--" in words else len(words)
     kept = [word for word in words[:end] if word != "--debug"]
     return [*(kept or ["--help"]), *words[end:]], len(kept) < end
 
 
 def _limit_spinning() -> None:
-    """Must run before torch is imported.
+    """Let OpenMP threads give up their core after a short wait. Must run before torch is imported.
 
-    OpenMP's threads wait for each other by spinning. Where another process holds a core that stalls a step
-    a hundredfold, so they give up the core after a short wait. What the user has set is left as it is.
+    By default they wait for each other by spinning; if another process uses one of the cores, that slows a step a
+    hundredfold. Values that the user has set are kept.
     """
     if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         os.environ["GOMP_SPINCOUNT"] = "5000"
 
 
 def _told(error: BaseException) -> tuple[str, int]:
-    """The sentence for an error, and the exit code."""
+    """The message for an error, and the exit code."""
     if isinstance(error, DlcliError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
@@ -157,12 +158,12 @@ def _told(error: BaseException) -> tuple[str, int]:
     if (own := as_own(error)) is not None:
         return str(own), own.exit_code
     if isinstance(error, OSError):
-        return f"cannot go on: {error.strerror or error}", 6
+        return f"cannot continue: {error.strerror or error}", 6
     return f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1
 
 
 def _leave(message: str, code: int, words: Sequence[str], debug: bool, *, run: Any = None) -> None:
-    """run: in which it happened, if in one."""
+    """Print the message and exit. run: the run in which the error happened, if any."""
     from dlcli.cli.output import cut, say, say_json
 
     if debug:
@@ -178,7 +179,7 @@ def _leave(message: str, code: int, words: Sequence[str], debug: bool, *, run: A
     sys.exit(code)
 
 
-# Garbage in cycles is looked for after so many new objects. Python's own 700 costs 0.15 s of the import of torch.
+# Number of new objects after which cyclic garbage is collected. Python's default adds 0.15 s to the import of torch.
 _COLLECT_AFTER = 100_000
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -213,8 +214,8 @@ def main() -> None:
 
 
 def _open_closed_streams() -> None:
-    """What goes to a stream that was closed, as by `>&-`, goes nowhere. Without this, the next file that is opened
-    would get the stream's number, and what libraries write to the stream."""
+    """Connect streams that were closed, as by `>&-`, to /dev/null. Otherwise the next opened file would get the number
+    of the stream, and with it everything that libraries write to the stream."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

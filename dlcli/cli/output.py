@@ -1,4 +1,4 @@
-"""Tables, JSON, CSV and Markdown. Data goes to stdout, all else to stderr."""
+"""Tables, JSON, CSV and Markdown. Data goes to stdout, everything else to stderr."""
 
 import csv
 import dataclasses
@@ -17,10 +17,10 @@ from typing import Any
 
 from dlcli.cli.layout import compose, fit, fold
 
-# Control characters, those that turn the direction of a text or end a line, and bytes of a path that are not UTF-8.
+# Control characters, line separators, characters that change the direction of a text, and non-UTF-8 bytes of a path.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_JSON_CONTROL = re.compile(_CONTROL.pattern.replace(r"\x00-\x1f", ""))  # those below 0x20 are escaped already
-# Characters that a person is shown of one text.
+_JSON_CONTROL = re.compile(_CONTROL.pattern.replace(r"\x00-\x1f", ""))  # json escapes those below 0x20
+# Longest text that is shown to the user in full, in characters.
 _LONGEST = 1000
 
 
@@ -33,9 +33,9 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """key: of the row's value. show: how a person reads it; machines get the value itself.
+    """key: of the value in a row. show: formats the value for a table; JSON and CSV get the value itself.
 
-    The rest says what becomes of it on a narrow terminal: text is folded between words; numbers never are.
+    The other fields control the layout on a narrow terminal: text is folded between words, numbers never are.
     """
 
     key: str
@@ -43,12 +43,12 @@ class Column:
     show: Callable[[Any], str] = lambda value: text(value)
     right: bool = False
     fixed: bool = False  # never folded: ids, paths
-    cut: int = 0  # cut with an ellipsis, to so many characters at least, not folded: what another place shows whole
-    drop: int = 0  # left out on a terminal where it does not fit beside those of a lower one; 0 never is
+    cut: int = 0  # if not 0: truncated with an ellipsis, to at least this width, instead of folded
+    drop: int = 0  # if not 0: left out if it does not fit beside the columns with a lower value
 
 
 def choose_format(*, json: bool = False, csv: bool = False, md: bool = False) -> Format:
-    """The one that was asked for; a table when none was."""
+    """The requested format, by default a table. ConfigError (exit 2) if more than one is requested."""
     from dlcli.core.errors import ConfigError
 
     if json + csv + md > 1:
@@ -83,8 +83,8 @@ def print_json(document: Any) -> None:
 
 
 def _json_pieces(document: Any, stream: Any, *, indent: int | None = None) -> Iterator[str]:
-    """Piece by piece: the text of a long history is far larger than the history. What the stream cannot show, or a
-    terminal would act on, is escaped, so that nothing of it is lost."""
+    """The document in pieces, since the text of a long history is far larger than the history itself. Characters that
+    the stream cannot encode, and control characters, are escaped, so that nothing is lost."""
     pieces = json.JSONEncoder(indent=indent, ensure_ascii=not _is_utf(stream), allow_nan=False).iterencode(document)
     while batch := "".join(itertools.islice(pieces, 10_000)):
         yield _JSON_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", batch)
@@ -95,27 +95,27 @@ def _is_utf(stream: Any) -> bool:
 
 
 def write(content: str) -> None:
-    """To stdout, whole. When its reader has gone away, as `head` does, the command ends there without an error."""
+    """Write to stdout and flush. If the reader has closed the pipe, as `head` does, exit without an error."""
     try:
         sys.stdout.write(content)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter would try to flush once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter would try to flush again at exit
         sys.exit(0)
 
 
 def say(line: str) -> None:
-    """A line for the person, on stderr."""
+    """Print a line for the user, on stderr."""
     _write_to_stderr(plain(cut(line)))
 
 
 def say_json(document: Any) -> None:
-    """A document of one line, whole, on stderr."""
+    """Print a document in one line, without truncation, on stderr."""
     _write_to_stderr("".join(_json_pieces(document, sys.stderr)))
 
 
 def _write_to_stderr(line: str) -> None:
-    """A closed or full stderr never stops the work, nor does one in which a signal has just interrupted a write."""
+    """Errors are ignored: a stderr that is closed, full or interrupted by a signal must not stop the work."""
     try:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
@@ -124,13 +124,13 @@ def _write_to_stderr(line: str) -> None:
 
 
 def tell_damage(damage: Iterable[str]) -> None:
-    """Checkpoints that could not be used, so that an older one was."""
+    """Report checkpoints that could not be used, so that an older one is."""
     for sentence in damage:
         say(f"{sentence}: an older checkpoint is used")
 
 
 def plain(value: str) -> str:
-    """Text from data and files without control characters, so that it cannot move a terminal's cursor."""
+    """Text without control characters, so that text from data and files cannot control the terminal."""
     return value if value.isprintable() else _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
@@ -143,12 +143,12 @@ def text(value: Any) -> str:
 
 
 def cut(value: str) -> str:
-    """What a person is shown of a text that may be very long."""
+    """A text, truncated if it is very long."""
     return value if len(value) <= _LONGEST else f"{value[:_LONGEST]}..."
 
 
 def number(value: float | None) -> str:
-    """Four decimals, or four significant digits where these would say nothing."""
+    """Four decimals, or four significant digits for very small and very large values."""
     if value is None:
         return "-"
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
@@ -157,7 +157,7 @@ def number(value: float | None) -> str:
 
 
 def setting(value: Any) -> str:
-    """A setting as an option takes it: `0.1`, `128,64`, `yes`."""
+    """A setting in the form that options accept: `0.1`, `128,64`, `yes`."""
     if isinstance(value, list | tuple):
         return ",".join(map(setting, value)) or "-"
     if isinstance(value, bool):
@@ -166,7 +166,7 @@ def setting(value: Any) -> str:
 
 
 def power(value: float | None) -> str:
-    """`1.2e-05`, for values of which the order of magnitude counts."""
+    """`1.2e-05`, for values whose order of magnitude matters."""
     return "-" if value is None else "0" if value == 0 else f"{value:.1e}"
 
 
@@ -203,7 +203,7 @@ def age(started: str | None) -> str:
 
 
 def to_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Cells of text that a spreadsheet would take for a formula get an apostrophe before them."""
+    """Text cells that a spreadsheet would interpret as a formula are prefixed with an apostrophe."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_cell(name) for name in header])
@@ -216,7 +216,7 @@ _FORMULA = tuple(
     "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
 )
 
-_NUMBER = re.compile(r"[-+]([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")  # which a spreadsheet only reads
+_NUMBER = re.compile(r"[-+]([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")  # a signed number is not a formula
 
 
 def _cell(value: Any) -> Any:
@@ -235,7 +235,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], title: str) -> None:
-    """Plain columns, on a terminal made to fit; a footnote says what is left out."""
+    """Print plain columns, fitted to the terminal; a footnote lists the columns that are left out."""
     cells = [[c.heading, *(c.show(row.get(c.key)) for row in rows)] for c in columns]
     terminal = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     widths = fit(columns, cells, width=terminal)

@@ -64,14 +64,14 @@ def predict(
 
 
 def _row(prediction: "Prediction") -> dict[str, Any]:
-    """A column that is kept and has the name of one of ours is called input/NAME."""
+    """A row of the output. A kept column whose name is already used by dlcli is renamed to input/NAME."""
     ours = {"input": prediction.input, **prediction.values}
     kept = {f"input/{name}" if name in ours else name: text for name, text in prediction.kept.items()}
     return {"input": prediction.input, **kept, **prediction.values}
 
 
 def _names(lists: Sequence[str]) -> list[str]:
-    """The names in lists with commas between them; one that holds a comma stands in quotes, as in a .csv file."""
+    """The names in comma-separated lists; a name that contains a comma is quoted, as in a .csv file."""
     names = [name.strip() for cells in csv.reader(lists, skipinitialspace=True) for name in cells or [""]]
     for name in names:
         if not name:

@@ -1,4 +1,4 @@
-"""The only place that knows rich: how a training is shown while it goes on."""
+"""Shows the progress of a training. The only file that uses rich."""
 
 import os
 import sys
@@ -12,7 +12,8 @@ _SHORTEST_BAR = 8
 
 
 class Reporter:
-    """Shows a training on stderr: a live bar on a terminal; elsewhere one line per epoch, at most one in 10 s.
+    """Shows a training on stderr: a live progress bar on a terminal, otherwise one line per epoch but at most one per
+    10 s. The last epoch is always shown.
 
     A context manager. `quiet` shows nothing.
     """
@@ -29,7 +30,7 @@ class Reporter:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-            # Drawn only when a record arrives: a drawing thread would take its turns from the training.
+            # Drawn only when a record arrives: a drawing thread would slow the training.
             self._live = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
@@ -48,23 +49,23 @@ class Reporter:
         if self._live is not None:
             self._live.stop()
         elif self._held_back is not None and not self.quiet:
-            say(self._held_back)  # the last epoch is always told
+            say(self._held_back)
             self._held_back = None
 
     def line(self, content: str) -> None:
-        """A line that is always shown, unless quiet."""
+        """Show a line, unless quiet."""
         if not self.quiet:
             self.warn(content)
 
     def warn(self, content: str) -> None:
-        """A line that is shown even if quiet."""
+        """Show a line, even if quiet."""
         if self._live is not None:
             self._live.console.print(plain(content), markup=False, highlight=False, soft_wrap=True)
         else:
             say(content)
 
     def epoch(self, content: str) -> None:
-        """One line per epoch."""
+        """Show the line of an epoch, on a pipe only if the last one was 10 s ago."""
         if self._live is not None:
             self.line(content)
         elif time.monotonic() - self._last_line >= 10:
@@ -74,7 +75,7 @@ class Reporter:
             self._held_back = content
 
     def progress(self, *, done: int, total: int, notes: Sequence[str], what: str) -> None:
-        """Move the bar. notes: what stands behind it, as many of them as fit."""
+        """Update the progress bar. notes: texts after it, as many of them as fit."""
         if self._live is None:
             return
         if self._bar is None:

@@ -1,4 +1,4 @@
-"""dlcli recipes: the settings that ship with dlcli."""
+"""dlcli recipes: the settings files that are included in dlcli."""
 
 from dlcli.cli.arguments import with_format
 from dlcli.cli.output import Column, Format, emit

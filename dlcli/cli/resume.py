@@ -35,9 +35,8 @@ def resume(
 ) -> None:
     """Continue a stopped run, or extend a finished one, in the same folder.
 
-    Settings that are typed win over the run's own: `--epochs 200` extends it.
-    All others stay as they are in the run.
-    The command says whether the result will be bit for bit that of a run that
+    Settings given here replace those of the run: `--epochs 200` extends it.
+    The output says whether the result will be bit for bit that of a run that
     never stopped, and if not, why.
     """
     from dlcli.runs.names import find_one

@@ -1,4 +1,4 @@
-"""dlcli runs, dlcli runs show: the table of all runs, and one run in full. What removes runs is in trash.py."""
+"""dlcli runs, dlcli runs show: the table of all runs, and one run in full. Removal of runs is in trash.py."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -55,8 +55,8 @@ def runs(
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What eval measured as values of their own, and as a person is told them: with the metric and the step where they
-    are not those of the best checkpoint."""
+    """The result of `dlcli eval` as separate values, and as a text, `measured`. The text names the metric and the step
+    if they are not those of the best checkpoint."""
     test = row["test"]
     if test is None:
         return {"test": None, "test_metric": None, "test_step": None, "measured": None}
@@ -67,7 +67,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> list[Column]:
-    """What a run is, the settings in which the listed ones differ, what it has reached."""
+    """The run, the settings that differ between the listed runs, and the results."""
     settings = []
     for place, name in enumerate(differing):
         numeric = all(row[name] is None or type(row[name]) in (int, float) for row in rows)
@@ -98,7 +98,7 @@ def show(run: RunName, runs_dir: RunsDir = "runs", *, format: Format) -> None:
     """
     found = details(find_one(run, runs_dir))
     history = [
-        Column(name, name, _cell, right=True, drop=max(0, place - 2))  # the epoch, the step and a loss stay
+        Column(name, name, _cell, right=True, drop=max(0, place - 2))  # epoch, step and loss are always shown
         for place, name in enumerate((found["metrics"] or [{}])[0])
     ]
     if format is Format.table:
@@ -123,15 +123,15 @@ def _show_tables(found: dict[str, Any], history: list[Column]) -> None:
 
 
 def _refuse_misplaced(context: typer.Context) -> None:
-    """An option before the name of the inner command would not reach it."""
+    """ConfigError for an option before the name of a sub-command, which would have no effect."""
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         if source is not None and source.name == "COMMANDLINE":
             inner, option = context.invoked_subcommand, param.opts[0]
             taken = {o for p in getattr(context.command, "commands", {})[inner].params for o in p.opts}
             if option not in taken:
-                raise ConfigError(f"{option} is for `dlcli runs` alone: leave it out of `dlcli runs {inner}`")
-            raise ConfigError(f"{option} goes behind {inner}: dlcli runs {inner} {option} ...")
+                raise ConfigError(f"{option} is only for `dlcli runs`: leave it out of `dlcli runs {inner}`")
+            raise ConfigError(f"{option} must follow {inner}: dlcli runs {inner} {option} ...")
 
 
 def _cell(value: float | None) -> str:

@@ -21,9 +21,7 @@ def train(
     config: Configs = None,
     set_: Assignments = None,
     runs_dir: RunsDir = "runs",
-    name: Annotated[
-        str | None, typer.Option("--name", help="A name for the run, by which every command finds it.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="A name for the run, for use in other commands.")] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved settings as TOML and stop.")
     ] = False,
@@ -38,7 +36,7 @@ def train(
         typer.Option(
             "--eval",
             metavar="train|val|test",
-            help="Measure the best checkpoint on this split in the end, as `dlcli eval` does.",
+            help="Measure the best checkpoint on this split at the end, as `dlcli eval` does.",
             callback=one_of("--eval", "train", "val", "test"),
         ),
     ] = None,
@@ -49,8 +47,8 @@ def train(
 ) -> None:
     """Train a model in a new run, and print its best result.
 
-    With --eval, or with --require, which measures on the test split where
-    --eval names no other, the numbers of `dlcli eval` follow.
+    With --eval or --require, the best checkpoint is then measured as by
+    `dlcli eval`; --require uses the test split unless --eval names another.
     """
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
     if name is not None:

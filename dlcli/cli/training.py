@@ -1,4 +1,4 @@
-"""What train and resume share: an opened training is shown while it goes on, and its result told."""
+"""What train and resume share: shows a training while it runs, and then its result."""
 
 import contextlib
 import shlex
@@ -36,13 +36,13 @@ Print = Annotated[
 
 @dataclass(frozen=True)
 class Measuring:
-    """What is measured of a run that has finished. rules: those that must hold."""
+    """What to measure after a run has finished. rules: the conditions of --require."""
 
     split: str
     rules: Sequence["Rule"]
 
     def check(self, built: "Experiment") -> None:
-        """ConfigError (exit 2) when there is no such split, or no metric that a rule names."""
+        """ConfigError (exit 2) if there is no such split, or no metric that a rule names."""
         from dlcli.evaluation.rules import check_names
         from dlcli.experiment.build import make_task
 
@@ -64,10 +64,10 @@ def show(
     print_: str | None,
     measuring: Measuring | None = None,
 ) -> None:
-    """Open a session, train, and show it: some opening lines, a line for each evaluation, a bar, the result, and what
-    is measured of it.
+    """Open a session, train, and show opening lines, one line per evaluation, a progress bar, the result, and what is
+    measured.
 
-    Leaves with the code of the signal that stopped the training, if one did. CheckError (exit 7) when a rule does not
+    Exits with the code of the signal that stopped the training, if one did. CheckError (exit 7) if a rule does not
     hold.
     """
     from dlcli.training.signals import Stop
@@ -76,7 +76,7 @@ def show(
     with Reporter(quiet=quiet) as reporter, stop.receiving(), opened() as session:
         with _named_in_errors(session.run):
             if print_:
-                with contextlib.suppress(SystemExit):  # the reader has gone away, which never stops a training
+                with contextlib.suppress(SystemExit):  # a closed pipe must not stop a training
                     write(f"{session.run.number if print_ == 'run' else session.run.path}\n")
             tell_damage(session.damage)
             for line in lines(session):
@@ -91,7 +91,7 @@ def show(
 
 @contextlib.contextmanager
 def _named_in_errors(run: "Run") -> Iterator[None]:
-    """What goes wrong in here is told with the run that it went wrong in."""
+    """Adds the run to errors inside the block, for the error message."""
     try:
         yield
     except Exception as error:
@@ -154,8 +154,8 @@ def _measure(
     format: Format,
     printed: bool,
 ) -> None:
-    """As `dlcli eval`, but that the data are in memory. Prints the training's result and the evaluation: as two tables,
-    one JSON document, or one row of CSV or Markdown."""
+    """As `dlcli eval`, but with the data in memory. Prints the training's result and the evaluation as two tables, one
+    JSON document, or one row of CSV or Markdown."""
     from dlcli.evaluation import measure
     from dlcli.evaluation.rules import check_rules
 
@@ -184,7 +184,7 @@ def _columns(result: dict[str, Any]) -> list[Column]:
 def _closing(session: "Session", result: dict[str, Any], *, measured: bool) -> str:
     run, built = session.run, session.built
     if result["status"] == "interrupted":
-        return f"interrupted after epoch {result['epochs']}; go on with: dlcli resume {run.path}"
+        return f"interrupted after epoch {result['epochs']}; continue with: dlcli resume {run.path}"
     early = f" early, without a better one for {built.config.patience} evaluations" if result["reason"] else ""
     hint = "" if measured else f"; measure it: dlcli eval {run.path}"
     best = f": best {result['metric']} {number(result['best'])} in epoch {result['best_epoch']}"

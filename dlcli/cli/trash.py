@@ -52,15 +52,15 @@ def rm(
     *,
     format: Format,
 ) -> None:
-    """Move runs to the trash, which is the folder .trash beside them.
+    """Move runs to the trash, the folder .trash in the runs folder.
 
-    Takes the named runs, and of them, or of all, those that fit the options.
-    Runs that are being trained, and folders that are no runs of dlcli, are
-    never removed.
+    --status, --older-than and --keep-best select from the named runs, or from
+    all runs if none is named. Runs that are being trained, and folders that
+    are not runs of dlcli, are never removed.
     """
     chosen = _chosen(names or [], runs_dir, status=status or [], older_than=older_than, keep_best=keep_best)
     if not chosen and format is Format.table:
-        say(f"no run in {runs_dir} fits: nothing is moved")
+        say(f"no run in {runs_dir} matches: nothing is moved")
         return
     if dry_run:
         trash.check_removable(chosen)
@@ -79,7 +79,7 @@ def rm(
 
 @with_format
 def restore(names: TrashedNames = None, runs_dir: RunsDir = "runs", *, format: Format) -> None:
-    """Move runs from the trash back to where they were; without RUN, list the trash."""
+    """Move runs from the trash back to the runs folder; without RUN, list the trash."""
     if names:
         restored = trash.restore(_named(names, lambda name: trash.find(name, runs_dir)))
         _print(restored, [RUN, _SIZE, _PATH], format)
@@ -120,9 +120,9 @@ def purge(
 def _chosen(
     names: Sequence[str], runs_dir: str, *, status: Sequence[str], older_than: str | None, keep_best: str | None
 ) -> list[Run]:
-    """The named runs; with an option, those of them, or of all, that fit."""
+    """The named runs; with an option, those of them (or of all runs, if none is named) that match."""
     if not names and not status and older_than is None and keep_best is None:
-        raise ConfigError("no run is named: name some, or choose with --status, --older-than or --keep-best")
+        raise ConfigError("no run is named: name some, or select with --status, --older-than or --keep-best")
     statuses = [each for text in status for each in text.split(",")]
     for each in statuses:
         if each not in cleanup.STATUSES:
@@ -153,13 +153,13 @@ def _print_runs(rows: Sequence[Mapping[str, Any]], format: Format) -> None:
 
 
 def _named(names: Sequence[str], find: Callable[[str], list[Run]]) -> list[Run]:
-    """All runs that the names name, each once; an error in a name comes before anything is done."""
+    """The runs with these names, each once; an error in a name is raised before anything is done."""
     return list({run.path.absolute(): run for name in names for run in find(name)}.values())
 
 
 def _agreed(chosen: Sequence[Run]) -> bool:
     if not sys.stdin.isatty():
-        raise ConfigError("purge deletes for good and there is no terminal to ask on: say --yes")
+        raise ConfigError("purge deletes for good and there is no terminal to ask on: add --yes")
     numbers = ", ".join(str(run.number) for run in chosen)
     taken = byte_size(sum(trash.size(run.path) for run in chosen))
     what = f"run {numbers}" if len(chosen) == 1 else f"{len(chosen)} runs ({numbers})"

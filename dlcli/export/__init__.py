@@ -1,1 +1,1 @@
-"""A trained run -> a file that another program opens, compared with what was trained before it is kept."""
+"""Exports a trained run to files for other programs; each is compared with the trained model before it is kept."""

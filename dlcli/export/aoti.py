@@ -1,4 +1,4 @@
-"""A traced program, compiled ahead of time for this machine's processor by AOTInductor."""
+"""Format aoti: a traced program that AOTInductor compiles ahead of time for the processor of this machine."""
 
 import io
 import tempfile
@@ -47,9 +47,9 @@ def write(traced: Traced, metadata: Mapping[str, str]) -> bytes:
 
 
 def _without_paths(file: Path, folder: Path) -> Path:
-    """A copy in which the places of torch and of the compiler's cache, which its error messages name, are blank.
+    """A copy of the file in which the paths of torch and of the compiler's cache are blanked out.
 
-    They are overwritten rather than cut out: a library's bytes must stay where they are.
+    They occur in its error messages. They are overwritten, not removed, since offsets in a library must not change.
     """
     content = file.read_bytes()
     for place in (Path(torch.__file__).parent.parent, file.parent):

@@ -1,4 +1,4 @@
-"""The asking side of `runtime`: a fresh process that opens one artifact."""
+"""The client of runtime.py: starts a fresh process that opens one artifact, and sends requests to it."""
 
 import json
 import os
@@ -10,12 +10,15 @@ from typing import Any
 
 from dlcli.core.errors import CheckError, ResourceError
 
-# -P: a script of the user's called onnx.py is not what the runtimes are to import.
+# -P: the runtimes must not import a user's script that is called onnx.py.
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from dlcli.export.runtime import main; main()"
 
 
 class RuntimeProcess:
-    """A context manager. folder: where the runtimes put what they unpack. Its sentences say `it` of the artifact."""
+    """A context manager. folder: where the runtimes unpack temporary files.
+
+    Its error messages call the artifact `it`: the caller puts them after the artifact's name.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +42,8 @@ class RuntimeProcess:
         self._errors.close()
 
     def ask(self, do: str, **arguments: Any) -> Any:
-        """What the process found. CheckError when the runtime refuses, ResourceError when the process is gone."""
+        """The result of a request. CheckError if the runtime raises or crashes, ResourceError if the process was killed
+        (SIGKILL)."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")

@@ -1,10 +1,10 @@
-"""A run -> artifacts in its folder `export/`, each compared with the trained model before it gets its name.
+"""Writes the artifacts of a run into its folder `export/`. Each is compared with the trained model first.
 
     export/model.onnx     the artifact; model-half.onnx, model-int8.onnx, model-raw.onnx beside it
     export/onnx.json      its record: signature, preprocessing, sha256, the comparison, times; onnx-half.json, ...
 
-An artifact that is not the trained model is not kept, nor is an older one under its name: a file in `export/` is
-one that its record vouches for.
+An artifact that fails the comparison is not kept, and an older one of the same name is removed: every file in `export/`
+is the one that its record describes.
 """
 
 import hashlib
@@ -35,10 +35,10 @@ _LATENCY_BATCHES = (1, 64)
 
 @dataclass(frozen=True)
 class FormatResult:
-    """What became of one format.
+    """The result for one format.
 
-    name: `onnx`, `onnx-half`, ... record: what was written into the run, None when nothing could be compared.
-    error: why there is no artifact.
+    name: `onnx`, `onnx-half`, ... record: as written into the run; None if there was nothing to compare.
+    error: why there is no artifact; None if there is one.
     """
 
     name: str
@@ -48,7 +48,7 @@ class FormatResult:
 
 @dataclass(frozen=True)
 class Made:
-    """An artifact's bytes. about: more for its record."""
+    """The bytes of an artifact. about: further entries of its record."""
 
     content: bytes
     signature: Signature
@@ -70,10 +70,13 @@ def export(
     tolerance: float | None = None,
     data_dir: str | None = None,
 ) -> Iterator[FormatResult]:
-    """Write the run's best weights in each of `formats`, one after the other; one that fails does not stop the rest.
+    """Write the run's best weights in each of `formats`, one after the other; a format that fails does not stop the
+    others.
 
-    data_dir: where data sets lie now, if not where they lay at the training.
-    tolerance: instead of `parity.TOLERANCE`'s, that of the dtype.
+    half: float16 weights and arithmetic. quantize: `int8` or None. raw: without normalisation.
+    tolerance: replaces the value of `parity.TOLERANCE` for the dtype.
+    data_dir: the folder of data sets, if it is not the one that the training used.
+    Raises ConfigError (exit 2) for an unknown format or a combination that is not possible.
     """
     check_formats(formats, half=half, quantize=quantize)
     original = Original(run, raw=raw, dtype=quantize or ("float16" if half else "float32"), data_dir=data_dir)
@@ -104,17 +107,17 @@ def _need_runtime(format: str) -> None:
 def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ValueError:  # something stands in its place
+    except ValueError:  # another object in sys.modules has its name
         return False
 
 
 def _written(original: Original, format: str) -> Made:
-    """As `_make`; RunError (exit 4) when a writer fails, as it may for a model of the user's own."""
+    """As `_make`; RunError (exit 4) if a writer fails, which can happen with a user's own model."""
     try:
         return _make(original, format)
     except (DlcliError, OSError):
         raise
-    except Exception as error:  # each writer has its own classes of errors
+    except Exception as error:  # each writer has its own exception classes
         model = original.restored.config.model
         raise RunError(f"{original.run}: model {model} cannot be written as {format}: {first_line(error)}") from error
 
@@ -162,7 +165,7 @@ def _record(original: Original, made: Made, *, name: str, format: str, tolerance
 
 
 def _measured(original: Original, made: Made, *, format: str, tolerance: float | None) -> dict[str, Any]:
-    """What is found of the artifact in a fresh process. CheckError when it does not even run there."""
+    """Comparison, times and memory of the artifact in a fresh process. CheckError if it does not run there."""
     with tempfile.TemporaryDirectory(prefix="dlcli-export-") as temporary, RuntimeProcess(Path(temporary)) as child:
         folder = Path(temporary)
         artifact, x = folder / f"artifact{FORMATS[format]}", folder / "x.npy"
@@ -178,7 +181,7 @@ def _measured(original: Original, made: Made, *, format: str, tolerance: float |
         )
         lost = [key for key, value in made.metadata.items() if metadata.get(key) != value]
         if lost:
-            raise CheckError(f"its metadata has not what was written: {', '.join(lost)}")
+            raise CheckError(f"its metadata differs from what was written: {', '.join(lost)}")
         child.ask("time", inputs=str(x), batch_size=_LATENCY_BATCHES[-1])
         memory = child.ask("memory")
         found = parity.compare(child, original, made.signature, folder=folder, tolerance=tolerance)
@@ -193,8 +196,8 @@ def _measured(original: Original, made: Made, *, format: str, tolerance: float |
 
 
 def _keep(run: Run, made: Made, record: dict[str, Any], *, name: str, file: str) -> FormatResult:
-    """The artifact first, then its record: what the record's sha256 names is there. One that failed goes, and so
-    does an older one of its name."""
+    """Write the artifact, then its record, so that the file of a record always exists. If the artifact failed the
+    comparison, it is not written and an older one of the same name is removed."""
     faults = record["parity"]["faults"]
     if faults:
         path = run.folder("export") / file

@@ -1,17 +1,17 @@
-"""The formats that a run is exported to. Light: a wrong name is told before torch is loaded."""
+"""The export formats. Light: a wrong name is reported before torch is loaded."""
 
 from collections.abc import Sequence
 
 from dlcli.core.errors import ConfigError, did_you_mean
 
-# Format -> ending of its file.
+# Format -> file extension.
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".aoti.pt2", "safetensors": ".safetensors"}
 
 
 def check_formats(formats: Sequence[str], *, half: bool = False, quantize: str | None = None) -> None:
-    """ConfigError (exit 2) unless all these exist and go together."""
+    """ConfigError (exit 2) unless all formats exist and can be combined with the options."""
     if not formats:
-        raise ConfigError(f"there is no format to export to: choose of {', '.join(FORMATS)}")
+        raise ConfigError(f"no format was given: choose from {', '.join(FORMATS)}")
     for name in formats:
         if name not in FORMATS:
             raise ConfigError(f"unknown format {name!r}: {did_you_mean(name, FORMATS)}")

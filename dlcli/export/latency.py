@@ -1,4 +1,4 @@
-"""How long the artifact and the trained model take for the same batch, turn by turn."""
+"""Times the artifact and the trained model on the same batch, alternately."""
 
 import statistics
 import time
@@ -10,9 +10,10 @@ _SECONDS = 1.0
 
 
 def paired(artifact: Callable[[], float], eager: Callable[[], Any]) -> dict[str, float]:
-    """Medians in seconds, and the median of eager / artifact over all pairs.
+    """Median times in seconds, and the median of eager / artifact over all pairs.
 
-    artifact: runs once and gives its seconds. The two take turns, so that what else the machine does slows both.
+    artifact: runs once and returns its seconds. eager: runs the trained model once. The two alternate, so that other
+    work on the machine slows both.
     """
     for _ in range(2):
         artifact()

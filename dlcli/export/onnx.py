@@ -1,4 +1,4 @@
-"""A traced program as one ONNX file: names, metadata, nothing of this machine, nothing outside the file."""
+"""Format onnx: a traced program as one self-contained ONNX file, with names and metadata, without local paths."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from dlcli.core.errors import ResourceError
 from dlcli.export import onnx_runtime
 from dlcli.export.program import Traced, quiet
 
-LARGEST = 2**31 - 1  # bytes of a protobuf message
+LARGEST = 2**31 - 1  # bytes in a protobuf message
 
 
 def write(traced: Traced) -> bytes:
@@ -32,7 +32,7 @@ def write(traced: Traced) -> bytes:
 
 
 def finish(content: bytes, traced: Traced, metadata: Mapping[str, str]) -> bytes:
-    """The model with its sizes named and its metadata, checked by onnx itself."""
+    """The model with named dimensions and metadata, checked by onnx."""
     import onnx
 
     model = onnx.load_from_string(content)
@@ -69,7 +69,7 @@ def runtime_version() -> str:
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
-    """`graph` and those inside its nodes: bodies of loops."""
+    """`graph` and the graphs inside its nodes, which are bodies of loops."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -78,7 +78,7 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 
 def _forget_sources(graph: Any) -> None:
-    """Files and lines, which are paths of this machine; and the shapes between nodes, which every reader infers."""
+    """Remove source files and lines, which are local paths, and the shapes between nodes, which readers infer."""
     del graph.value_info[:]
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         _clear(part)

@@ -1,12 +1,12 @@
-"""ONNX Runtime without its telemetry, which makes a folder in the user's home and sends its maker what is run."""
+"""ONNX Runtime without its telemetry, which creates a folder in the user's home and reports usage to its vendor."""
 
 import os
 from typing import Any
 
 
 def load() -> Any:
-    """The module. To be called before anything else imports it: its telemetry starts with the import."""
+    """The onnxruntime module. Must be called before anything else imports it: telemetry starts with the import."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime  # also where it is installed as onnxruntime-gpu
+    import onnxruntime  # the module name of the package onnxruntime-gpu too
 
     return onnxruntime

@@ -1,4 +1,4 @@
-"""What is exported: a run's best weights; and what an artifact is compared with: their answers on real samples."""
+"""The original of an export: a run's best weights, and their answers on real samples, for the comparison."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ _CALIBRATION = 512  # samples
 
 @dataclass(frozen=True)
 class Reference:
-    """The trained model's answers on a split, as `dlcli eval` and `dlcli predict` come to them.
+    """The trained model's answers on a split, computed as in `dlcli eval` and `dlcli predict`.
 
-    x: the artifact's inputs, at least 64 rows: a shorter split is repeated. samples: length of the split.
-    answer: (samples, ...) in the artifact's units. target: of each sample. metrics: of the whole split.
+    x: (rows, ...) inputs for the artifact, at least 64 rows: a shorter split is repeated. samples: length of the split.
+    answer: (samples, ...) in the artifact's units. target: (samples, ...). metrics: of the whole split.
     """
 
     split: str
@@ -42,16 +42,17 @@ class Reference:
 
 
 class Original:
-    """The trained model that artifacts are made of and compared with.
+    """The trained model from which artifacts are made and with which they are compared.
 
-    raw: without normalisation. dtype: float32, float16 or int8, that of the weights. data: not normalised.
-    data_dir: where data sets lie now, if not where they lay at the training.
+    raw: export without normalisation. dtype: of the artifact's weights: float32, float16 or int8.
+    data_dir: the folder of data sets, if it is not the one that the training used.
+    data: the run's data, not normalised. reference: its answers.
     """
 
     def __init__(self, run: Run, *, raw: bool, dtype: str, data_dir: str | None = None) -> None:
         self.run, self.raw, self.dtype = run, raw, dtype
         restored = restore(run, device="cpu")
-        # An artifact computes in the dtype of its weights, whatever autocast the training used.
+        # An artifact computes in the dtype of its weights, regardless of the autocast of the training.
         config = restored.config.replace(precision="fp32", data_dir=data_dir or restored.config.data_dir)
         self.restored: Restored = dataclasses.replace(restored, config=config)
         self.data: Dataset = self._raw_data()
@@ -75,12 +76,12 @@ class Original:
 
     @cached_property
     def signature(self) -> Signature:
-        """Of the model as it stands, not traced."""
+        """Of the untraced model."""
         state = state_shape(self.restored.model, self.preprocessing)
         return signature_of(self.preprocessing.spec, self.restored.task, state)
 
     def _raw_data(self) -> Dataset:
-        """The run's data with its own splits, not normalised; DataError when they are not what they were."""
+        """The run's data with its own splits, not normalised; DataError if the data has changed."""
         return load_data(
             self.restored.config,
             device="cpu",
@@ -110,23 +111,23 @@ class Original:
         )
 
     def fed(self, x: Tensor) -> Tensor:
-        """Raw samples as the artifact takes them."""
+        """Raw samples in the form that the artifact accepts: normalised if it is `raw`."""
         return (self.preprocessing.apply(x) if self.raw else x).contiguous()
 
     def metrics(self, answer: Tensor, target: Tensor) -> dict[str, float | None]:
-        """The task's metrics of an artifact's answers, normalised back where it gives them in the target's units."""
+        """The task's metrics for an artifact's answers; answers in the target's units are normalised first."""
         task = self.restored.task
         output = answer if self.raw else task.normalised(answer)
         return finite(task.metrics([task.measure(output, target)]))
 
     def calibration(self) -> np.ndarray:
-        """Samples of the training split, evenly drawn from it, as the artifact takes them."""
+        """At most 512 samples, evenly spaced in the training split, in the form that the artifact accepts."""
         train = self.data.train
         part = train.part(torch.linspace(0, len(train) - 1, min(_CALIBRATION, len(train))).long())
         return torch.cat([self.fed(batch.x) for batch in in_order(part, _CALIBRATION)]).numpy()
 
     def describe(self) -> dict[str, Any]:
-        """What every artifact says of itself, but for its signature."""
+        """The metadata of every artifact, without its signature."""
         config, about, state = self.restored.config, self.preprocessing, self.restored.checkpoint.state
         kind, colon, path = config.data.partition(":")
         return {

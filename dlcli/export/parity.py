@@ -1,4 +1,4 @@
-"""The comparison of an artifact, in a process of its own, with the trained model on real samples."""
+"""Compares an artifact, running in a process of its own, with the trained model on real samples."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,19 +14,19 @@ from dlcli.export.original import Original, Reference
 from dlcli.export.signature import Signature
 from dlcli.tasks.task import AnsweringTask
 
-# Largest difference from the trained model, as a part of the deviation of its answers; and largest loss of the
-# metric. Integers are judged by the metric alone.
+# Largest accepted difference from the trained model, relative to the standard deviation of its answers. int8: largest
+# accepted loss of the metric, the only criterion there.
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "int8": 1e-2}
 _MOST_DROP = 0.01
-# Two classes whose logits lie closer, as a part of the same deviation, are a tie: rounding decides between them.
+# Two classes whose logits differ by less, relative to the same deviation, are a tie: rounding decides between them.
 _TIE = 1e-5
-_FEW = 16  # samples, for all questions but the one with large batches
+_FEW = 16  # samples for all questions except the one on the whole split
 
 
 @dataclass(frozen=True)
 class Question:
-    """How the artifact is asked. steps: of each sequence, its first ones. pieces: parts that a sequence is cut
-    into, the state being carried over."""
+    """One way to run the artifact on the first `rows` samples. steps: use only the first steps of each sequence.
+    pieces: split each sequence into this many parts and carry the state over."""
 
     batch_size: int
     rows: int
@@ -41,9 +41,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Discrepancy:
-    """Of one question. relative: max_absolute over the deviation of the trained model's answers on the whole split.
-    agreement: part of the predictions that are equal; None for real numbers. ties: unequal ones between classes
-    that rounding decides."""
+    """The differences for one question. relative: max_absolute divided by the deviation of the trained model's answers
+    on the whole split, see `_deviation`. agreement: fraction of equal predictions; None in a regression.
+    disagreements: number of unequal predictions. ties: those of them that rounding decides."""
 
     question: Question
     max_absolute: float
@@ -68,7 +68,8 @@ class Discrepancy:
 
 @dataclass(frozen=True)
 class Parity:
-    """faults: why the artifact is not the trained model, in words; empty when it is."""
+    """The result of all questions. trained, exported: metrics on the whole split. faults: sentences about why the
+    artifact fails the comparison; empty if it passes."""
 
     split: str
     samples: int
@@ -85,7 +86,7 @@ class Parity:
 
     @property
     def whole(self) -> Discrepancy:
-        """That of the whole split."""
+        """The differences on the whole split."""
         return max(self.differences, key=lambda d: d.question.rows)
 
     @property
@@ -112,9 +113,9 @@ class Parity:
 def compare(
     child: RuntimeProcess, original: Original, signature: Signature, *, folder: Path, tolerance: float | None
 ) -> Parity:
-    """Ask `child`, which has opened the artifact, every question, and compare its answers.
+    """Ask `child`, which has opened the artifact, every question, and compare its answers with the trained model's.
 
-    folder: for the arrays that pass between the processes; x.npy, the samples, is there.
+    folder: for the arrays that the processes exchange; it holds the samples as x.npy.
     """
     reference, task = original.reference, original.restored.task
     limit = TOLERANCE[original.dtype] if tolerance is None else tolerance
@@ -169,8 +170,8 @@ def _expected(original: Original, question: Question) -> Tensor:
 
 
 def _deviation(answer: Tensor) -> float:
-    """What differences are relative to: the standard deviation of all answers, or a hundredth of the largest
-    where they hardly differ from each other."""
+    """The scale of relative differences: the standard deviation of all answers, but at least one hundredth of the
+    largest absolute answer; 1 if all are zero."""
     values = answer.double()
     return max(values.std(correction=0).item(), 0.01 * values.abs().max().item()) or 1.0
 
@@ -211,7 +212,7 @@ def _faults(parity: Parity, dtype: str) -> list[str]:
     most = parity.tolerance if dtype == "int8" else _MOST_DROP
     if trained is None or exported is None:
         if trained is not None or dtype == "int8":
-            faults.append(f"{parity.metric} on {parity.split} is undefined, by which it would be judged")
+            faults.append(f"{parity.metric} on {parity.split} is undefined, so it cannot be compared")
     elif not trained - exported <= most:
         faults.append(f"{parity.metric} on {parity.split} is {exported:.4f} against {trained:.4f}")
     elif dtype == "int8" and not math.isfinite(whole.max_absolute):

@@ -1,4 +1,4 @@
-"""The wrapped model as a program of torch.export, from which onnx, pt2 and aoti are made."""
+"""Traces the wrapped model with torch.export; formats onnx, pt2 and aoti are made from the result."""
 
 import contextlib
 import io
@@ -19,14 +19,14 @@ from dlcli.export.signature import BATCH, STEPS, Port, Signature
 from dlcli.export.wrapper import Exportable
 from dlcli.tasks.task import AnsweringTask, Shape
 
-# The batch to trace with is one that no other size is equal to, or torch would take them for one; and not 0 or 1,
-# for which it makes exceptions.
+# Batch sizes to trace with. The batch size must differ from all other sizes, or torch would treat them as the same; and
+# torch treats 0 and 1 specially.
 _BATCH_SIZES = (3, 5, 7, 11)
 
 
 @dataclass(frozen=True)
 class Traced:
-    """note: what is fixed in this program that could have been free, or empty."""
+    """note: a dimension that had to be fixed, as a phrase for the report; empty if there is none."""
 
     program: torch.export.ExportedProgram
     signature: Signature
@@ -34,21 +34,21 @@ class Traced:
 
 
 def trace(module: Exportable, spec: DataSpec, task: AnsweringTask, *, name: str) -> Traced:
-    """`module` with a free batch, and a free number of steps where the model allows it.
+    """`module` traced with a dynamic batch size, and a dynamic number of steps if the model allows it.
 
-    name: of the model. RunError (exit 4) when torch.export cannot follow it.
+    name: of the model, for errors. RunError (exit 4) if torch.export cannot trace it.
     """
     program, note = None, ""
     dtype, sequence = input_dtype(spec), spec.kind == "tokens"
     if sequence and spec.input_shape[0] > 2:
-        # Not the longest, or torch could take the limit for the only length that there is.
+        # Not the greatest length, or torch might assume that it is the only one.
         program = _export(module, (spec.input_shape[0] - 1,), dtype, free_steps=True, name=name)
         if not isinstance(_input_shape(program)[1], torch.SymInt):
             program = None
     if program is None:
         program = _export(module, spec.input_shape, dtype, free_steps=False, name=name)
         if sequence:
-            note = f"takes sequences of exactly {spec.input_shape[0]} steps: torch.export fixed that length"
+            note = f"accepts only sequences of {spec.input_shape[0]} steps: torch.export fixed that length"
     _forget_sources(program)
     steps, most = _input_shape(program)[1], None
     free = isinstance(steps, torch.SymInt)
@@ -72,7 +72,7 @@ def _export(
     try:
         with quiet(), torch.no_grad():
             return torch.export.export(module, inputs, dynamic_shapes=free, strict=False)
-    except Exception as error:  # torch's tracer fails in as many classes as it has parts
+    except Exception as error:  # torch's tracer raises many classes of exceptions
         raise RunError(f"torch.export cannot follow model {name}: {first_line(error)}") from error
 
 
@@ -84,7 +84,11 @@ def signature_of(
     free_steps: bool = False,
     most_steps: int | None = None,
 ) -> Signature:
-    """state: shape of a recurrent model's, None for the batch. free_steps: a sequence may have any length."""
+    """Names, dtypes and shapes of inputs and outputs.
+
+    state: shape of a recurrent model's state, with None for the batch; empty without one. free_steps: whether the
+    number of steps is dynamic. most_steps: the longest sequence.
+    """
     shape: Shape = (STEPS,) if free_steps else spec.input_shape
     dtype = str(input_dtype(spec)).removeprefix("torch.")
     inputs = [Port(spec.kind, dtype, (BATCH, *shape))]
@@ -102,7 +106,7 @@ def _input_shape(program: torch.export.ExportedProgram) -> Any:
 
 
 def _forget_sources(program: torch.export.ExportedProgram) -> None:
-    """torch notes for every operation in which file and line it was called: paths of this machine."""
+    """Remove the file and line that torch records for each operation: they are local paths."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -112,7 +116,7 @@ def _forget_sources(program: torch.export.ExportedProgram) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch and its neighbours print, warn and log on the way: what matters, they raise."""
+    """Suppress what torch and other libraries print, warn and log inside the block; errors are raised as usual."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     nowhere = io.StringIO()
@@ -125,7 +129,7 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that says something, without the paths and the advice that follow it."""
+    """The first line of an error message that is not empty; torch's further lines are paths and advice."""
     lines = [line.strip() for line in str(error).splitlines()]
     found = next((line for line in lines if line), type(error).__name__)
     return re.sub(r"\s+", " ", found).rstrip(".")

@@ -1,4 +1,4 @@
-"""A traced program as torch.export's own archive."""
+"""Format pt2: a traced program as an archive of torch.export."""
 
 import io
 import json

@@ -1,9 +1,9 @@
-"""An ONNX model in 8-bit integers, by ONNX Runtime's quantizer.
+"""Quantises an ONNX model to 8-bit integers with ONNX Runtime's quantizer.
 
-Convolutions are quantised statically: the ranges of their inputs are measured on samples of the training split.
-Everything else is quantised dynamically: each input's range is measured when it comes. Weights have one scale per
-channel and use 7 of the 8 bits: processors without VNNI add two products of 8-bit numbers in 16 bits, which overflow
-(ONNX Runtime's documentation of quantization, "reduce_range").
+A model with convolutions is quantised statically: the ranges of the inputs of its layers are measured on samples of the
+training split. Any other model is quantised dynamically: ranges are measured at run time. Weights have one scale per
+channel and use 7 of the 8 bits: processors without VNNI add two products of 8-bit numbers in 16 bits, which may
+overflow (ONNX Runtime's documentation of quantization, "reduce_range").
 """
 
 import tempfile
@@ -38,7 +38,7 @@ def dynamic(content: bytes) -> bytes:
 
 
 def static(content: bytes, samples: Samples) -> bytes:
-    """samples: name of an input -> (N, ...) values, from which the ranges are taken."""
+    """samples: name of an input -> (N, ...) values for the calibration of the ranges."""
     onnx_runtime.load()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

@@ -1,6 +1,6 @@
-"""A GRU as a scan over its steps, so that an exported graph takes sequences of any length.
+"""A GRU as a scan over its steps, so that an exported graph accepts sequences of any length.
 
-torch.export unrolls nn.GRU for the one length that it sees. B batch, T steps, I input, H hidden.
+torch.export would unroll nn.GRU for the length of the example. B batch, T steps, I input size, H hidden size.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def with_scans(model: nn.Module) -> nn.Module:
-    """`model`, changed in place: each batch-first, one-directional GRU is a scan. Parameters are shared."""
+    """Replaces, in place, each batch-first, unidirectional GRU with biases by a scan that shares its parameters."""
     for name, child in model.named_children():
         if isinstance(child, nn.GRU):
             if child.batch_first and not child.bidirectional and child.bias:
@@ -20,8 +20,8 @@ def with_scans(model: nn.Module) -> nn.Module:
 
 
 class ScannedGRU(nn.Module):
-    """(B, T, I) input and the (layers, B, H) state before it -> (B, T, H) states of the last layer, and the
-    (layers, B, H) state after it. In evaluation only: there is no dropout between layers.
+    """(B, T, I) input and (layers, B, H) initial state -> (B, T, H) states of the last layer and (layers, B, H) final
+    state. For evaluation only: there is no dropout between layers.
     """
 
     def __init__(self, gru: nn.GRU) -> None:
@@ -40,7 +40,8 @@ class ScannedGRU(nn.Module):
 
 
 class _ScannedLayer(nn.Module):
-    """Cho et al. 2014 in cuDNN's form: the reset gate acts on the product, as in nn.GRU."""
+    """One GRU layer (Cho et al. 2014, arXiv:1406.1078) in the variant of cuDNN and nn.GRU: the reset gate multiplies
+    the matrix product instead of the state."""
 
     def __init__(self, input_weight: Tensor, state_weight: Tensor, input_bias: Tensor, state_bias: Tensor) -> None:
         super().__init__()
@@ -48,14 +49,14 @@ class _ScannedLayer(nn.Module):
         self.input_bias, self.state_bias = input_bias, state_bias
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        from torch._higher_order_ops.scan import scan  # brings torch's compiler, which takes seconds
+        from torch._higher_order_ops.scan import scan  # imports torch's compiler, which takes seconds
 
         batch, hidden = x.shape[0], state.shape[1]
 
         def step(state: Tensor, of_input: Tensor) -> tuple[Tensor, Tensor]:
-            # The view changes nothing, but names the batch: AOTInductor must know it inside the loop. Weights are
-            # read from self: as variables of the outer function they would make torch fix the batch in a second
-            # layer. The loop computes in float32 also with float16 weights: ONNX Runtime crashes on a float16 loop.
+            # The view does not change the shape, but AOTInductor needs the batch size inside the loop. Weights are read
+            # from self: as variables of the outer function they would make torch fix the batch size in a second layer.
+            # The loop computes in float32 even with float16 weights: ONNX Runtime crashes on a float16 loop.
             of_state = F.linear(state.view(batch, hidden), self.state_weight.float(), self.state_bias.float())
             input_reset, input_update, input_new = of_input.chunk(3, -1)
             state_reset, state_update, state_new = of_state.chunk(3, -1)
@@ -63,7 +64,7 @@ class _ScannedLayer(nn.Module):
             update = torch.sigmoid(input_update + state_update)
             new = torch.tanh(input_new + reset * state_new)
             state = new + update * (state - new)
-            return state, state.clone()  # a scan's two results must not be one tensor
+            return state, state.clone()  # the two results of a scan step must not be the same tensor
 
         of_inputs = F.linear(x, self.input_weight, self.input_bias).float().transpose(0, 1)  # (T, B, 3 * H)
         last, states = scan(step, state.float(), of_inputs)

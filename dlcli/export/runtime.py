@@ -1,10 +1,10 @@
-"""The process that opens an artifact by its own runtime and answers with what it gives.
+"""The process that opens an artifact with its own runtime and runs it.
 
-It is asked by lines of JSON on its standard input and answers each with one on its standard output; arrays pass
-through .npy files. Opening an ONNX file imports no torch.
+Each request is a line of JSON on standard input, each answer a line of JSON on standard output; arrays are exchanged as
+.npy files. Opening an ONNX file does not import torch.
 
-Opening a .pt2 can execute code that it holds, which no option of torch prevents. This is the only file of dlcli
-that does it, and only with bytes whose sha256 is that of the artifact that the asking process has just made.
+Opening a .pt2 file can execute code in it, and torch has no option to prevent that. This is the only file of dlcli that
+opens one, and it first checks that the sha256 is that of the artifact that the parent process has just made.
 """
 
 import contextlib
@@ -28,7 +28,10 @@ Model = Callable[[Arrays], Arrays]
 
 
 class Artifact:
-    """An opened artifact. metadata: what it says of itself. base: this process's memory before it was opened."""
+    """An opened artifact. metadata: as stored in it. base: bytes of memory of this process before it was opened.
+
+    ValueError unless the file has this sha256.
+    """
 
     def __init__(self, format: str, path: str, *, sha256: str, threads: int, signature: Signature) -> None:
         open_bytes = _OPENERS[format](threads, signature)
@@ -43,9 +46,9 @@ class Artifact:
     def run(
         self, inputs: str, outputs: str, *, rows: int, batch_size: int, steps: int | None = None, pieces: int = 1
     ) -> None:
-        """The answers for the first `rows` samples of a .npy file, into another.
+        """Run the artifact on the first `rows` samples of the .npy file `inputs`; write the answers to `outputs`.
 
-        steps: take the first so many of each sequence. pieces: give a sequence in so many parts, and carry the
+        steps: use only the first steps of each sequence. pieces: split each sequence into this many parts and carry the
         state from each to the next.
         """
         x = np.load(inputs, mmap_mode="r", allow_pickle=False)
@@ -70,7 +73,7 @@ class Artifact:
         return time.perf_counter() - start
 
     def memory(self) -> int | None:
-        """Bytes by which this process's memory rose at most since just before the artifact was opened."""
+        """Peak memory of this process, in bytes, above that before the artifact was opened; None if unknown."""
         peak = _memory("VmHWM")
         return None if peak is None or self.base is None else max(0, peak - self.base)
 
@@ -171,7 +174,7 @@ def _from_torch(module: Callable[..., Any]) -> Model:
 
 
 def _memory(field: str) -> int | None:
-    """This process's memory in bytes, where the system tells it: VmRSS now, VmHWM at its peak."""
+    """Memory of this process in bytes: VmRSS is the current value, VmHWM the peak; None if the system has no /proc."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{field}:"):
@@ -193,18 +196,18 @@ def _answer(artifact: Artifact | None, do: str, arguments: dict[str, Any]) -> tu
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    """Answer until the asking process closes the pipe. Whatever a runtime prints goes to stderr."""
+    """Answer requests until the parent process closes the pipe. Whatever a runtime prints goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a model of the user's own
+        sys.path.append(os.getcwd())  # for a user's own model
     artifact = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
             artifact, found = _answer(artifact, request.pop("do"), request)
             answer = {"found": found}
-        except Exception as error:  # whatever a runtime raises is what the comparison has found
+        except Exception as error:  # whatever a runtime raises is a result of the comparison
             answer = {"error": " ".join(str(error).split()) or type(error).__name__}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

@@ -1,4 +1,4 @@
-"""Weights under the model's own names, with what is needed to rebuild the model in the file's header."""
+"""Format safetensors: the weights under the model's names; the header holds what is needed to rebuild the model."""
 
 from collections.abc import Mapping
 

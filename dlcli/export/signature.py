@@ -1,4 +1,4 @@
-"""What an exported model takes and gives, by name. Light: the process that opens an artifact needs no torch for it."""
+"""Names, dtypes and shapes of an exported model's inputs and outputs. Light: does not import torch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ BATCH, STEPS = "batch", "steps"
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output. shape: numbers, or the name of a size that is free: `batch`, `steps`."""
+    """An input or output. shape: numbers, or the name of a dynamic size: `batch`, `steps`."""
 
     name: str
     dtype: str
@@ -24,8 +24,8 @@ class Port:
 
 @dataclass(frozen=True)
 class Signature:
-    """inputs, outputs: in order. The first of each is the sample and the answer; a recurrent model has a second
-    of each, the state before and after. most_steps: longest sequence, None where there is no limit or no sequence.
+    """inputs, outputs: in order. The first input is the sample, the first output the answer; a recurrent model has a
+    second of each, the state before and after. most_steps: the longest sequence; None without a limit or sequence.
     """
 
     inputs: tuple[Port, ...]

@@ -1,8 +1,8 @@
-"""The module that is exported: preprocessing, the trained model, and the answer in the data's own units.
+"""The module that is exported: preprocessing, the trained model, and conversion of the answer to the target's units.
 
-It takes raw values in plain (N, C, H, W), (N, F) or (N, T) memory, and gives logits, or a value in the target's
-units. What it computes is written out here once more, apart from `Preprocessing.apply`: the comparison with the
-trained model would not see a fault that both share.
+Its input is raw values in contiguous (N, C, H, W), (N, F) or (N, T) memory, its output logits or a value in the
+target's units. It does not use `Preprocessing.apply` but repeats its formula: the comparison with the trained model
+could not find a fault in shared code.
 """
 
 import copy
@@ -16,8 +16,8 @@ from dlcli.export.recurrent import with_scans
 
 
 class Exportable(nn.Module):
-    """Raw input -> answer. raw: no normalisation, neither of the input nor back to the target's units.
-    dtype: of the model's weights and arithmetic; input and answer stay float32.
+    """Raw input -> answer. raw: neither normalise the input nor convert the answer to the target's units.
+    dtype: of the model's weights and arithmetic; input and answer are float32 in any case.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Exportable(nn.Module):
 
 
 class StatefulExportable(Exportable):
-    """Tokens and the state before them -> logits and the state after them, by the model's `run`."""
+    """Tokens and the state before them -> logits and the state after them, with the model's `run`."""
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         output, after = self.model.run(self.prepared(x), state.to(self.dtype))
@@ -62,7 +62,7 @@ class StatefulExportable(Exportable):
 
 
 def wrap(model: nn.Module, preprocessing: Preprocessing, *, raw: bool, dtype: torch.dtype) -> Exportable:
-    """A copy of `model`, ready to be traced."""
+    """A copy of `model` that is ready for tracing."""
     state = state_shape(model, preprocessing)
     kind = StatefulExportable if state else Exportable
     wrapped = kind(with_scans(frozen(model)), preprocessing, raw=raw, dtype=dtype).eval()
@@ -71,15 +71,15 @@ def wrap(model: nn.Module, preprocessing: Preprocessing, *, raw: bool, dtype: to
 
 
 def frozen(model: nn.Module) -> nn.Module:
-    """A copy on the CPU, in evaluation mode, in plain memory, without gradients."""
+    """A copy on the CPU, in evaluation mode, contiguous, without gradients."""
     return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
 
 
 @torch.inference_mode()
 def state_shape(model: nn.Module, preprocessing: Preprocessing) -> tuple[int | None, ...]:
-    """Shape of a recurrent model's state with None for the batch; empty for a model that has none.
+    """Shape of a recurrent model's state, with None for the batch; empty for any other model.
 
-    A recurrent model is one of tokens with a `run(tokens, state=None)` that returns its output and the state
+    A recurrent model is a language model with a method `run(tokens, state=None)` that returns the output and the state
     after it, as `dlcli generate` uses it.
     """
     run = getattr(model, "run", None)

@@ -1,4 +1,4 @@
-"""Whether torch.compile pays for itself: a run with it against an estimate of the run without."""
+"""Whether torch.compile saves time: compares a run that uses it with an estimate of the same run without it."""
 
 import copy
 import statistics
@@ -14,9 +14,9 @@ _WARM_UP, _MEASURED = 2, 5
 
 
 def seconds_of_an_eager_step(built: Experiment) -> float:
-    """Median seconds of forward and backward of one step without compilation, on a copy of the model.
+    """Median seconds of the forward and backward passes of one step without compilation, on a copy of the model.
 
-    Leaves the weights, the buffers and the random states as they are.
+    The weights, the buffers and the random states do not change.
     """
     config, objective = built.config, built.objective
     model = copy.deepcopy(built.model).train()
@@ -39,6 +39,9 @@ def seconds_of_an_eager_step(built: Experiment) -> float:
 
 
 def verdict(*, seconds: float, steps: int, eager_step: float) -> dict[str, float | bool]:
-    """seconds: of training with compilation, which is part of them. eager_seconds: what the steps would have taken."""
+    """The entry `compile` of run.json: seconds of training, an estimate without compilation, and whether it saved time.
+
+    seconds: of training with torch.compile, compilation included. eager_step: seconds per step without it.
+    """
     eager = eager_step * steps
     return {"seconds": round(seconds, 3), "eager_seconds": round(eager, 3), "paid": seconds < eager}

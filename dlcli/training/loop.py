@@ -1,4 +1,4 @@
-"""The training loop, top to bottom. It yields records; bars, tables and notebooks all read the same ones."""
+"""The training loop, top to bottom. It yields records; progress bars, tables and notebooks read the same ones."""
 
 from collections.abc import Callable, Generator
 from functools import partial
@@ -21,7 +21,7 @@ from dlcli.training.watch import Watch
 
 
 def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[Progress | Row, None, None]:
-    """Train an opened session to its end. stop: asked after every step; a reason in words ends it after a save."""
+    """Train an opened session to its end. stop: called after every step; if it returns a reason, save and end."""
     run, built, state, saver, info = session.run, session.built, session.state, session.saver, session.info
     config, objective, data = built.config, built.objective, built.dataset
     model: nn.Module = torch.compile(built.model) if config.compile else built.model  # type: ignore[assignment]
@@ -47,9 +47,9 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             early = _waited_enough(config, state)
         done = reason is not None or early or state.step >= total
 
-        # Every so often, and in the end: save.
+        # At the chosen interval, and at the end: save.
         if saver.due(state) or (done and (row is not None or state.step != saver.saved_at)):
-            watch.look(state)  # waits for the device; nothing that is not finite is saved
+            watch.look(state)  # waits for the device; only finite values are saved
             saver.write(state, metrics=row.metrics if row else {}, info=info)
         if row is not None:
             yield row
@@ -77,7 +77,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
         state.batch += group
         # --------------------------------------------------------------------------------
 
-        # Every so often: look whether all is finite, show where it is, write an extra row.
+        # At intervals: check that all values are finite, report progress, write an extra row.
         if watch.wants_a_look(state):
             watch.look(state)  # waits for the device
         if meter.wants_to_show():
@@ -104,7 +104,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
 
 
 def _evaluation_is_due(state: TrainingState, every: Interval, total: int) -> bool:
-    """At the interval that was asked for and after the last step, once."""
+    """At the chosen interval and after the last step, but only once per step."""
     if state.step == state.evaluated_at:
         return False
     if every.unit == "step":
@@ -113,7 +113,7 @@ def _evaluation_is_due(state: TrainingState, every: Interval, total: int) -> boo
 
 
 def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
-    """Measure the model as it stands on the validation split, and write the row."""
+    """Measure the current model on the validation split, and write the row."""
     built, state, info = session.built, session.state, session.info
     config, meter = built.config, state.meter
     metrics: dict[str, float | None] = {"train/loss": watch.look(state)}  # waits for the device
@@ -147,15 +147,15 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
 def _write_row(
     session: Session, columns: list[str], metrics: dict[str, float | None], *, seconds: float, rate: float
 ) -> None:
-    """A row of metrics.csv."""
+    """Append a row to metrics.csv."""
     state = session.state
     times = {"seconds": round(seconds, 4), "samples_per_second": round(rate, 1)}
     session.run.append_metrics({"epoch": state.epoch, "step": state.step, **metrics, "lr": state.lr, **times}, columns)
 
 
 def _stopped_early_before(session: Session) -> bool:
-    """Whether a run that was killed had stopped early and could not say so: nothing is left to do. One that is
-    extended goes on."""
+    """Whether a run had stopped early but was killed before it could record it: then nothing is left to do. A finished
+    run that is extended continues."""
     resumes = session.info.get("resumes", [])
     waited = _waited_enough(session.built.config, session.state)
     return bool(resumes) and resumes[-1]["after"] != "finished" and waited

@@ -1,4 +1,4 @@
-"""The sums of a training since its last evaluation, and the time that it took."""
+"""The sums of a training since its last evaluation, and its time."""
 
 import time
 
@@ -9,10 +9,10 @@ _PROGRESS_SECONDS = 0.2
 
 
 class Meter:
-    """loss_sum: of the losses of `samples` samples since the last evaluation. It stays on the device, and reading it
-    waits. told_loss, told_samples: the part of both that extra rows (log_every) have told already.
+    """loss_sum: sum of the losses of `samples` samples since the last evaluation. It stays on the device; reading it
+    waits for the device. told_loss, told_samples: the part of both that extra rows (log_every) have already reported.
 
-    The clock stands still during evaluations and while somebody looks at their rows.
+    Time spent in evaluations, or by the caller on their rows, does not count.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,16 +23,16 @@ class Meter:
         self._before = 0
 
     def start(self) -> None:
-        """From here on time counts; samples that were trained before, by another process, do not."""
+        """Start the clock. Samples trained before this call, also by another process, do not count for the speed."""
         self._started, self._before = time.perf_counter(), self.samples
 
     def add(self, loss: Tensor, samples: int) -> None:
-        """loss: the mean over a batch of so many samples, not read yet."""
+        """loss: the mean over a batch of `samples` samples, on the device."""
         self.loss_sum.add_(loss, alpha=samples)
         self.samples += samples
 
     def wants_to_show(self) -> bool:
-        """Whether it is time for another look at the progress."""
+        """Whether it is time to report progress again."""
         now = time.perf_counter()
         if now - self._shown < _PROGRESS_SECONDS:
             return False
@@ -40,16 +40,16 @@ class Meter:
         return True
 
     def times(self) -> tuple[float, float]:
-        """Seconds since the start, and samples per second in them."""
+        """Seconds since `start`, and samples per second in that time."""
         seconds = time.perf_counter() - self._started
         return seconds, (self.samples - self._before) / seconds
 
     def mean(self) -> float | None:
-        """Loss over all samples since the last evaluation. Waits for the device."""
+        """Mean loss over all samples since the last evaluation. Waits for the device."""
         return float(self.loss_sum) / self.samples if self.samples else None
 
     def mean_of_a_row(self) -> float | None:
-        """Loss over the samples since the last row of any kind. Waits for the device."""
+        """Mean loss over the samples since the last row of any kind. Waits for the device."""
         loss, samples = float(self.loss_sum), self.samples
         mean = (loss - self.told_loss) / (samples - self.told_samples) if samples > self.told_samples else None
         self.told_loss, self.told_samples = loss, samples

@@ -1,4 +1,4 @@
-"""What run.json says of where and how a run was made."""
+"""What run.json records about where and how a run was trained."""
 
 import os
 import platform
@@ -15,14 +15,14 @@ from dlcli.core.version import __version__
 from dlcli.experiment.build import Experiment
 from dlcli.runs.run import now
 
-# What decides, beside the settings, how every sum is rounded: name in run.json -> how a person calls it.
+# What decides, besides the settings, how every sum is rounded: name in run.json -> name in messages.
 _MACHINERY = {
     "device": "device", "cpu": "cpu", "cpu_capability": "cpu capability", "threads": "threads",
     "eval_threads": "evaluation threads", "torch": "torch", "dlcli": "dlcli", "environment": "environment",
     "fingerprint": "data",
 }  # fmt: skip
 
-# Settings that say how long to train and what to write, not what a step computes.
+# Settings that decide how long to train and what to write, but not what a step computes.
 _HARMLESS = (
     "epochs",
     "steps",
@@ -35,7 +35,7 @@ _HARMLESS = (
     "keep_last",
 )
 
-# All of the environment that is ever recorded: what decides which kernels compute.
+# The only environment variables that are recorded: those that decide which kernels compute.
 _ENVIRONMENT = (
     "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "DNNL_MAX_CPU_ISA", "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA",
@@ -43,7 +43,7 @@ _ENVIRONMENT = (
 
 
 def describe(built: Experiment, command: str) -> dict[str, Any]:
-    """run.json of a run that starts now."""
+    """The content of run.json for a run that starts now."""
     config, device = built.config, built.device
     return {
         "status": "running",
@@ -84,10 +84,9 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Why a resume would not be bit for bit the run that never stopped; empty when it would be.
+    """Why a resumed run would not be bit for bit equal to one that never stopped; empty if it would be.
 
-    before, after: run.json of the run, and of the one that is about to go on; each with `config`, its settings
-    as a flat dict.
+    before, after: run.json before and after the resume, each with `config`, the settings as a flat dict.
     """
     found = []
     for name, word in _MACHINERY.items():
@@ -108,13 +107,13 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def _length(settings: dict[str, Any]) -> str:
-    """How long a training with these settings is, in words."""
+    """The length of a training with these settings, in words."""
     steps, epochs = settings.get("steps"), settings.get("epochs")
     return f"{epochs} epochs" if steps is None else f"{steps} steps"
 
 
 def _git() -> dict[str, Any]:
-    """Commit of the folder in which the command was given, whether it had changes, and where it is from."""
+    """Commit of the repository in the current folder, whether it has uncommitted changes, and its remote."""
     commit = _ask_git("rev-parse", "HEAD")
     status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
     changes = None if _runs_programs() else _ask_git(*status)
@@ -135,14 +134,16 @@ def without_user(url: str) -> str:
 
 
 def _runs_programs() -> bool:
-    """Whether the repository itself, which may be a stranger's, names programs that `git status` would start."""
+    """Whether the configuration of the repository, which may be untrusted, names programs that `git status` would
+    start."""
     listed = (_ask_git("config", "--list", "--name-only", "--show-scope") or "").splitlines()
     settings = (line.split(None, 1) for line in listed if line.startswith(("local", "worktree")))
     return any(name.startswith("filter.") for _, name in settings)
 
 
 def _ask_git(*words: str) -> str | None:
-    """No program of the repository's own is started but the filters, see `_runs_programs`."""
+    """The output of a git command, None if it fails. Hooks and monitors that the repository configures are not started;
+    for filters see `_runs_programs`."""
     quiet = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
     try:
         done = subprocess.run(["git", *quiet, *words], capture_output=True, text=True, timeout=5, check=True)

@@ -1,8 +1,8 @@
-"""What a training tells while it goes on: bars, tables and notebooks all read the same records."""
+"""What a training reports while it runs: progress bars, tables and notebooks read the same records."""
 
 from dataclasses import dataclass
 
-# The metrics that are told in a line, the most important first; all are in metrics.csv.
+# The metrics that a line shows, the most important first; metrics.csv has all of them.
 _TOLD = ("val/accuracy", "val/r2", "val/bits_per_char", "val/loss", "train/loss")
 _TOLD_WHERE_THERE_IS_ROOM = ("val/auc",)
 
@@ -11,7 +11,7 @@ _LINE = 80
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the training is, several times a second. loss: mean over the samples since the last evaluation."""
+    """The position of the training, several times per second. loss: mean over the samples since the last evaluation."""
 
     epoch: int
     step: int
@@ -22,12 +22,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Row:
-    """The row of an evaluation: the same values as in metrics.csv.
+    """The row of one evaluation, with the same values as in metrics.csv.
 
-    epoch, step: trained when it was measured; epochs and steps are those of the whole training, epochs None where
-    it was told its length in steps.
-    metrics: train/loss, the mean since the last evaluation, and val/... where there is a validation split; None
-    where undefined.
+    epoch, step: of the evaluation. epochs, steps: of the whole training; epochs is None if its length was given in
+    steps.
+    metrics: train/loss, the mean since the last evaluation, and val/... if there is a validation split. An undefined
+    metric is None.
     seconds: of training since the last such row, without evaluation. best: whether the monitored metric is the best
     so far. warnings: sentences about what this evaluation shows.
     """
@@ -48,7 +48,7 @@ class Row:
         return self.metrics["train/loss"]
 
     def __str__(self) -> str:
-        """A line of at most 80 characters: what does not fit beside what is more important is not told."""
+        """A line of at most 80 characters; the least important values are left out if they do not fit."""
         where = f"step {self.step}/{self.steps}" if self.epochs is None else f"epoch {self.epoch}/{self.epochs}"
         parts = {name: f"{name.removeprefix('train/')} {_short(value)}" for name, value in self.metrics.items()}
         parts["speed"] = f"{self.samples_per_second:,.0f}/s"

@@ -1,6 +1,6 @@
-"""When a training is saved: at the interval that was asked for, and no more often than the disk deserves.
+"""Saves checkpoints at the chosen interval; at epoch ends, at most once per second.
 
-Training waits for the copy of its state only. A thread serialises, writes and flushes it; one save at a time.
+Training only waits until its state is copied. A thread serialises, writes and flushes the copy; one save at a time.
 """
 
 import threading
@@ -18,12 +18,12 @@ from dlcli.core.errors import DivergedError
 from dlcli.runs.run import Run
 from dlcli.training.state import TrainingState
 
-# A run of very short epochs would otherwise do little but save.
+# Otherwise a run with very short epochs would spend most of its time saving.
 _LEAST_SECONDS = 1.0
 
 
 class Saver:
-    """Writes the last and the best checkpoint of a run, and keeps `keep_last` of the former."""
+    """Writes the last and the best checkpoint of a run, and keeps the `keep_last` newest of the former."""
 
     def __init__(self, run: Run, *, every: str, keep_last: int) -> None:
         self.run = run
@@ -37,7 +37,7 @@ class Saver:
         self._failure: BaseException | None = None
 
     def due(self, state: TrainingState) -> bool:
-        """Whether to save the training as it stands, after a step."""
+        """Whether to save now. Called after a step."""
         if state.step == self.saved_at:
             return False
         waited = time.monotonic() - self._written
@@ -49,7 +49,7 @@ class Saver:
         return waited >= (self.every.seconds or 0.0)
 
     def keep_best(self, state: TrainingState, metrics: Mapping[str, float | None]) -> None:
-        """Copy the best weights, since training goes on; they are written with the next save."""
+        """Copy the best weights, since training continues; they are written with the next save."""
         weights = _copies(state.evaluated.state_dict())
         self._best = weights, {"epoch": state.epoch, "step": state.step, "metrics": dict(metrics)}
 
@@ -60,11 +60,12 @@ class Saver:
         metrics: Mapping[str, float | None],
         info: Mapping[str, Any],
     ) -> None:
-        """Save the training as it stands. metrics: of the weights, for a person and for `dlcli eval`, if they were
-        measured. info: for run.json, which must not speak of an evaluation before its checkpoint is there.
+        """Save the current state in the background; it is on the disk when `wait` returns.
 
-        It is on the disk when `wait` returns. Raises DivergedError when a number of it is not finite, and
-        writes none of it; raises what the save before has met.
+        metrics: of these weights, if they were measured; they are stored with them. info: for run.json, which is
+        written after the checkpoint, so that it never mentions an evaluation without one.
+        Raises DivergedError, and writes nothing, if a value is not finite; raises the error of the previous save, if
+        it failed.
         """
         tensors, weights = state.tensors(), state.evaluated.state_dict()
         floating = [t for t in (*weights.values(), *tensors.values()) if t.is_floating_point()]
@@ -83,7 +84,7 @@ class Saver:
         self._written, self._first, self.saved_at = time.monotonic(), False, state.step
 
     def wait(self) -> None:
-        """Until the last save is on the disk; raises what it has met."""
+        """Wait until the last save is on the disk; raises its error, if it failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -92,7 +93,7 @@ class Saver:
             raise failure
 
     def close(self) -> None:
-        """Wait, and write the best weights that still wait for a save."""
+        """Wait, and write the best weights if they have not been saved yet."""
         self.wait()
         if self._best is not None:
             (weights, state), self._best = self._best, None
@@ -100,7 +101,7 @@ class Saver:
 
     def _in_background(self, **contents: Any) -> None:
         self.wait()
-        # As a daemon it does not outlive the process that is told to stop at once; a half save has no name.
+        # A daemon thread does not delay the exit of a process that must stop at once; a partial save has no name yet.
         self._thread = threading.Thread(target=self._keep_failure, args=(self._save, contents), daemon=True)
         self._thread.start()
 
@@ -119,11 +120,11 @@ class Saver:
         training: dict[str, Tensor],
         info: dict[str, Any],
     ) -> None:
-        """weights: None when they are those of the best, whose bytes are then not written again."""
+        """weights: None if they are those of `best`; then that file is linked instead of written again."""
         folder = self.run.checkpoints
         source: Mapping[str, Tensor] | Path = weights or {}
-        # The best goes first: should the process end between the two, the training that goes on from the
-        # older last one finds this best again.
+        # The best is written first: if the process ends before the last one is written, a resume from the older last
+        # checkpoint arrives at the same best again.
         if best is not None:
             path = checkpoint.save(folder, "best", weights=best[0], state=best[1])
             source = path if weights is None else source
@@ -133,5 +134,5 @@ class Saver:
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, in memory of their own, rows after rows."""
+    """Copies on the CPU, contiguous."""
     return {name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()}

@@ -1,7 +1,7 @@
-"""Session: one training, opened. There is one way in for the command line, the library and whoever trains on its own.
+"""Session: one opened training. The command line, the library and the checks all open one here.
 
-A new run, a stopped one that goes on and a finished one that is extended differ here and nowhere else: `begun` and
-`resumed` take the run's lock, restore the state, say whether the result will be exact, and write how it ended.
+Only here do a new run, a resumed one and an extended one differ: `begun` and `resumed` take the run's lock, restore the
+state, decide whether the result will be exact, and record how the training ended.
 """
 
 import contextlib
@@ -35,9 +35,9 @@ from dlcli.training.state import TrainingState
 class Session:
     """An opened training: what the loop works on.
 
-    info: run.json, kept up to date by the loop. reasons: why the result will not be bit for bit that of a run that
-    never stopped; empty when it will be. changes: settings that differ from the run's own, old and new.
-    damage: sentences about newer checkpoints that could not be used.
+    info: the content of run.json, updated by the loop. reasons: why the result will not be bit for bit that of a run
+    that never stopped; empty if it will be. changes: setting that differs from the run's -> old and new value.
+    damage: one sentence for each newer checkpoint that could not be used.
     """
 
     run: Run
@@ -59,7 +59,7 @@ class Session:
 
 
 def check_alone() -> None:
-    """ConfigError when this is one of several processes that torchrun started: each would train the same model."""
+    """ConfigError if this is one of several processes that torchrun started: each would train the same model."""
     size = os.environ.get("WORLD_SIZE", "")
     if size.isdigit() and int(size) > 1:
         raise ConfigError(f"WORLD_SIZE = {size}, but one run on several processes is not built yet: leave torchrun out")
@@ -69,11 +69,10 @@ def check_alone() -> None:
 def begun(
     built: Experiment, *, runs_dir: str | Path = "runs", name: str | None = None, command: str = ""
 ) -> Iterator[Session]:
-    """A new run in the folder of runs.
+    """Open a new run in the folder `runs_dir`.
 
-    name: of the run; ConfigError when another run of the folder has it.
-    command: the command line, for the record. Raises ResourceError (exit 6) when the disk has no room for its
-    checkpoints, before the run has a number.
+    name: of the run; ConfigError if another run in the folder has it. command: the command line, recorded in run.json.
+    Raises ResourceError (exit 6), before the run gets a number, if memory or disk space is too small.
     """
     check_alone()
     check_memory(built)
@@ -89,12 +88,12 @@ def begun(
 def resumed(
     run: Run, changes: Mapping[str, Any] | None = None, *, exact: bool = False, command: str = ""
 ) -> Iterator[Session]:
-    """A run that goes on where its last checkpoint stands, or begins again in its folder when it has none.
+    """Open a run to continue from its last checkpoint, or from the start if it has none.
 
-    changes: settings to change, such as {"epochs": 200} or {"model.dropout": 0.1}. With `data` or `data.NAME` among
-        them the data may have changed; else that is a DataError (exit 3).
+    changes: settings to change, such as {"epochs": 200} or {"model.dropout": 0.1}. Data that has changed is a
+        DataError (exit 3), unless `data` or `data.NAME` is among the changes.
     exact: RunError (exit 4) unless the result will be bit for bit that of a run that never stopped.
-    Raises BusyError (exit 9) when another process trains the run, ConfigError when it has nothing left to do.
+    Raises BusyError (exit 9) if another process trains the run, ConfigError if it has nothing left to do.
     """
     check_alone()
     changes = dict(changes or {})
@@ -122,7 +121,7 @@ def resumed(
         settings = (flatten(stored.as_dict()), flatten(built.config.as_dict()))
         reasons = differences(before | {"config": settings[0]}, now_is | {"config": settings[1]}) if saved else []
         if reasons and exact:
-            raise RunError(f"exact: no ({', '.join(reasons)}); without --exact it goes on all the same")
+            raise RunError(f"exact: no ({', '.join(reasons)}); without --exact it continues anyway")
         state = TrainingState(built)
         if saved is not None:
             state.restore(saved)
@@ -142,16 +141,16 @@ def resumed(
 
 @contextlib.contextmanager
 def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
-    """Write config.json, data.json and run.json, and in the end how the training came out.
+    """Write config.json, data.json and run.json, and at the end how the training ended.
 
-    earlier: seconds that the run has been trained for before.
+    earlier: seconds of training before this session.
     """
     run, built, info = session.run, session.built, session.info
     run.write_config(built.config)
     run.write_data(built.dataset.preprocessing.as_dict(), built.dataset.fingerprint)
     run.write_info(info)
     started = time.monotonic()
-    suppressed: tuple[type[Exception], ...] = (ResourceError,)  # a full disk is told by the error that is on its way
+    suppressed: tuple[type[Exception], ...] = (ResourceError,)  # after an error, a full disk must not hide that error
     try:
         yield
         session.saver.close()
@@ -178,27 +177,27 @@ def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
     finally:
         info["ended"], info["seconds"] = now(), round(earlier + time.monotonic() - started, 3)
         with contextlib.suppress(*suppressed):
-            session.saver.close()  # a copy that waited for its turn outlives whatever happened
+            session.saver.close()  # best weights that have not been saved yet are written even after an error
         with contextlib.suppress(*suppressed):
             run.write_info(info)
 
 
 def _info(run: Run) -> dict[str, Any]:
-    """run.json; of a run that was killed before it was written, that it never began."""
+    """The content of run.json; status `dead` if the run was killed before the file was written."""
     if not (run.path / "run.json").exists():
         return {"status": "dead"}
     return run.info()
 
 
 def _last(run: Run) -> Checkpoint | None:
-    """The last checkpoint of a run; None when it stopped before there was one."""
+    """The last checkpoint of a run; None if it has none."""
     if not checkpoint.exists(run.checkpoints, "last"):
         return None
     return checkpoint.load(run.checkpoints, "last", with_training=True)
 
 
 def _check_state_is_kept(run: Run, stored: TrainConfig, config: TrainConfig) -> None:
-    """ConfigError for a change after which the state in the run's checkpoint would be another's."""
+    """ConfigError for a change that the state in the run's checkpoint does not fit."""
     if config.optimizer != stored.optimizer:
         raise ConfigError(
             f"optimizer = {config.optimizer}, but {run} has the state of {stored.optimizer}: leave it, or train a new "
@@ -218,8 +217,8 @@ def _nothing_left(run: Run, built: Experiment) -> str:
 def _continued(
     before: dict[str, Any], fresh: dict[str, Any], state: TrainingState, saved: Checkpoint | None, command: str
 ) -> dict[str, Any]:
-    """run.json of a run that goes on."""
-    status = "dead" if before["status"] == "running" else before["status"]  # the lock is held by ourselves
+    """The content of run.json for a run that continues."""
+    status = "dead" if before["status"] == "running" else before["status"]  # this process holds the lock
     resume = {"when": now(), "after": status, "step": state.step, "command": command}
     resumes = [*before.get("resumes", []), resume]
     info = fresh | {name: before[name] for name in ("started", "command") if name in before}

@@ -1,4 +1,4 @@
-"""Where a training stands: everything that decides what comes next, saved and restored as a whole."""
+"""The state of a training: everything that determines its next steps, saved and restored as a whole."""
 
 import copy
 from typing import Any
@@ -16,14 +16,13 @@ from dlcli.training.meter import Meter
 
 
 class TrainingState:
-    """The model and what belongs to it, the position, the sums, and the best evaluation so far.
+    """The model, its optimizer and average, the position, the sums, and the best evaluation so far.
 
-    epoch, batch: the next batch, epochs counted from 1 and batches from 0; at the end of an epoch, one beyond its
-    last batch. step: optimizer steps done, the
-    last of them with the learning rate lr.
+    epoch, batch: the next batch, epochs counted from 1 and batches from 0; at the end of an epoch, one after its last
+    batch. step: number of optimizer steps done. lr: learning rate of the last one.
     evaluated_at: the step of the last evaluation. evaluations: their number. waited: those since the best one.
-    best: metric, value, epoch and step of the best evaluation, as in run.json. warned: whether it was said that the
-    model has learned nothing yet.
+    best: metric, value, epoch and step of the best evaluation, as in run.json.
+    warned: whether a warning said that the model has learned nothing.
     """
 
     def __init__(self, built: Experiment) -> None:
@@ -51,7 +50,7 @@ class TrainingState:
         self.warned = False
         self.best: dict[str, Any] | None = None
         self.best_loss: float | None = None
-        # Dropout draws from torch's own generator; weights were drawn before with a seed of their own.
+        # Dropout draws from torch's global generator; the weights were drawn before, with a seed of their own.
         torch.manual_seed(derive(config.seed, "training"))
 
     @property
@@ -64,14 +63,14 @@ class TrainingState:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The model whose weights are measured and saved: the average where there is one."""
+        """The model whose weights are measured and saved: the average if there is one."""
         return self.average.model if self.average else self.model
 
     def backward(self, loss: Tensor) -> None:
         (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
 
     def update(self, *, lr: float, clip_norm: float | None) -> Tensor | None:
-        """One optimizer step by the gradients that have been gathered; their norm where clipping computes it."""
+        """One optimizer step with the accumulated gradients. Returns their norm if clipping computes it, else None."""
         norm = None
         if clip_norm is not None:
             if self.scaler:
@@ -89,10 +88,10 @@ class TrainingState:
         return norm
 
     def is_best(self, metrics: dict[str, float | None], monitor: str) -> bool:
-        """Whether these metrics are the best so far; if so they are remembered.
+        """Whether these metrics are the best so far; if so, they are stored in `best`.
 
-        Better in the monitored metric, or as good with a smaller loss; without validation the latest is. A metric that
-        is undefined at the first evaluation is replaced by the loss, for the whole training.
+        Best is the better monitored metric, or an equal one with a smaller loss; without validation, the latest. If the
+        metric is undefined at the first evaluation, the loss is monitored instead for the whole training.
         """
         place = {"epoch": self.epoch, "step": self.step}
         if not any(name.startswith("val/") for name in metrics):
@@ -117,7 +116,7 @@ class TrainingState:
         return True
 
     def tensors(self) -> dict[str, Tensor]:
-        """For training.safetensors. The weights that are evaluated are in model.safetensors and not here."""
+        """For training.safetensors. The weights that are evaluated are in model.safetensors instead."""
         found = {f"optimizer.{name}": t for name, t in self.optimizer.state_dict().items()}
         found["loss_sum"] = self.meter.loss_sum
         found["random.cpu"] = torch.get_rng_state()
@@ -149,9 +148,9 @@ class TrainingState:
         }
 
     def restore(self, saved: Checkpoint) -> None:
-        """Take the place of the training that left `saved`; the random states come last.
+        """Restore the state stored in `saved`; the random states are set last.
 
-        Raises RunError (exit 4) when it holds no training, or one of another kind.
+        Raises RunError (exit 4) if it holds no training state, or one that does not fit.
         """
         tensors, values = saved.training, saved.state.get("training")
         if tensors is None or not isinstance(values, dict):
@@ -169,8 +168,8 @@ class TrainingState:
                 self.scaler.load_state_dict(values["scaler"])
             self.epoch, self.batch, self.step = values["epoch"], values["batch"], values["step"]
             self.lr = values["lr"]
-            # A checkpoint without evaluated_at is of a version that evaluated at the ends of epochs only, and whose
-            # sums began anew with each row.
+            # A checkpoint without evaluated_at comes from a version that evaluated only at the ends of epochs and
+            # reset its sums at each row.
             self.evaluated_at = values.get("evaluated_at", 0 if self.batch else self.step)
             self.evaluations, self.warned = values.get("evaluations", 0), values.get("warned", False)
             self.meter.samples = values["samples"]

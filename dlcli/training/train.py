@@ -1,4 +1,4 @@
-"""`train`, `resume` and `fit`: a session is opened, and goes through the loop."""
+"""`train`, `resume` and `fit`: open a session and run the training loop."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
@@ -26,14 +26,14 @@ AskedToStop = Callable[[], str | None]
 def train(
     config: TrainConfig, *, runs_dir: str | Path = "runs", name: str | None = None, stop: AskedToStop | None = None
 ) -> Iterator[Row]:
-    """Train `config` in a new run of the folder `runs_dir` and yield a Row for each evaluation.
+    """Train `config` in a new run in the folder `runs_dir` and yield one Row per evaluation.
 
-    name: of the run, by which every function that takes a run finds it.
-    stop: asked after every step; a reason in words ends the run after a checkpoint, as `interrupted`. So does a
-        consumer that takes no more rows. SIGINT (Ctrl-C), SIGTERM and SIGHUP end it after a checkpoint too, and have
-        their usual effect then.
-    Raises ConfigError, DataError, ResourceError before there is a run; DivergedError (exit 5) when the loss is no
-    longer finite: the last checkpoint is then the last one with finite weights.
+    name: of the run; functions that accept a run accept this name.
+    stop: called after every step; if it returns a reason, the run is saved and ends with status `interrupted`.
+        SIGINT (Ctrl-C), SIGTERM and SIGHUP do the same, and then have their usual effect. If the caller closes the
+        iterator, the run ends as `interrupted` too.
+    Raises ConfigError, DataError or ResourceError before a run exists, and DivergedError (exit 5) if the loss or a
+    gradient is no longer finite; the last checkpoint then has finite weights.
     """
     import_own(config, runs_dir=runs_dir)
     asked = Stop()
@@ -45,13 +45,13 @@ def train(
 def resume(
     run: Run | str | Path, *, exact: bool = False, stop: AskedToStop | None = None, **changes: Any
 ) -> Iterator[Row]:
-    """Go on with a run where its last checkpoint stands, and yield a Row for each evaluation; see `train`.
+    """Continue a run from its last checkpoint, and yield one Row per evaluation; see `train`.
 
-    run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`).
-    changes: settings to change, such as epochs=200 or model_options={"dropout": 0.1}. With `data` or `data_options`
-        among them the data may have changed; else that is a DataError.
+    run: a Run, a path (`runs/3`), or a name as on the command line (`3`, `latest`).
+    changes: settings to change, such as epochs=200 or model_options={"dropout": 0.1}. Data that has changed is a
+        DataError (exit 3), unless `data` or `data_options` is among the changes.
     exact: RunError (exit 4) unless the result will be bit for bit that of a run that never stopped.
-    Raises BusyError when another process trains the run, ConfigError when it has nothing left to do.
+    Raises BusyError (exit 9) if another process trains the run, ConfigError (exit 2) if it has nothing left to do.
     """
     asked = Stop()
     with resumed(as_run(run), ungroup(changes), exact=exact) as session:
@@ -62,7 +62,7 @@ def resume(
 def fit(session: Session, *, stop: AskedToStop | None = None) -> Generator[Progress | Row, None, None]:
     """Train an opened session to its end and yield records. stop: see `train`.
 
-    The threads that compute are kept on a core each; whoever takes the records is not.
+    Each thread that computes is bound to a core, but only while it computes, not while the caller has control.
     """
     built, info = session.built, session.info
     torch.set_num_threads(built.threads)
@@ -83,7 +83,7 @@ def fit(session: Session, *, stop: AskedToStop | None = None) -> Generator[Progr
 
 
 def _rows(session: Session, asked: Stop, stop: AskedToStop | None) -> Iterator[Row]:
-    """The rows of a training; signals are received while it computes, not while somebody looks at a row."""
+    """The rows of a training. Signals are received while it computes, not while the caller has control."""
 
     def reason() -> str | None:
         return asked.reason() or (stop() if stop is not None else None)

@@ -1,7 +1,7 @@
-"""Looks after a training: the mean loss, and whether loss and gradient are still finite.
+"""Watches a training: the mean loss, and whether the loss and the gradient are still finite.
 
-The losses of the steps stay on the device. A look waits for them; the loop looks when it has something to
-tell or to save, and at each of the first steps, at which most of the trainings that diverge do so.
+The losses of the steps stay on the device, and `look` waits for them. The loop calls it when it reports or saves
+something, and after each of the first steps, since most trainings that diverge do so early.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ _TOLD_SAMPLES = 8
 
 
 class Watch:
-    """norm: of the gradient of the last step before it was clipped, where clipping has computed it."""
+    """norm: of the gradient of the last step, before clipping; None if clipping has not computed it."""
 
     def __init__(self, built: Experiment) -> None:
         self.built = built
@@ -29,11 +29,11 @@ class Watch:
         self._last_norm: tuple[int, float] | None = None
 
     def add(self, state: TrainingState, batch: int, loss: Tensor) -> None:
-        """The loss of a batch of the step that comes next; not read yet."""
+        """Store the loss of a batch of the coming step, without reading it."""
         self._unseen.append((state.epoch, batch, state.step + 1, loss))
 
     def wants_a_look(self, state: TrainingState) -> bool:
-        """Whether the process that trains has only just begun."""
+        """Whether this process is still in its first steps."""
         if self._looks_until is None:
             self._looks_until = state.step + _EARLY_STEPS
         return state.step < self._looks_until
@@ -41,8 +41,8 @@ class Watch:
     def look(self, state: TrainingState) -> float | None:
         """Mean loss over the samples since the last evaluation. Waits for the device.
 
-        Raises DivergedError, with step, batch and samples, when a loss or a gradient since the last look is
-        not finite.
+        Raises DivergedError, which names step, batch and samples, if a loss since the last look or the last gradient
+        is not finite.
         """
         mean = state.meter.mean()
         if mean is not None and not abs(mean) < float("inf"):
@@ -53,7 +53,7 @@ class Watch:
 
     def _check_gradient(self, state: TrainingState) -> None:
         if state.scaler is not None:
-            # Steps whose scaled gradient overflows are left out, and the scale is halved. That must end.
+            # A step whose scaled gradient overflows is skipped and the scale halved. If that does not end, it diverged.
             if state.scaler.get_scale() < 1e-4:
                 raise self._diverged("gradient", float("inf"), *self._last_place(state), state)
             return
