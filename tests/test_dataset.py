@@ -67,7 +67,7 @@ def everything(data: Split | Dataset) -> tuple[Tensor, Tensor]:
         (0.0, None, (80, 0, 20)),
         (0.1, 0.0, (90, 10, 0)),
         (0.0, 0.0, (100, 0, 0)),
-        (0.001, 0.0, (99, 1, 0)),  # a validation part that is asked for has a sample
+        (0.001, 0.0, (99, 1, 0)),  # a validation split that is asked for has a sample
     ],
 )
 def test_parts_are_disjoint_and_cover_everything(val_fraction: float, test_fraction: float, sizes: Any) -> None:
@@ -124,13 +124,13 @@ def test_an_official_test_set_stays_the_test_set() -> None:
 def test_a_test_fraction_of_an_official_test_set_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         prepared(images(60, test_x=images(7).x, test_y=images(7).y), test_fraction=0.1)
-    assert str(caught.value) == "test_fraction = 0.1 does not go with data that has a test set of its own"
+    assert str(caught.value) == "test_fraction = 0.1 cannot be used with data that has a test set of its own"
 
 
 def test_too_few_samples_are_told() -> None:
     with pytest.raises(DataError) as caught:
         prepared(features(2), val_fraction=0.9, test_fraction=0.5)
-    assert str(caught.value) == "2 samples are too few for a training, a validation and a test part"
+    assert str(caught.value) == "2 samples are too few for a training, a validation and a test split"
 
 
 @pytest.mark.parametrize(

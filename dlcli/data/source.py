@@ -1,4 +1,4 @@
-"""Source: what a loader read, before it is split and normalised; what may be wrong with it."""
+"""Source: what a loader returns, before splitting and normalising, and the check of it."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class Source:
 
 
 def fault(source: object) -> str | None:
-    """What is wrong with the types and shapes of what a loader returned; None when nothing is."""
+    """The first error in the types and shapes of a loader's result, as a phrase; None if there is none."""
     if not isinstance(source, Source):
         return f"it is a {type(source).__name__}, but a Source is expected"
     try:
