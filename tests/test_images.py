@@ -338,7 +338,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch) -> None
 def test_two_channels_are_a_matter_of_the_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_image(tmp_path / "a.png", (2, 6, 8))
-    assert str(caught.value) == "the model takes images of 2 channels, which no image file has"
+    assert str(caught.value) == "the model expects images with 2 channels, which no image file has"
 
 
 def test_no_damage_is_anything_but_a_sentence(tmp_path: Path) -> None:

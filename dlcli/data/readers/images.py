@@ -28,7 +28,7 @@ def read_image(path: Path, shape: tuple[int, ...], *, white: float = 255.0) -> T
     """Raw float32 values of `shape` (C, H, W), from 0 to `white`. DataError (exit 3) if the file cannot be used."""
     channels, height, width = shape
     if channels not in (1, 3):
-        raise ConfigError(f"the model takes images of {channels} channels, which no image file has")
+        raise ConfigError(f"the model expects images with {channels} channels, which no image file has")
     logging.getLogger("PIL").addHandler(_UNHEARD)
     try:
         with warnings.catch_warnings():
