@@ -68,7 +68,9 @@ def test_without_scikit_learn_the_sentence_says_what_to_install(monkeypatch: pyt
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError) as caught:
         builtin.iris(NOWHERE)
-    assert str(caught.value) == "scikit-learn is not installed, whose data this is: pip install scikit-learn"
+    assert str(caught.value) == (
+        "this data set comes with scikit-learn, which is not installed: pip install scikit-learn"
+    )
 
 
 def test_a_damaged_or_missing_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def language_model(call: Call, tmp_path: Path) -> Path:
 
 def changed(data: str) -> str:
     return (
-        f"error: data {data} has changed since the model was trained on it: put it back, or take what is there with "
+        f"error: data {data} has changed since the model was trained on it: restore it, or use it as it is now with "
         f"--data {data}\n"
     )
 
@@ -118,6 +118,6 @@ def test_images_that_changed_are_told(call: Call, tmp_path: Path, monkeypatch) -
     assert call("eval", "1") == (3, changed("mnist"))
     assert call("eval", "1", "--data", "mnist") == (
         3,
-        "error: data mnist (image of 1x27x28, 10 outputs, multiclass) has not the shape that the model was trained on "
-        "(image of 1x28x28, 10 outputs, multiclass)\n",
+        "error: data mnist (image of 1x27x28, 10 outputs, multiclass) does not have the shape that the model was "
+        "trained on (image of 1x28x28, 10 outputs, multiclass)\n",
     )

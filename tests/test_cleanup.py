@@ -128,7 +128,7 @@ def test_the_space_and_the_way_back_are_told(root: Path) -> None:
         (["--keep-best", "0"], 2, "--keep-best 0 must be at least 1"),
         (["--keep-best", "many"], 2, "--keep-best = 'many' is not a whole number"),
         (["4,44"], 4, "there is no run 44 in runs: see `dlcli runs`"),
-        (["4,,5"], 4, "'' names no run: use a number, runs/NUMBER, latest, best:METRIC or FIRST:LAST"),
+        (["4,,5"], 4, "'' names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_and_moves_nothing(root: Path, words: list[str], code: int, message: str) -> None:

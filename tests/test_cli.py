@@ -177,7 +177,7 @@ def test_eval_against_a_baseline(root: Path) -> None:
 def test_eval_on_other_data(root: Path) -> None:
     _, err = invoke(root, "eval", "1", "--data", "iris", exit_code=3)
     assert err == (
-        "error: data iris (features of 4, 3 outputs, multiclass) has not the shape that the model was trained on "
+        "error: data iris (features of 4, 3 outputs, multiclass) does not have the shape that the model was trained on "
         "(image of 1x8x8, 10 outputs, multiclass)\n"
     )
 

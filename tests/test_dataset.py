@@ -125,13 +125,13 @@ def test_an_official_test_set_stays_the_test_set() -> None:
 def test_a_test_fraction_of_an_official_test_set_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         prepared(images(60, test_x=images(7).x, test_y=images(7).y), test_fraction=0.1)
-    assert str(caught.value) == "test_fraction = 0.1 does not go with data that has a test set of its own"
+    assert str(caught.value) == "test_fraction = 0.1 cannot be used with data that has a test set of its own"
 
 
 def test_too_few_samples_are_told() -> None:
     with pytest.raises(DataError) as caught:
         prepared(features(2), val_fraction=0.9, test_fraction=0.5)
-    assert str(caught.value) == "2 samples are too few for a training, a validation and a test part"
+    assert str(caught.value) == "2 samples are too few for a training, a validation and a test split"
 
 
 @pytest.mark.parametrize(

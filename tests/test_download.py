@@ -173,7 +173,7 @@ def said(archive: Archive, folder: Path, *, arrived: bytes = b"") -> str:
 def cannot(archive: Archive, folder: Path, *reasons: str, arrived: int = 0) -> str:
     """The error message of a failed download of which this many bytes are kept."""
     told = "; ".join(f"{url}: {reason}" for url, reason in zip(archive.urls, reasons, strict=True))
-    again = f"try again, which goes on after the {arrived} bytes that have arrived, or " if arrived else ""
+    again = f"try again, which continues after the {arrived} bytes that have arrived, or " if arrived else ""
     return (
         f"Things is not in the data folder and cannot be downloaded ({told}): {again}put {archive.name} "
         f"(sha256 {archive.sha256}) into {folder}, or choose --data-dir"
@@ -359,7 +359,7 @@ def test_a_wrong_beginning_is_dropped(part: bytes, server: Server, tmp_path: Pat
 def test_a_mirror_that_goes_on_elsewhere_is_refused(told: str, server: Server, tmp_path: Path) -> None:
     (tmp_path / PART).write_bytes(PACKED[:50])
     archive = gz(server.add("/raw.gz", ranged(told=told)))
-    reason = "it does not go on from byte 50"
+    reason = "it does not continue from byte 50"
     assert said(archive, tmp_path, arrived=PACKED[:50]) == cannot(archive, tmp_path, reason, arrived=50)
 
 
@@ -480,8 +480,8 @@ def test_nothing_is_added_to_data_of_somebodys_own(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         fetch("Things", [gz("https://a.invalid/x", name="a"), gz("https://a.invalid/x", name="b")], tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} holds not all files of Things, and b there is not that of Things: delete it to download all, "
-        "or add what is missing"
+        f"{tmp_path} does not hold all files of Things, and b there is not the one of Things: "
+        "delete it to download all, or add what is missing"
     )
 
 
@@ -704,15 +704,15 @@ def test_archives_that_are_none_or_not_whole_are_told() -> None:
     assert refused(HTML, wanting(ONE, name="one.gz")).startswith("one.gz is refused: it is no gzip file (")
     assert refused(one[:-6], wanting(ONE, name="one.gz")) == "one.gz is refused: the compressed file ends early"
     assert refused(HTML, wanting(ONE)) == (
-        "t.tar.gz is refused: it is no whole .tar.gz (Not a gzipped file (b'<h'))"
+        "t.tar.gz is refused: it is not a complete .tar.gz (Not a gzipped file (b'<h'))"
     )  # fmt: skip
     random = bytes(os.urandom(9000))
     big = File("one", 9000, sha(random))
     assert refused(tar(regular("in/one", random))[:5000], wanting(big)) == (
-        "t.tar.gz is refused: it is no whole .tar.gz "
+        "t.tar.gz is refused: it is not a complete .tar.gz "
         "(Compressed file ended before the end-of-stream marker was reached)"
     )
-    assert refused(one, wanting(ONE)).startswith("t.tar.gz is refused: it is no whole .tar.gz (")
+    assert refused(one, wanting(ONE)).startswith("t.tar.gz is refused: it is not a complete .tar.gz (")
     assert refused(tar(), wanting(ONE)) == "t.tar.gz is refused: it holds no in/one"
 
 

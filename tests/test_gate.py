@@ -265,7 +265,7 @@ def test_a_damaged_checkpoint_is_exit_4_and_no_number(two_bests: Path, tmp_path:
     root = damaged(two_bests, tmp_path)
     weights = root / "1" / "checkpoints" / "best-42" / "model.safetensors"
     sentence = f"{weights} is damaged: its sha256 is not the recorded one"
-    message = f"{sentence}; the checkpoint before, of epoch 1, is measured only with --allow-fallback"
+    message = f"{sentence}; the previous checkpoint, of epoch 1, is measured only with --allow-fallback"
     for words in ((), ("--require", "accuracy>=0"), ("--baseline", "1")):
         out, err = invoke(root, "eval", "1", *words, exit_code=4)
         assert (out, err) == ("", f"error: {message}\n")
@@ -288,7 +288,7 @@ def test_a_damaged_baseline_is_no_baseline(two_bests: Path, tmp_path: Path) -> N
     root = damaged(two_bests, tmp_path)
     shutil.copytree(two_bests / "1", root / "2")
     _, err = invoke(root, "eval", "2", "--baseline", "1", exit_code=4)
-    assert err.endswith("the checkpoint before, of epoch 1, is measured only with --allow-fallback\n")
+    assert err.endswith("the previous checkpoint, of epoch 1, is measured only with --allow-fallback\n")
     _, err = invoke(root, "eval", "2", "--baseline", "1", "--allow-fallback")
     assert (
         "best-42/model.safetensors is damaged: its sha256 is not the recorded one: an older checkpoint is used" in err

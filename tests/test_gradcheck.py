@@ -208,7 +208,7 @@ def test_inputs_are_read(text: str) -> None:
         ("2x3", "--input '2x3' is no shape such as 2,3,8,8 or int:2,7:0..50"),
         ("2,0", "--input '2,0' has no elements: every size must be at least 1"),
         ("int:2,7", "--input 'int:2,7': whole numbers need a range, such as int:2,7:0..50"),
-        ("int:2:5..5", "--input 'int:2:5..5': the range is empty, its end is left out"),
+        ("int:2:5..5", "--input 'int:2:5..5': the range is empty, since its end is excluded"),
         ("int:2:0..1.5", "--input 'int:2:0..1.5': the range of whole numbers must be whole"),
         ("2:1..-", "--input '2:1..-': the range must be two numbers, such as 0..50"),
         ("bool:2:0..1", "--input 'bool:2:0..1': true and false have no range"),

@@ -644,7 +644,7 @@ def test_instance_is_left_as_it_was(run: Run) -> None:
             "torch.nn:Linear --input 2,3 --set in_features=3 --set out_features=2 --set bias=x".split(),
             "bias = 'x' is not true or false",
         ),
-        (["mine:lying", "--input", "2,3"], "mine_to_check:lying says that it makes a module, but made a str"),
+        (["mine:lying", "--input", "2,3"], "mine_to_check:lying is annotated to return a module, but returned a str"),
         (["no_such_package:Net", "--input", "2"], "no module 'no_such_package' on the Python path, needed for "
          "'no_such_package:Net'"),
         (

@@ -278,7 +278,7 @@ def test_grey_with_a_sign_is_refused(bits: int, tmp_path: Path) -> None:
     file = tmp_path / "a.tif"
     file.write_bytes(tiff(bits, 1, bytes(bits // 4), sample_format=2))
     assert said(file) == (
-        f"{file} has pixels of 32 bits or with a sign, whose white nobody knows: save it with 8 or 16 bits"
+        f"{file} has signed or 32-bit pixels, for which white is not defined: save it with 8 or 16 bits"
     )
 
 
@@ -294,8 +294,7 @@ def test_more_than_one_frame_is_refused(suffix: str, tmp_path: Path) -> None:
 def test_pixels_whose_white_nobody_knows_are_refused(kind: Any, tmp_path: Path) -> None:
     Image.fromarray(np.ones((6, 8), dtype=kind)).save(tmp_path / "a.tif")
     assert said(tmp_path / "a.tif") == (
-        f"{tmp_path / 'a.tif'} has pixels of 32 bits or with a sign, whose white nobody knows: "
-        "save it with 8 or 16 bits"
+        f"{tmp_path / 'a.tif'} has signed or 32-bit pixels, for which white is not defined: save it with 8 or 16 bits"
     )
 
 
@@ -339,7 +338,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch) -> None
 def test_two_channels_are_a_matter_of_the_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_image(tmp_path / "a.png", (2, 6, 8))
-    assert str(caught.value) == "the model takes images of 2 channels, which no image file has"
+    assert str(caught.value) == "the model expects images with 2 channels, which no image file has"
 
 
 def test_no_damage_is_anything_but_a_sentence(tmp_path: Path) -> None:

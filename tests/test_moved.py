@@ -57,7 +57,7 @@ def test_other_data_there_are_told(dlcli: Dlcli, moved: tuple[Path, Path]) -> No
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     changed = (
-        "error: data mnist has changed since the model was trained on it: put it back, or take what is there with "
+        "error: data mnist has changed since the model was trained on it: restore it, or use it as it is now with "
         "--data mnist\n"
     )
     assert dlcli("eval", "1", "--data-dir", "new", check=3).stderr == changed

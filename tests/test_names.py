@@ -21,7 +21,7 @@ from tests.conftest import Dlcli
 
 IRIS = ("--data", "iris", "--epochs", "2", "--device", "cpu", "--quiet")
 DIVERGES = ("train", "mlp", *IRIS, "--lr", "1e20")
-LETTERS = "take a letter, then up to 63 letters, digits, dots, dashes and underscores, but not latest or best"
+LETTERS = "use a letter, then up to 63 letters, digits, dots, dashes and underscores, but not latest or best"
 
 
 def test_a_script_has_the_id_of_a_training_that_diverged(dlcli: Dlcli) -> None:

@@ -303,19 +303,19 @@ def test_a_name_with_a_comma_stands_in_quotes(root: Path, rows: str) -> None:
         ((IRIS, "{rows}", "--keep", ""), 2, "--keep  has an empty name: name columns, as in --keep id,name"),
         ((IRIS, "{rows}", "--keep", "id,id"), 2, "--keep names id twice: once is enough"),
         ((DIGITS, "{image}", "--keep", "id"), 2, "--keep id is for columns of .csv files, and {image} is none"),
-        ((TEXT, "{rows}", "--keep", "id"), 2, "--keep id is for columns of .csv files, and {root}/4 takes texts"),
-        ((IRIS, "{rows}", "--top", "4"), 2, "--top 4 is out of range: {root}/2 tells 3 classes apart"),
-        ((CANCER, "{rows}", "--top", "3"), 2, "--top 3 is out of range: {root}/5 tells 2 classes apart"),
-        ((IRIS, "{rows}", "--top", "0"), 2, "--top 0 is out of range: {root}/2 tells 3 classes apart"),
+        ((TEXT, "{rows}", "--keep", "id"), 2, "--keep id is for columns of .csv files, and {root}/4 expects texts"),
+        ((IRIS, "{rows}", "--top", "4"), 2, "--top 4 is out of range: {root}/2 has 3 classes"),
+        ((CANCER, "{rows}", "--top", "3"), 2, "--top 3 is out of range: {root}/5 has 2 classes"),
+        ((IRIS, "{rows}", "--top", "0"), 2, "--top 0 is out of range: {root}/2 has 3 classes"),
         (
             (DIABETES, "{rows}", "--top", "2"), 2,
-            "--top 2 is for models that tell classes apart, and {root}/3 is for regression",
+            "--top 2 is for classification models, and {root}/3 is for regression",
         ),
         (
             (TEXT, "{rows}", "--probabilities"), 2,
-            "--probabilities is for models that tell classes apart, and {root}/4 is for next-token",
+            "--probabilities is for classification models, and {root}/4 is for next-token",
         ),
-        ((IRIS, "{rows}", "--invert"), 2, "--invert is for images, and {root}/2 takes features"),
+        ((IRIS, "{rows}", "--invert"), 2, "--invert is for images, and {root}/2 expects features"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_followed_are_told(

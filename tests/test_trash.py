@@ -362,7 +362,7 @@ def test_a_folder_that_cannot_be_deleted_is_told_and_finished_later(
         patch.setattr(os, "unlink", refuse)
         with pytest.raises(ResourceError) as caught:
             trash.purge([Run(root / ".trash", 4)], root)
-    assert str(caught.value) == "cannot delete model.safetensors: Permission denied; purge again finishes it"
+    assert str(caught.value) == "cannot delete model.safetensors: Permission denied; purge again to finish"
     assert [p.name for p in (root / ".trash").iterdir() if p.is_dir()] == [".purging-4"]
     assert numbers(root / ".trash") == []
     assert [row["run"] for row in json.loads(invoke("purge", "--json")[0])] == [4]

@@ -1,4 +1,4 @@
-"""What public data sets come in, unpacked by our own hands: only what is wanted, and no more than was promised."""
+"""Archives of public data sets, and their unpacking: only the expected files, and never more than their sizes allow."""
 
 import gzip
 import hashlib
@@ -10,12 +10,12 @@ from typing import Any
 
 from dlcli.core.errors import DataError
 
-_TAR_EXTRA = 1 << 20  # bytes that a .tar.gz may hold beside the files that are wanted: headers, a readme
+_TAR_EXTRA = 1 << 20  # bytes that a .tar.gz may hold besides the expected files: headers, a readme
 
 
 @dataclass(frozen=True)
 class File:
-    """A raw file: its name in the data folder, its size, and its sha256 where somebody has published it."""
+    """A raw file: its name in the data folder, its size in bytes, and its sha256, empty if nobody has published it."""
 
     name: str
     size: int
@@ -24,9 +24,10 @@ class File:
 
 @dataclass(frozen=True)
 class Archive:
-    """What a mirror hands out, and the raw files in it: a .tar.gz, a .gz of one file, or that file itself.
+    """What a mirror serves, and the raw files in it: a .tar.gz, a .gz of one file, or that file itself.
 
-    urls: where it lies, tried in this order. inside: the folder of the files within a .tar.gz, with a slash.
+    size: in bytes. urls: the mirrors, in the order in which they are tried. inside: the folder of the files within a
+    .tar.gz, ending in a slash.
     """
 
     name: str
@@ -38,10 +39,10 @@ class Archive:
 
 
 def unpack(content: bytes, archive: Archive) -> list[tuple[File, bytes]]:
-    """The wanted files of an archive, with their bytes; nothing else of it is looked at, nothing is written.
+    """The files of an archive with their bytes. Other members are ignored, and nothing is written to disk.
 
-    DataError when one is missing, is no regular file, or is not what it should be. No more is inflated than
-    the sizes promise.
+    DataError if a file is missing, is no regular file, or has the wrong size or sha256. Never decompresses more than
+    the published sizes allow.
     """
     if archive.name.endswith(".tar.gz"):
         found = _from_tar(content, archive)
@@ -75,7 +76,7 @@ def _inflated(content: bytes, archive: Archive) -> bytes:
 
 
 def _from_tar(content: bytes, archive: Archive) -> dict[str, bytes]:
-    """The wanted members by name. Only regular files are taken, and no name in the archive becomes a path."""
+    """File name -> bytes. Only regular files are read, and no name in the archive is used as a path."""
     wanted = {archive.inside + file.name: file for file in archive.files}
     stream = _Capped(gzip.GzipFile(fileobj=io.BytesIO(content)), sum(f.size for f in archive.files) + _TAR_EXTRA)
     found: dict[str, bytes] = {}
@@ -94,7 +95,7 @@ def _from_tar(content: bytes, archive: Archive) -> dict[str, bytes]:
     except _TooLong:
         raise DataError(f"{archive.name} is refused: it holds more than {stream.limit} bytes") from None
     except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
-        raise DataError(f"{archive.name} is refused: it is no whole .tar.gz ({str(error).rstrip('.')})") from None
+        raise DataError(f"{archive.name} is refused: it is not a complete .tar.gz ({str(error).rstrip('.')})") from None
     return found
 
 
@@ -103,7 +104,7 @@ class _TooLong(Exception):
 
 
 class _Capped:
-    """A stream that gives out `limit` bytes at most."""
+    """A stream that raises _TooLong once more than `limit` bytes have been read."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self.limit = self._left = limit

@@ -1,7 +1,7 @@
 """Augmentation of whole batches on their device. B batch, C channels, H height, W width.
 
-Each function takes normalised input and a `blank`, which is what a black pixel has become by normalisation.
-All randomness that touches samples comes from `generator`, which lives on the batch's device.
+The functions take normalised input; `blank` is the normalised value of a black pixel. The random numbers for each
+sample come from `generator`, which is on the device of the batch.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from dlcli.core.errors import ConfigError, did_you_mean
 from dlcli.core.spec import DataSpec
 
-# name -> (default strength, lowest, highest, kinds of data); None: takes no strength.
+# name -> (default strength, lowest, highest, kinds of data); a default of None: there is no strength.
 _KNOWN: dict[str, tuple[float | None, float, float, tuple[str, ...]]] = {
     "shift": (2, 1, 1024, ("image",)),
     "flip": (None, 0, 0, ("image",)),
@@ -36,7 +36,8 @@ class Augmentation:
 
 
 def parse(texts: Sequence[str], spec: DataSpec) -> tuple[Augmentation, ...]:
-    """`("shift=2", "flip")` as augmentations that suit the data; else ConfigError."""
+    """`("shift=2", "flip")` as Augmentations, mixup last; ConfigError for one that is unknown, out of range, or not for
+    this kind of data."""
     found = []
     for text in texts:
         name, equals, value = text.partition("=")
@@ -56,17 +57,17 @@ def parse(texts: Sequence[str], spec: DataSpec) -> tuple[Augmentation, ...]:
         if not low <= strength <= high:
             raise ConfigError(f"augment = {text} is out of range: {name} goes from {low:g} to {high:g}")
         found.append(Augmentation(name, strength))
-    # Mixing comes last: it must see the inputs as they would be without it.
+    # Mixup mixes samples that are augmented already.
     return tuple(sorted(found, key=lambda a: a.name == "mixup"))
 
 
 def shift(x: Tensor, pixels: int, blank: Tensor, generator: torch.Generator) -> Tensor:
-    """Each (B, C, H, W) image moved by up to `pixels` in both directions; what comes in is blank."""
+    """Each (B, C, H, W) image moved by up to `pixels` along each axis; the uncovered border is blank."""
     b, c, h, w = x.shape
     canvas = blank.expand(b, c, h + 2 * pixels, w + 2 * pixels).clone(memory_format=torch.channels_last)
     canvas[:, :, pixels : pixels + h, pixels : pixels + w] = x
     offsets = torch.randint(2 * pixels + 1, (2, b, 1), generator=generator, device=x.device)
-    # Every place of the window: (B, 2p + 1, 2p + 1, H, W, C), a view.
+    # All positions of the window: (B, 2p + 1, 2p + 1, H, W, C), a view.
     windows = canvas.unfold(2, h, 1).unfold(3, w, 1).permute(0, 2, 3, 4, 5, 1)
     moved = windows[torch.arange(b, device=x.device), offsets[0, :, 0], offsets[1, :, 0]]
     return moved.permute(0, 3, 1, 2)
@@ -79,11 +80,11 @@ def flip(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def rotate(x: Tensor, degrees: float, blank: Tensor, generator: torch.Generator) -> Tensor:
-    """Each (B, C, H, W) image turned about its centre by up to `degrees` either way, bilinear."""
+    """Each (B, C, H, W) image rotated about its centre by up to `degrees` either way, with bilinear interpolation."""
     b, _, h, w = x.shape
     angle = (2 * torch.rand(b, generator=generator, device=x.device) - 1) * (degrees * torch.pi / 180)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    # In grid_sample's coordinates an axis runs from -1 to 1 whatever its length.
+    # In the coordinates of grid_sample every axis runs from -1 to 1, so a rotation needs the aspect ratio.
     turn = torch.stack([cos, -sin * h / w, zero, sin * w / h, cos, zero], 1).view(b, 2, 3)
     grid = F.affine_grid(turn, list(x.shape), align_corners=False)
     turned = F.grid_sample(x - blank, grid, align_corners=False)
@@ -91,9 +92,9 @@ def rotate(x: Tensor, degrees: float, blank: Tensor, generator: torch.Generator)
 
 
 def erase(x: Tensor, probability: float, blank: Tensor, generator: torch.Generator) -> Tensor:
-    """A blank rectangle over 2 to 33 % of each (B, C, H, W) image's area, with that probability.
+    """Each (B, C, H, W) image, with this probability, gets a blank rectangle over 2 to 33 % of its area.
 
-    Random erasing, Zhong et al. 2017 (arXiv:1708.04896), aspect ratio 0.3 to 3.3.
+    Random erasing, Zhong et al. 2017 (arXiv:1708.04896); aspect ratio 0.3 to 3.3.
     """
     b, _, h, w = x.shape
     u = torch.rand(5, b, generator=generator, device=x.device)
@@ -111,15 +112,15 @@ def erase(x: Tensor, probability: float, blank: Tensor, generator: torch.Generat
 
 
 def noise(x: Tensor, deviation: float, generator: torch.Generator) -> Tensor:
-    """`x` plus normal noise, in units of the normalised input."""
+    """`x` plus normal noise; the standard deviation is in units of the normalised input."""
     return x + deviation * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 def mixup(x: Tensor, y: Tensor, alpha: float, seed: int) -> tuple[Tensor, Tensor, float]:
     """`weight * x + (1 - weight) * other x`, the other samples' y, and the weight ~ Beta(alpha, alpha).
 
-    Zhang et al. 2017 (arXiv:1710.09412). The samples are in random order already, so the other ones are
-    this batch's in reverse.
+    Zhang et al. 2017 (arXiv:1710.09412). The samples are in random order already, so each is mixed with the one at the
+    same place of the reversed batch.
     """
     weight = float(np.random.default_rng(seed).beta(alpha, alpha)) if alpha > 0 else 1.0
     return weight * x + (1 - weight) * x.flip(0), y.flip(0), weight

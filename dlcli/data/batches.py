@@ -1,6 +1,6 @@
-"""Batches of a split: an epoch is a permutation drawn from (seed, epoch), a batch what `take` gives of it.
+"""Batches of a split: an epoch is a permutation drawn from (seed, epoch), and a batch is one `take` of the next rows.
 
-There is no per-sample Python and nothing waits for the device. B batch, T steps.
+No Python code runs per sample, and nothing waits for the device. B batch, T steps.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from dlcli.data.dataset import Split
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """x: (B, ...) input. y: (B,) or (B, T) target. seed: of what an objective draws for this batch."""
+    """x: (B, ...) input. y: (B,) or (B, T) target. seed: for random numbers that the objective needs (mixup)."""
 
     x: Tensor
     y: Tensor
@@ -36,7 +36,7 @@ def in_order(split: Split, batch_size: int) -> Iterator[Batch]:
 
 
 def epoch_order(split: Split, *, seed: int, epoch: int) -> Tensor:
-    """The numbers of the split's rows in the order of that epoch, on the device of the data."""
+    """The row numbers of the split in the order of this epoch, (N,) int64, on the device of the data."""
     generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
     order = torch.randperm(len(split), generator=generator).to(split.rows.device)
     return order if split.index is None else split.index.index_select(0, order)
@@ -53,10 +53,10 @@ def shuffled(
     first: int = 0,
     count: int | None = None,
 ) -> Iterator[Batch]:
-    """All samples once, in the order of (seed, epoch), augmented by (seed, epoch, number of the batch).
+    """All samples once, in the order that (seed, epoch) gives, augmented by (seed, epoch, batch number).
 
-    first: the number of the batch to begin with; the others are as they would be without it.
-    count: of the batches, see `positions`; None for as many as it takes.
+    first: the number of the first batch that is wanted; skipping batches does not change the later ones.
+    count: number of batches, see `positions`; None for the number that the batch size gives.
     """
     order = epoch_order(split, seed=seed, epoch=epoch)
     generator = torch.Generator(split.rows.device) if augmentations else None
@@ -92,7 +92,7 @@ def endless(
     augmentations: Sequence[Augmentation] = (),
     blank: Tensor | None = None,
 ) -> Iterator[Batch]:
-    """The batches of one epoch after the other, from number `first` of `epoch` on. count: of those of an epoch."""
+    """The batches of all epochs without end, starting with batch `first` of `epoch`. count: batches per epoch."""
     if batch_size >= len(split) and not augmentations:
         yield from itertools.repeat(full(split))
     for number in itertools.count(epoch):
@@ -118,7 +118,7 @@ def _batch(x: Tensor, y: Tensor | None) -> Batch:
 def _augmented(
     x: Tensor, augmentations: Sequence[Augmentation], blank: Tensor | None, generator: torch.Generator
 ) -> Tensor:
-    """All but mixup, which mixes targets as well: see experiment/objective.py."""
+    """Applies all augmentations except mixup, which also mixes the targets: see experiment/objective.py."""
     black = torch.zeros((), device=x.device) if blank is None else blank
     for a in augmentations:
         if a.name == "shift":

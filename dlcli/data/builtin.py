@@ -1,6 +1,6 @@
-"""scikit-learn's bundled data sets, read from its files: importing scikit-learn would take a second.
+"""scikit-learn's bundled data sets, read from its files, since importing scikit-learn takes a second.
 
-A test holds every value against scikit-learn's own loaders.
+A test compares every value with scikit-learn's own loaders.
 """
 
 import gzip
@@ -94,10 +94,10 @@ def _classes(
 
 
 def _table(name: str, *, header: bool = False, delimiter: str | None = ",") -> np.ndarray[Any, Any]:
-    """A numeric table that ships with scikit-learn, as float64."""
+    """A numeric table that is installed with scikit-learn, as float64 (rows, columns)."""
     package = importlib.util.find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
-        raise DataError("scikit-learn is not installed, whose data this is: pip install scikit-learn")
+        raise DataError("this data set comes with scikit-learn, which is not installed: pip install scikit-learn")
     path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / name
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:

@@ -12,7 +12,7 @@ from dlcli.data.rows import Rows
 
 @dataclass(frozen=True)
 class Split:
-    """Some of `rows`: the numbers in `index`, on their device, or all of them when it is None. Nothing is copied."""
+    """A subset of `rows`, without a copy. index: int64 row numbers on the device of the rows; None means all rows."""
 
     rows: Rows
     index: Tensor | None = None
@@ -21,15 +21,16 @@ class Split:
         return len(self.rows) if self.index is None else len(self.index)
 
     def part(self, positions: Tensor) -> "Split":
-        """The samples at these positions of the split, counted from 0."""
+        """The samples at these positions in the split, counted from 0."""
         positions = positions.to(self.rows.device)
         return Split(self.rows, positions if self.index is None else self.index[positions])
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of one data set. `val` and `test` are None when nothing is held out for them.
+    """The splits of one data set. `val` and `test` are None if nothing is held out for them.
 
+    fingerprint: sha256 of the data as read.
     typical: of the targets of the training split, how often each class or token occurs (K,), or their mean as the loss
         takes it (1,).
     """
@@ -47,16 +48,16 @@ class Dataset:
 
     @property
     def bytes(self) -> int:
-        """Memory that the data take; what splits share is counted once."""
+        """Memory that the data needs; rows that several splits share are counted once."""
         stored = {id(s.rows): s.rows.bytes for s in (self.train, self.val, self.test) if s is not None}
         return sum(stored.values())
 
     def blank(self) -> Tensor | None:
-        """What a black pixel has become by normalisation, to broadcast over a batch; None when there are no pixels."""
+        """The normalised value of a black pixel, shaped to broadcast over a batch; None if the data is not images."""
         return self.preprocessing.blank(self.train.rows.device) if self.spec.kind == "image" else None
 
     def split(self, name: str) -> Split:
-        """The split of that name; ConfigError when there is none."""
+        """The split of this name; ConfigError if there is none."""
         splits = {"train": self.train, "val": self.val, "test": self.test}
         if name not in splits:
             raise ConfigError(f"unknown split {name!r}: {did_you_mean(name, splits)}")

@@ -1,9 +1,9 @@
-"""Files of public data sets: fetched over https, held against their sha256.
+"""Files of public data sets: downloaded over https and verified by their sha256.
 
-What arrives is added to a file of its own, with which the next try goes on (HTTP Range). Only when it is whole and
-known to be right are the raw files written, by the commit protocol of `files`. So no half or wrong file ever has a
-final name, however the process ends. Of several processes that need the same files one downloads; the others wait.
-Progress goes to the log "dlcli.data.download".
+Received bytes are appended to a partial file, which the next attempt continues (HTTP Range). The raw files are written,
+by the commit protocol of `files`, only once the archive is complete and its sha256 is right. So an incomplete or wrong
+file never has its final name, however the process ends. If several processes need the same files, one downloads and the
+others wait. Progress goes to the log "dlcli.data.download".
 """
 
 import contextlib
@@ -28,21 +28,21 @@ from dlcli.data.archives import Archive, File, unpack
 SHA256SUMS = "SHA256SUMS"
 
 _STALLED = 30.0  # seconds without a connection, or without a byte
-_PAUSES = (0.0, 1.0, 4.0)  # seconds before each round over the mirrors that may still work
-_NEWS_EVERY = 10.0  # seconds between two lines about one download
+_PAUSES = (0.0, 1.0, 4.0)  # seconds before each round over the mirrors that have not refused
+_NEWS_EVERY = 10.0  # seconds between two progress lines
 
 _log = logging.getLogger(__name__)
 
 
 class _Refused(Exception):
-    """A mirror's answer that will be no better when it is asked again."""
+    """A mirror failed in a way that another attempt would not change."""
 
 
 def fetch(title: str, archives: Sequence[Archive], folder: Path) -> None:
     """Put the raw files of `archives` that are missing into `folder`.
 
-    An archive that lies in `folder` already is unpacked; else it is downloaded. DataError (exit 3) when it cannot
-    be had says which archives to put there by hand.
+    An archive that is in `folder` already is unpacked; otherwise it is downloaded. If that fails, DataError (exit 3)
+    names the archives to put there by hand.
     """
     if not _missing(archives, folder):
         return
@@ -50,8 +50,8 @@ def fetch(title: str, archives: Sequence[Archive], folder: Path) -> None:
         path = folder / file.name
         if path.is_file() and path.stat().st_size != file.size:
             raise DataError(
-                f"{folder} holds not all files of {title}, and {file.name} there is not that of {title}: delete it to "
-                "download all, or add what is missing"
+                f"{folder} does not hold all files of {title}, and {file.name} there is not the one of {title}: "
+                "delete it to download all, or add what is missing"
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def fetch(title: str, archives: Sequence[Archive], folder: Path) -> None:
             for leftover in folder.glob(".tmp-*"):  # of a process that was killed
                 leftover.unlink(missing_ok=True)
         for archive in _missing(archives, folder):
-            # Where there are no locks another process may be at it too: what has arrived is then nobody else's.
+            # Without locks another process may be downloading too, so each has a partial file of its own.
             part = folder / (f".part-{archive.name}" if alone else f".part-{os.getpid()}-{archive.name}")
             content = _by_hand(folder / archive.name, archive)
             if content is None:
@@ -75,10 +75,10 @@ def fetch(title: str, archives: Sequence[Archive], folder: Path) -> None:
 
 
 def verify(path: Path, content: Any, file: File, title: str) -> None:
-    """Raise DataError when `content`, which was read from `path`, is not what it should be.
+    """Raise DataError if the sha256 of `content`, the bytes read from `path`, is wrong.
 
-    It is held against SHA256SUMS beside it if that names the file, else against the published sha256. A file of
-    another size than the published one is somebody's own data in this layout, and nothing is known of it.
+    The expected value is the one in SHA256SUMS in the same folder if that names the file, otherwise the published one.
+    A file whose size differs from the published one is the user's own data in this layout, and is not checked.
     """
     recorded = _recorded(path.parent).get(path.name)
     expected = recorded or (file.sha256 if len(content) == file.size else "")
@@ -101,7 +101,7 @@ def _missing(archives: Sequence[Archive], folder: Path) -> list[Archive]:
 
 @contextlib.contextmanager
 def _alone(folder: Path, title: str) -> Iterator[bool]:
-    """Hold the lock of `folder`, waiting for it; False on a file system that has no locks."""
+    """Wait for the lock of `folder` and hold it; False on a file system without locks."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -110,7 +110,7 @@ def _alone(folder: Path, title: str) -> Iterator[bool]:
     def waiting() -> None:
         _log.warning("waiting for another process that downloads %s to %s", title, folder)
 
-    with held(descriptor, waiting=waiting) as alone:  # if not, each process downloads for itself: slow but right
+    with held(descriptor, waiting=waiting) as alone:  # without locks each process downloads for itself
         yield alone
 
 
@@ -118,8 +118,7 @@ def _alone(folder: Path, title: str) -> Iterator[bool]:
 
 
 def _downloaded(title: str, missing: Sequence[Archive], folder: Path, part: Path) -> bytes:
-    """The first of the missing archives, from the first mirror that hands out the right bytes. part: where they are
-    gathered."""
+    """The bytes of the first missing archive, from the first mirror that works. part: the partial file."""
     archive = missing[0]
     reasons: dict[str, str] = {}
     mirrors = list(archive.urls)
@@ -138,7 +137,7 @@ def _downloaded(title: str, missing: Sequence[Archive], folder: Path, part: Path
     told = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
     wanted = ", ".join(f"{a.name} (sha256 {a.sha256})" for a in missing)
     arrived = _arrived(part)
-    again = f"try again, which goes on after the {arrived} bytes that have arrived, or " if arrived else ""
+    again = f"try again, which continues after the {arrived} bytes that have arrived, or " if arrived else ""
     raise DataError(
         f"{title} is not in the data folder and cannot be downloaded ({told}): {again}put {wanted} into {folder}, "
         "or choose --data-dir"
@@ -146,9 +145,9 @@ def _downloaded(title: str, missing: Sequence[Archive], folder: Path, part: Path
 
 
 def _get(url: str, archive: Archive, part: Path) -> bytes:
-    """What lies at `url`, if it has the archive's size and sha256. part: its beginning, as far as that has arrived.
+    """The bytes at `url`, if their size and sha256 are those of the archive. part: the partial file to continue.
 
-    _Refused when it has not, will never come, or has stalled; OSError or HTTPException when it may come another time.
+    _Refused if the bytes are wrong, unavailable or stalled; OSError or HTTPException if another attempt may succeed.
     """
     before = _arrived(part)
     if before < archive.size:
@@ -164,21 +163,21 @@ def _get(url: str, archive: Archive, part: Path) -> bytes:
         return content
     part.unlink()
     if before:
-        raise OSError("what it sends does not go on what had arrived before")
+        raise OSError("what it sends does not continue what had arrived before")
     if len(content) > archive.size:
         raise _Refused(f"it sends more than {archive.size} bytes")
     raise _Refused(f"what it sends has the sha256 {digest}")
 
 
 def _gather(url: str, archive: Archive, part: Path) -> None:
-    """Add to `part` what is missing of it, but no more than one chunk beyond its size."""
+    """Append the missing bytes to `part`; at most one chunk more than the archive's size is written."""
     start = _arrived(part)
     _log.warning("downloading %s (%s%s)", url, _megabytes(archive.size), f", from byte {start} on" if start else "")
     with _opened(url, part, start) as response:
-        if response.status != 206:  # it sends all
+        if response.status != 206:  # it sends the whole file
             start = 0
         elif not re.fullmatch(rf"bytes {start}-\d+/(\*|{archive.size})", response.headers.get("Content-Range", "")):
-            raise _Refused(f"it does not go on from byte {start}")
+            raise _Refused(f"it does not continue from byte {start}")
         length, rest = response.headers.get("Content-Length"), archive.size - start
         if length is not None and length != str(rest):
             kind = response.headers.get_content_type()
@@ -195,23 +194,23 @@ def _gather(url: str, archive: Archive, part: Path) -> None:
 
 
 def _opened(url: str, part: Path, start: int) -> Any:
-    """The answer of a server that is asked for what lies at `url`, from byte `start` on."""
+    """The server's response to a request for `url` from byte `start` on."""
     headers = {"User-Agent": f"dlcli/{__version__}"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         return _opener().open(urllib.request.Request(url, headers=headers), timeout=_STALLED)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # it has no such bytes
+        if error.code == 416:  # range not satisfiable
             part.unlink(missing_ok=True)
         if error.code in (408, 416, 429) or error.code >= 500:
             raise OSError(f"HTTP status {error.code}") from None
         raise _Refused(f"HTTP status {error.code}") from None
-    except urllib.error.URLError as error:  # no such host, no route, refused, no trusted certificate: told at once
+    except urllib.error.URLError as error:  # no such host, no route, refused, untrusted certificate: no retry
         raise _Refused(_in_words(error.reason)) from None
 
 
 def _arrived(part: Path) -> int:
-    """Bytes of an archive that are here."""
+    """Number of bytes in the partial file."""
     return part.stat().st_size if part.exists() else 0
 
 
@@ -231,7 +230,7 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Opens https addresses and nothing else, through the proxy of the environment if there is one."""
+    """An opener for https addresses only, through the proxy that the environment names, if any."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -246,7 +245,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _in_words(error: object) -> str:
-    """What a failure says of itself, as the middle of a sentence."""
+    """The message of an error, to be used inside a sentence."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted, {error.verify_message}"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
@@ -261,7 +260,7 @@ def _megabytes(size: int) -> str:
 
 
 def _by_hand(path: Path, archive: Archive) -> bytes | None:
-    """The archive, where somebody has put it into the data folder."""
+    """The bytes of an archive that the user has put into the data folder; None if it is not there."""
     if not path.is_file():
         return None
     try:
@@ -280,7 +279,7 @@ def _by_hand(path: Path, archive: Archive) -> bytes | None:
 
 
 def _recorded(folder: Path) -> dict[str, str]:
-    """File name -> sha256, from SHA256SUMS as sha256sum writes it; empty when there is none."""
+    """File name -> sha256, from SHA256SUMS as sha256sum writes it; empty if there is no such file."""
     try:
         lines = (folder / SHA256SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:

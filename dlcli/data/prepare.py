@@ -1,4 +1,4 @@
-"""A Source -> a Dataset: split, on a device, with the normalisation that its training part asks for."""
+"""A Source -> a Dataset: split, on a device, and normalised with the statistics of the training split."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.rows import Normalised, Rows, Tensors
 from dlcli.data.source import Source
 
-# The part that is held out for testing, where there is no official test set, does not follow the run's
-# seed: all runs on one data set are measured on the same samples.
+# If there is no official test set, the test split is drawn with this seed and not with the run's, so that all runs on a
+# data set are measured on the same samples.
 _TEST_SEED = 20240229
 
 # Below it, 1 / std loses digits in float32, or is infinite.
@@ -30,17 +30,18 @@ def prepare(
     device: torch.device | str = "cpu",
     preprocessing: Preprocessing | None = None,
 ) -> Dataset:
-    """Split `source`, put it on `device` as it is, and normalise what is taken of it by its training part.
+    """Split `source`, store it on `device`, and normalise each batch with the statistics of the training split.
 
-    An official test set stays the test set, and `test_fraction` must then be None; else that part
-    (default 0.2, of a text 0.1) is held out, the same one for every seed. The validation part is drawn from the
-    training part by `seed`. An `ordered` source is cut rather than drawn from: train, then val, then test.
-    `preprocessing` replaces the one that would be computed: for other data of the same shape.
+    An official test set is the test split, and `test_fraction` must then be None. Otherwise that fraction (default 0.2,
+    for a text 0.1) is held out, the same samples for every seed. The validation split is drawn with `seed` from the
+    rest. An `ordered` source is cut instead: train, then val, then test.
+    preprocessing: used instead of a computed one, to prepare other data of the same shape.
+    ConfigError if `test_fraction` is given with an official test set; DataError if there are too few samples.
     """
     n = len(source.x)
     fingerprint = _fingerprint(source)
     if source.test_x is not None and test_fraction is not None:
-        raise ConfigError(f"test_fraction = {test_fraction} does not go with data that has a test set of its own")
+        raise ConfigError(f"test_fraction = {test_fraction} cannot be used with data that has a test set of its own")
     if test_fraction is None:
         test_fraction = 0.0 if source.test_x is not None else 0.1 if source.ordered else 0.2
     test_size = round(n * test_fraction)
@@ -48,7 +49,7 @@ def prepare(
     if val_fraction and not val_size:
         val_size = 1
     if n - test_size - val_size < 1:
-        raise DataError(f"{n} samples are too few for a training, a validation and a test part")
+        raise DataError(f"{n} samples are too few for a training, a validation and a test split")
     rest, test_index = _hold_out(torch.arange(n), test_size, seed=None if source.ordered else _TEST_SEED)
     train_index, val_index = _hold_out(rest, val_size, seed=None if source.ordered else seed)
 
@@ -77,7 +78,8 @@ def prepare(
 
 
 def _hold_out(index: Tensor, size: int, *, seed: int | None) -> tuple[Tensor, Tensor]:
-    """`index` without, and only, `size` of its entries: the last ones, or with a seed random ones. Sorted."""
+    """The entries of `index` that are kept and the `size` entries that are held out: the last ones, or, with a seed,
+    random ones. Both keep the order of `index`."""
     if not size:
         return index, index[:0]
     if seed is None:
@@ -123,9 +125,10 @@ def _typical(source: Source, train_index: Tensor, about: Preprocessing) -> Tenso
 
 
 def _mean_and_std(x: Tensor, index: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Over the rows of `index`: a value a channel (axis 1). A constant channel gets a deviation of 1."""
+    """Mean and standard deviation over the rows in `index`, one value per channel (axis 1). The standard deviation of
+    a constant channel is set to 1."""
     if x.dtype == torch.uint8:
-        # Exact, and without a float copy of the images: count how often each of 256 values occurs.
+        # Counting how often each of the 256 values occurs is exact and needs no float copy of the images.
         values = torch.arange(256, dtype=torch.float64)
         rows = x if len(index) == len(x) else x[index]
         counts = torch.stack([rows[:, c].flatten().bincount(minlength=256) for c in range(x.shape[1])]).double()
@@ -157,7 +160,7 @@ def _refuse_tiny(std: Sequence[float], names: Sequence[str]) -> None:
 
 
 def _fingerprint(source: Source) -> str:
-    """sha256 over every value of the source, in the order in which it was read."""
+    """sha256 of all values of the source, in the order in which they were read."""
     digest = hashlib.sha256()
     for tensor in (source.x, source.y, source.test_x, source.test_y):
         if tensor is None:
@@ -165,5 +168,5 @@ def _fingerprint(source: Source) -> str:
         else:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().data)
-    digest.update(source.alphabet.encode("utf-8", "surrogatepass"))  # what the tokens of a text stand for
+    digest.update(source.alphabet.encode("utf-8", "surrogatepass"))  # the meaning of the tokens
     return digest.hexdigest()

@@ -18,9 +18,10 @@ from dlcli.data.kinds import laid_out
 class Preprocessing:
     """What turns raw input into model input, and model output into an answer: all that `predict` needs.
 
-    mean, std: one value a channel or feature, over the training part; empty when not normalised.
-    target_mean, target_std: of a regression's target, in its own units; 0 and 1 when not normalised.
-    alphabet: character of each token of a text.
+    mean, std: one value per channel or feature, over the training split; empty if the input is not normalised.
+    target_mean, target_std: of the target of a regression, in its own units; 0 and 1 if it is not normalised.
+    alphabet: the characters of a text; token i is the i-th.
+    pixel_max: the raw value of a white pixel.
     """
 
     spec: DataSpec
@@ -34,11 +35,11 @@ class Preprocessing:
     pixel_max: float = 255.0
 
     def apply(self, x: Tensor) -> Tensor:
-        """Raw (N, ...) values as model input: float32, normalised, laid out; tokens are returned as they are."""
+        """Raw (N, ...) values -> model input: float32, normalised, channels-last images; tokens are unchanged."""
         return laid_out(self.on(x.device)(x))
 
     def on(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """`apply` for many batches on `device`: its constants are there already, and no call waits for them."""
+        """The normalisation for many batches on `device`: mean and std are copied there once."""
         if self.spec.kind == "tokens":
             return lambda x: x
         if not self.mean:
@@ -53,7 +54,7 @@ class Preprocessing:
         return -self._a_channel(self.mean, device) / self._a_channel(self.std, device)
 
     def without_normalisation(self) -> "Preprocessing":
-        """The same, but that input and targets stay in their own units."""
+        """A copy that leaves input and targets in their own units."""
         return dataclasses.replace(self, mean=(), std=(), target_mean=0.0, target_std=1.0)
 
     def _a_channel(self, values: tuple[float, ...], device: torch.device) -> Tensor:
@@ -75,10 +76,10 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `as_dict`; ValueError when the values do not go with each other."""
+        """The inverse of `as_dict`; ValueError if the values are invalid or do not match each other."""
         check(values, _FIELDS, needed=True)
         spec = DataSpec.from_dict(values["spec"])
-        # What has a value a channel, a class, a feature or a token has all of them, or none.
+        # A list with one value per channel, class, feature or token is complete or empty.
         classes = 2 if spec.task == "binary" else spec.outputs
         sizes = {"mean": spec.input_shape[0], "std": spec.input_shape[0], "class_names": classes}
         sizes |= {"feature_names": math.prod(spec.input_shape), "alphabet": spec.vocabulary}

@@ -1,9 +1,9 @@
-"""The files of public data sets: what they are called, how long they are, their sha256, and where they lie.
+"""The files of public data sets: names, sizes, sha256 and addresses.
 
-The sha256 of the archives and raw files of MNIST, Fashion-MNIST and tinyshakespeare were computed from files whose
-MD5 is the one that their authors publish; those of KMNIST's archives are TensorFlow Datasets', those of CIFAR-10
-also torchvision for Ruby's. Nobody has published those of KMNIST's raw files: a download writes them into
-SHA256SUMS beside them.
+The sha256 of the archives and raw files of MNIST, Fashion-MNIST and tinyshakespeare were computed from files whose MD5
+is the one that their authors publish. Those of KMNIST's archives come from TensorFlow Datasets, and those of CIFAR-10
+also from torchvision for Ruby. Nobody has published those of KMNIST's raw files: a download writes them to SHA256SUMS
+in the same folder.
 """
 
 from dlcli.data.archives import Archive, File
@@ -12,7 +12,7 @@ _IDX_SIZES = {"train-images": 47_040_016, "train-labels": 60_008, "t10k-images":
 
 
 def _idx(urls: tuple[str, ...], **archives: tuple[int, str, str]) -> tuple[Archive, ...]:
-    """archives: size and sha256 of the .gz file, and the sha256 of what is in it."""
+    """archives: size and sha256 of each .gz file, and the sha256 of the file in it."""
     found = []
     for key, (size, packed, raw) in archives.items():
         part = key.replace("_", "-")
@@ -81,7 +81,7 @@ KMNIST = _idx(
     t10k_labels=(5_120, "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c", ""),
 )
 
-# In its binary form: there is no pickle to open.
+# The binary version, since the Python version would have to be unpickled.
 CIFAR10 = (
     Archive(
         "cifar-10-binary.tar.gz",
@@ -113,7 +113,7 @@ TINYSHAKESPEARE = (
     ),
 )
 
-# Data set -> its folder in the data folder, and what its authors publish.
+# Data set -> its folder in the data folder, and its archives.
 DOWNLOADS = {
     "mnist": ("MNIST/raw", MNIST),
     "fashion-mnist": ("FashionMNIST/raw", FASHION_MNIST),

@@ -1,7 +1,7 @@
-"""Rows: the samples of a data set behind one `take`. Nothing outside this folder knows how they are stored.
+"""Rows: the samples of a data set, read with `take`. Nothing outside this folder depends on how they are stored.
 
-Which rows make a batch follows from (seed, epoch) alone and is known before the epoch begins (see batches.py), so
-every storage gives the same batches, and a slow one may read ahead.
+The rows of each batch follow from (seed, epoch) alone and are known before the epoch begins (see batches.py). So every
+storage yields the same batches, and a slow one can read ahead.
 """
 
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ class Rows(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where `take` wants its indices and puts what it has taken."""
+        """The device of the indices that `take` expects and of the tensors that it returns."""
 
     @property
     def bytes(self) -> int:
-        """Memory that is held from the first batch to the last."""
+        """Memory that is occupied as long as the rows exist."""
 
     def __len__(self) -> int: ...
 
     def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
-        """x (B, ...) and y (B,) of these rows, in this order; y is None for next-token data. Not to be written to.
+        """x (B, ...) and y (B,) of these rows, in this order; y is None for next-token data. Read only.
 
-        Images are (B, C, H, W) in channels-last memory. A slice needs no copy where the storage can do without.
+        Images are (B, C, H, W) in channels-last memory. For a slice the result may be a view.
         """
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """Rows held as two tensors on the device: a slice is a view, anything else one gather.
+    """Rows stored as two tensors on the device: a slice gives a view, indices one gather.
 
     x: (N, C, H, W) in channels-last memory, (N, F), or tokens (N, T) or (N, T + 1). y: (N,) or None.
     """
@@ -57,7 +57,7 @@ class Tensors:
     def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         if isinstance(indices, slice):
             return self.x[indices], None if self.y is None else self.y[indices]
-        if self.x.dim() == 4:  # a row of channels-last memory is a whole image; (B, C, H, W) is a view of them
+        if self.x.dim() == 4:  # in (N, H, W, C) each image is contiguous; the result is viewed as (B, C, H, W)
             x = self.x.permute(0, 2, 3, 1).index_select(0, indices).permute(0, 3, 1, 2)
         else:
             x = self.x.index_select(0, indices)
@@ -65,9 +65,9 @@ class Tensors:
 
 
 class Normalised:
-    """Rows as a model takes them: whatever `rows` stores becomes float32 and normalised here, batch by batch.
+    """Rows as model input: the values stored in `rows` are converted to float32 and normalised batch by batch.
 
-    Targets are few bytes: `rows` has them normalised already.
+    Targets are small and already stored normalised.
     """
 
     def __init__(self, rows: Rows, preprocessing: Preprocessing) -> None:

@@ -1,4 +1,4 @@
-"""Source: what a loader read, before it is split and normalised; what may be wrong with it."""
+"""Source: what a loader returns, before splitting and normalising, and the check of it."""
 
 import dataclasses
 from collections.abc import Sequence

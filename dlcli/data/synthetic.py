@@ -1,4 +1,4 @@
-"""Data made from a seed of its own (`--set data.seed=1`), so that every run with the same options sees the same."""
+"""Synthetic data. It is made from `data.seed`, not from the run's seed: the same options always give the same data."""
 
 import math
 from pathlib import Path
@@ -41,9 +41,9 @@ def make_regression(
 def random(
     data_dir: Path, *, samples: int = 1000, shape: tuple[int, ...] = (3,), classes: int = 10, seed: int = 0
 ) -> Source:
-    """Normal noise with labels that have nothing to do with it: honest accuracy on held-out data is 1 / classes.
+    """Normal noise with independent random labels: the expected accuracy on held-out data is 1 / classes.
 
-    shape: of one sample; three numbers (channels, height, width) make it an image.
+    shape: of one sample: (features,), or (channels, height, width) for images.
     """
     generator = _generator(seed, samples)
     for size in shape:
@@ -62,11 +62,11 @@ def random(
 def recall(
     data_dir: Path, *, samples: int = 20_000, pairs: int = 8, keys: int = 16, values: int = 8, seed: int = 0
 ) -> Source:
-    """Associative recall: `pairs` (key, value) pairs with different keys, then one of their keys as a query.
+    """Associative recall: `pairs` (key, value) pairs with different keys, then one of these keys as a query.
 
-    The class is the value that stands with that key, so it can only be found by comparing the query with
-    every pair. Tokens: a pair is key * values + value, a query is keys * values + key; a row has
-    pairs + 1 tokens. After Graves, Wayne, Danihelka 2014 (associative recall).
+    The class is the value paired with the queried key, so it can only be found by comparing the query with every pair.
+    A pair is the token key * values + value, a query the token keys * values + key; a row has pairs + 1 tokens.
+    After the associative recall task of Graves, Wayne and Danihelka 2014 (Neural Turing Machines, arXiv:1410.5401).
     """
     generator = _generator(seed, samples)
     for name, size in (("pairs", pairs), ("keys", keys)):

@@ -1,7 +1,7 @@
 """Characters of a text as tokens, for next-token prediction.
 
-The text is cut into rows of `length` + 1 characters that overlap by one: the model sees the first
-`length` of a row and predicts the last `length`, so that every character but the first is predicted once.
+The text is cut into rows of `length` + 1 characters that overlap by one. The model sees the first `length` characters
+of a row and predicts the last `length`, so that every character of the text but the first is predicted once.
 """
 
 import dataclasses
@@ -23,9 +23,8 @@ from dlcli.data.source import Source
 def pydocs(data_dir: Path, *, length: int = 128) -> Source:
     """Python's own help topics: what `help("for")` prints.
 
-    Many topics repeat passages of others, which would stand in the training and in the held-out part alike:
-    each paragraph is kept once. Topics come in a fixed order that has nothing to do with their names, so that
-    the held-out part is not all of one kind.
+    Many topics repeat passages of others, which would then be in both the training and the held-out text: each
+    paragraph is kept once. The topics are in a fixed pseudo-random order, so that related ones are not all held out.
     """
     from pydoc_data.topics import topics
 
@@ -40,7 +39,7 @@ def pydocs(data_dir: Path, *, length: int = 128) -> Source:
 
 
 def tinyshakespeare(data_dir: Path, *, length: int = 128) -> Source:
-    """`tinyshakespeare/input.txt` of the data folder, downloaded where it is missing."""
+    """`tinyshakespeare/input.txt` in the data folder, downloaded if it is missing."""
     folder = data_dir / "tinyshakespeare"
     fetch("tinyshakespeare", TINYSHAKESPEARE, folder)
     (file,) = TINYSHAKESPEARE[0].files
@@ -76,7 +75,7 @@ def from_text(text: str, *, length: int) -> Source:
     stream = torch.from_numpy(tokens.astype(small))
     return Source(
         DataSpec("next-token", "tokens", (length,), len(characters), vocabulary=len(characters)),
-        stream.unfold(0, length + 1, length),  # (N, length + 1), a view: the text is held once
+        stream.unfold(0, length + 1, length),  # (N, length + 1), a view
         None,
         alphabet="".join(map(chr, characters)),
         ordered=True,
@@ -84,14 +83,14 @@ def from_text(text: str, *, length: int) -> Source:
 
 
 def respelt(source: Source, alphabet: str) -> Source:
-    """A text in the tokens of another `alphabet`; DataError when that lacks a character of it."""
+    """The same text, encoded with another `alphabet`; DataError if the text has a character that is not in it."""
     table = torch.tensor(encode(source.alphabet, alphabet, "the text"), dtype=torch.int32)
     spec = dataclasses.replace(source.spec, outputs=len(alphabet), vocabulary=len(alphabet))
     return dataclasses.replace(source, spec=spec, x=table[source.x.int()], alphabet=alphabet)
 
 
 def encode(text: str, alphabet: str, what: str) -> list[int]:
-    """The token of each character: its place in `alphabet`. DataError when that lacks one; what: the text's name."""
+    """The token of each character: its index in `alphabet`. DataError if one is missing. what: names the text in it."""
     token = {character: i for i, character in enumerate(alphabet)}
     unknown = sorted(set(text) - token.keys())
     if unknown:

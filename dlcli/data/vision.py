@@ -1,7 +1,7 @@
-"""MNIST and its kin, and CIFAR-10, from the data folder in torchvision's layout; what is missing is downloaded.
+"""MNIST, Fashion-MNIST, KMNIST and CIFAR-10, from the data folder in torchvision's layout; downloads what is missing.
 
-The files are read here: importing torchvision would take a second, and its reader makes a copy. Each is held
-against its sha256 every time it is read.
+The files are read without torchvision: importing it takes a second, and its reader makes a copy. The sha256 of each
+file is checked every time it is read.
 """
 
 import math
@@ -22,7 +22,7 @@ from dlcli.data.source import Source
 
 
 class _Raw(NamedTuple):
-    """A raw file and all its bytes."""
+    """The path of a raw file and its bytes."""
 
     path: Path
     content: np.ndarray[Any, np.dtype[np.uint8]]
@@ -49,7 +49,7 @@ def kmnist(data_dir: Path) -> Source:
 
 
 def cifar10(data_dir: Path) -> Source:
-    """50,000 + 10,000 colour images of 32x32 pixels, from the binary form (data_batch_1.bin and so on)."""
+    """50,000 + 10,000 colour images of 32x32 pixels, from the binary version (data_batch_1.bin and so on)."""
     batches = [_cifar_batch(raw) for raw in _read(data_dir / "cifar-10-batches-bin", "CIFAR-10", published.CIFAR10)]
     return Source(
         DataSpec("multiclass", "image", (3, 32, 32), 10),
@@ -125,7 +125,7 @@ def _parsed(raw: _Raw) -> Tensor:
 
 
 def _read(folder: Path, name: str, archives: tuple[Archive, ...]) -> list[_Raw]:
-    """The raw files in the order of `archives`; damage is told."""
+    """The raw files in the order of `archives`, downloaded if missing; DataError if one is damaged."""
     fetch(name, archives, folder)
 
     def read(file: File) -> _Raw:
@@ -137,5 +137,5 @@ def _read(folder: Path, name: str, archives: tuple[Archive, ...]) -> list[_Raw]:
         verify(path, content.data, file, name)
         return _Raw(path, content)
 
-    with ThreadPoolExecutor() as pool:  # reading and hashing let other threads run
+    with ThreadPoolExecutor() as pool:  # reading and hashing release the GIL
         return list(pool.map(read, [file for archive in archives for file in archive.files]))

@@ -1,1 +1,1 @@
-"""A trained model -> numbers, answers and text."""
+"""A trained model -> metrics, predictions and text."""

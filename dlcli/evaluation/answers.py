@@ -1,4 +1,4 @@
-"""A run's answers to new inputs, from Python: `dlcli.predict`."""
+"""Predictions of a run for new inputs, from Python: `dlcli.predict`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,16 +21,16 @@ def predict(
     keep: Sequence[str] = (),
     invert: bool = False,
 ) -> list[Prediction]:
-    """What a trained run says of files, in order; the same as `dlcli predict`.
+    """Predictions for the samples in files, in order; the same as `dlcli predict`.
 
-    run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`, `best:accuracy`).
-    inputs: one file or several: images or folders of them, .csv files with one sample per row, texts.
+    run: a Run, a path (`runs/3`), or a name as on the command line (`3`, `latest`, `best:accuracy`).
+    inputs: one or more files: images or folders of images, .csv files with one sample per row, texts.
     checkpoint: `best` or `last`.
-    top: how many of the likeliest classes are named. probabilities: that of every class too. keep: columns of .csv
-    files that go with each prediction. invert: swap black and white of images.
-    Files that are skipped, and images unlike the training data, are told by `logging`.
-    Raises ConfigError (exit 2) for what does not go with the model, DataError (exit 3) with the file and, for rows,
-    the line.
+    top: number of likeliest classes to return. probabilities: also return the probability of every class.
+    keep: columns of .csv files to copy to each prediction. invert: swap black and white of images.
+    Skipped files, and images unlike the training data, are reported by `logging`.
+    Raises ConfigError (exit 2) for an argument that does not fit the model, and DataError (exit 3), which names the
+    file and, for rows, the line.
     """
     files = [inputs] if isinstance(inputs, str | Path) else inputs
     restored = restore(as_run(run), role=checkpoint, device=device)

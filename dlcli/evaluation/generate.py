@@ -1,4 +1,4 @@
-"""Text that goes on from a prompt, character by character."""
+"""Text generation: continues a prompt character by character."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,18 +11,18 @@ from dlcli.core.errors import ConfigError
 from dlcli.data.text import encode
 from dlcli.experiment.restore import Restored
 
-# Temperatures at which float32 can still divide a logit.
+# Range of temperatures by which float32 logits can be divided.
 _COLDEST, _HOTTEST = 1e-6, 1e6
 
 
 def generate(
     restored: Restored, prompt: str, *, length: int, temperature: float = 1.0, top_k: int = 0, seed: int = 0
 ) -> Iterator[str]:
-    """`length` characters that go on from `prompt`, one by one.
+    """`length` characters that continue `prompt`, one by one.
 
-    temperature: 0 takes the likeliest character always. top_k: draw from the k likeliest only; 0 from all.
-    Raises, before the first character is asked for, ConfigError when the run is no language model or a setting is out
-    of range, DataError when the prompt has a character that it never saw.
+    temperature: 0 always chooses the likeliest character. top_k: draw only from the k likeliest; 0 draws from all.
+    Raises at once, not at the first character: ConfigError if the run is no language model or a setting is out of
+    range, DataError if the prompt has a character that is not in the training text.
     """
     spec, alphabet = restored.preprocessing.spec, restored.preprocessing.alphabet
     if spec.task != "next-token" or not alphabet:
@@ -44,7 +44,7 @@ def _characters(restored: Restored, tokens: Sequence[int], length: int, draw: Ca
     context, state = torch.tensor([tokens]), None
     recurrent = hasattr(restored.model, "run")
     for _ in range(length):
-        if recurrent:  # its state stands for the text so far: it needs the new character only
+        if recurrent:  # its state represents the text so far: only the new character is needed
             output, state = restored.carry_on(context, state)
         else:
             output = restored.answer(context[:, -spec.input_shape[0] :])

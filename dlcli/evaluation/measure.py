@@ -1,4 +1,4 @@
-"""A model and a split -> numbers; a run -> numbers."""
+"""Metrics of a model on a split, and of a run's checkpoint."""
 
 import re
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ from dlcli.tasks.task import Measures, Task
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
-    metrics: name -> value, None where undefined. per_class: one row per class with precision, recall, f1 and count.
+    metrics: name -> value, None if undefined. per_class: one row per class with precision, recall, f1 and count.
     confusion: one row per actual class, one column per predicted class. Both are None for a task without classes.
-    status, reason: of the run. Unless it is `finished`, this is not what the training was to reach.
-    damage: of newer checkpoints that could not be used. unrecorded: why the record could not be written into the run.
+    status, reason: of the run; unless the status is `finished`, the training did not run to its end.
+    damage: of newer checkpoints that could not be used. unrecorded: why the record could not be written to the run.
     """
 
     run: Run
@@ -76,10 +76,10 @@ def measure(
     precision: str,
     device: torch.device,
 ) -> list[Measures]:
-    """The task's measures of every batch, in order; the model is left in the mode in which it was.
+    """The task's measures of every batch, in order; the mode of the model (training or evaluation) is restored.
 
-    Training and `dlcli eval` both come through here, with the same batches and as many threads, so their numbers
-    are the same.
+    Training and `dlcli eval` both call this function with the same batches and the same number of threads, so their
+    numbers are the same.
     """
     was_training = model.training
     model.eval()
@@ -103,12 +103,12 @@ def evaluate(
 ) -> Evaluation:
     """Measure a run's checkpoint and write eval/SPLIT.json into the run.
 
-    run: a Run, a path (`runs/3`), or a name as the command line takes it (`3`, `latest`, `best:accuracy`).
-    data: a data set of the same shape, normalised as the run's own; of another one the record is
-        eval/SPLIT-DATA.json. Without it, the run's data must be what they were at the training, else DataError.
-    data_dir: where data sets lie now, if not where they lay at the training.
-    allow_fallback: measure an older checkpoint when the newest is damaged, instead of raising RunError.
-    loaded: the run's data where they are in memory already, on `device`: they are not read again.
+    run: a Run, a path (`runs/3`), or a name as on the command line (`3`, `latest`, `best:accuracy`).
+    data: another data set of the same shape, normalised like the run's own; the record is then eval/SPLIT-DATA.json.
+        Without it the run's own data is used; DataError if it has changed since the training.
+    data_dir: the data folder, if it is not the one of the training.
+    allow_fallback: measure an older checkpoint if the newest is damaged, instead of raising RunError.
+    loaded: the run's data, if it is in memory on `device` already; it is then not read again.
     """
     run = as_run(run)
     restored = restore(run, role=checkpoint, device=device)
@@ -117,8 +117,8 @@ def evaluate(
         config = config.with_values(data_dir=str(data_dir))
     if saved.damage and not allow_fallback:
         raise RunError(
-            f"{'; '.join(saved.damage)}; the checkpoint before, of epoch {saved.state['epoch']}, is measured only with "
-            "--allow-fallback"
+            f"{'; '.join(saved.damage)}; the previous checkpoint, of epoch {saved.state['epoch']}, is measured only "
+            "with --allow-fallback"
         )
     set_deterministic(config.deterministic)
     dataset = loaded or load_data(
@@ -159,13 +159,13 @@ def evaluate(
     other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)
     try:
         run.write_record("eval", split + other, record)
-    except ResourceError as error:  # a folder that may only be read, a full disk: the numbers are right all the same
-        if (run.path / "eval").is_symlink():  # which would lead out of the run
+    except ResourceError as error:  # a read-only folder or a full disk: the numbers are valid
+        if (run.path / "eval").is_symlink():  # it could lead out of the run
             raise
         return replace(found, unrecorded=str(error))
     return found
 
 
 def finite(metrics: dict[str, float | None]) -> dict[str, float | None]:
-    """NaN and infinity, which JSON does not have, as None."""
+    """NaN and infinity, which JSON cannot represent, become None."""
     return {name: v if v is not None and abs(v) < float("inf") else None for name, v in metrics.items()}

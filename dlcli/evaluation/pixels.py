@@ -1,4 +1,4 @@
-"""Whether the pixels of new images are like those of the training data."""
+"""A check whether the pixels of new images resemble those of the training data."""
 
 import math
 
@@ -6,12 +6,12 @@ from torch import Tensor
 
 from dlcli.data.preprocessing import Preprocessing
 
-# What is far: standard deviations between the two means, and a factor between the two standard deviations.
+# Warn beyond this distance of the means, in standard deviations, or this ratio of the standard deviations.
 _SHIFT, _FACTOR = 0.75, 8.0
 
 
 class Pixels:
-    """Sums over the pixels of images. about: says what those of the training data were."""
+    """Sums over the pixels of images. about: holds the statistics of the training data."""
 
     def __init__(self, about: Preprocessing) -> None:
         self._about = about
@@ -25,8 +25,8 @@ class Pixels:
         self._squares += raw.square().sum().item()
 
     def warning(self, *, inverted: bool) -> str | None:
-        """A sentence where all pixels together are far from those of the training data; None where they are not, or
-        where a training without normalisation kept no statistics. inverted: whether --invert was given."""
+        """A sentence if the mean or standard deviation of all pixels is far from that of the training data; else None,
+        also if the training did not normalise and so kept no statistics. inverted: whether --invert was given."""
         if not self._about.mean or not self._count:
             return None
         mean, std = self._sum / self._count, _deviation(self._sum / self._count, self._squares / self._count)

@@ -1,4 +1,4 @@
-"""New inputs -> answers, by a trained run: images, rows of numbers, texts."""
+"""Predictions of a trained run for new inputs: images, rows of numbers, texts."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prediction:
-    """input: file, or file:line. values: what is predicted, by name: class and probability, value, or the
-    bits per character of a text and its likeliest next character. kept: the text in columns that were kept."""
+    """input: file, or file:line. values: name -> predicted value: class and probability, value, or the bits per
+    character of a text and its likeliest next character. kept: column -> text, for the columns to keep."""
 
     input: str
     values: dict[str, Any]
@@ -39,28 +39,28 @@ def predict(
     invert: bool = False,
     tell: Callable[[str], None] = _log.warning,
 ) -> Iterator[Prediction]:
-    """Predictions for files (folders of images are searched, `-` is standard input), in order.
+    """Predictions for files (folders are searched for images, `-` is standard input), in order.
 
-    Images for a model of images, .csv files of rows for one of features or of token sequences, text files
-    for a language model.
+    An image model expects images, a model of features or token sequences .csv files of rows, and a language model text
+    files.
 
-    top: how many of the likeliest classes are named. probabilities: that of every class too. keep: columns of .csv
-    files that go with each prediction. invert: swap black and white of images. tell: is given sentences about files
-    that are skipped, and about images that are unlike the training data.
-    Raises ConfigError (exit 2) for what does not go with the model, DataError (exit 3) with the file and, for rows,
-    the line.
+    top: number of likeliest classes to return. probabilities: also return the probability of every class.
+    keep: columns of .csv files to copy to each prediction. invert: swap black and white of images.
+    tell: called with a sentence about skipped files, or about images that are unlike the training data.
+    Raises ConfigError (exit 2) for an argument that does not fit the model, and DataError (exit 3), which names the
+    file and, for rows, the line.
     """
     spec = restored.preprocessing.spec
     classes = 2 if spec.task == "binary" else spec.outputs
     if (top != 1 or probabilities) and spec.task not in ("binary", "multiclass"):
         option = "--probabilities" if probabilities else f"--top {top}"
-        raise ConfigError(f"{option} is for models that tell classes apart, and {restored.run} is for {spec.task}")
+        raise ConfigError(f"{option} is for classification models, and {restored.run} is for {spec.task}")
     if top != 1 and not 1 <= top <= classes:
-        raise ConfigError(f"--top {top} is out of range: {restored.run} tells {classes} classes apart")
+        raise ConfigError(f"--top {top} is out of range: {restored.run} has {classes} classes")
     if keep and spec.task == "next-token":
-        raise ConfigError(f"--keep {keep[0]} is for columns of .csv files, and {restored.run} takes texts")
+        raise ConfigError(f"--keep {keep[0]} is for columns of .csv files, and {restored.run} expects texts")
     if invert and spec.kind != "image":
-        raise ConfigError(f"--invert is for images, and {restored.run} takes {spec.kind}")
+        raise ConfigError(f"--invert is for images, and {restored.run} expects {spec.kind}")
     return _predictions(restored, inputs, top=top, probabilities=probabilities, keep=keep, invert=invert, tell=tell)
 
 
@@ -96,7 +96,7 @@ def _predictions(
 
 
 def _score_text(restored: Restored, path: Path) -> dict[str, Any]:
-    """How well the model predicts a text file, cut into rows as in training, and the likeliest next character."""
+    """The metrics of a text file, cut into rows as in training, and the likeliest next character."""
     alphabet, steps = restored.preprocessing.alphabet, restored.preprocessing.spec.input_shape[0]
     tokens = torch.tensor([encode(read_text(path, streams=True), alphabet, str(path))], device=restored.device)
     length = tokens.shape[1]

@@ -1,4 +1,4 @@
-"""Rules that a gate in CI asks for: --require and --baseline."""
+"""Conditions on metrics for a gate in CI: --require and --baseline."""
 
 import math
 import operator
@@ -25,10 +25,9 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 _RULE = re.compile(r"\s*([\w/]+)\s*(>=|<=|==|!=|>|<)\s*([-+.\w]+)\s*")
 
 
-# When a metric has no value although the outputs are finite.
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a metric. text: as it was typed, such as `accuracy>=0.98`."""
+    """A condition on a metric. text: as typed, such as `accuracy>=0.98`."""
 
     text: str
     metric: str
@@ -38,7 +37,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a rule. value: of its metric; None when that is undefined, and then it does not hold."""
+    """Whether a rule holds. value: of its metric; None if that is undefined, and then the rule does not hold."""
 
     rule: Rule
     value: float | None
@@ -50,7 +49,7 @@ class Verdict:
 
 
 def parse_rules(texts: Sequence[str]) -> list[Rule]:
-    """The conditions of --require. ConfigError (exit 2) for a text that is none, or compares with no finite number."""
+    """The conditions of --require. ConfigError (exit 2) for a text that is not a rule with a finite number."""
     return [_parsed(text) for text in texts]
 
 
@@ -77,8 +76,7 @@ def check_names(rules: Sequence[Rule], names: Collection[str]) -> None:
 
 
 def check_rules(metrics: Mapping[str, float | None], rules: Sequence[Rule]) -> list[Verdict]:
-    """What becomes of each rule. ConfigError (exit 2) for a metric that is not there. An undefined metric (None)
-    satisfies no rule."""
+    """The verdict on each rule; none holds for an undefined metric. ConfigError (exit 2) for an unknown metric."""
     check_names(rules, metrics)
     return [_verdict(rule, metrics) for rule in rules]
 
@@ -94,7 +92,8 @@ def _verdict(rule: Rule, metrics: Mapping[str, float | None]) -> Verdict:
 
 
 def check_drop(report: Evaluation, baseline: Evaluation, max_drop: float, metric: str) -> str:
-    """A sentence that compares both runs; CheckError (exit 7) when this one is worse by more than `max_drop`."""
+    """A sentence that compares both runs. CheckError (exit 7) if the first is worse by more than `max_drop`, or the
+    metric is undefined in one of them."""
     value, base = report.metrics.get(metric), baseline.metrics.get(metric)
     if value is None or base is None:
         raise CheckError(f"{metric} is undefined in {report.run if value is None else baseline.run}")
@@ -106,7 +105,7 @@ def check_drop(report: Evaluation, baseline: Evaluation, max_drop: float, metric
 
 
 def main_metric(run: Run) -> str:
-    """The metric by which this run's best checkpoint was chosen, else the one that was to choose it."""
+    """The metric by which this run's best checkpoint was chosen, else the setting `monitor` or its default."""
     chosen = (run.info().get("best") or {}).get("metric")
     if chosen is not None:
         return str(chosen).removeprefix("val/")

@@ -1,1 +1,1 @@
-"""From settings to data, model and task; from a run back to its trained model."""
+"""Builds data, model and task from settings, and restores the trained model of a run."""

@@ -1,4 +1,4 @@
-"""From a config to the things it describes, and from a run back to its trained model."""
+"""Builds everything that a config describes: data, model, task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ from dlcli.tasks.task import AnsweringTask, Task
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a config describes, built and checked. `config` has every `auto` settled but `device`'s,
-    `threads`', `eval_batch_size`'s and `monitor`'s, which stand here.
+    """Everything that a config describes, built and checked.
 
-    cost: of one sample's evaluation. joined: whether a last batch of one sample, on which the model cannot be trained
-    (batch normalization), is joined to the batch before it.
+    config: every `auto` is resolved except for `device`, `threads`, `eval_batch_size` and `monitor`, which are resolved
+    in the attributes here. cost: of the evaluation of one sample. joined: whether a last batch of one sample is joined
+    to the batch before it, because the model cannot be trained on one (batch normalization).
     """
 
     config: TrainConfig
@@ -60,7 +60,7 @@ class Experiment:
 
     @property
     def flops_per_step(self) -> float:
-        """Matrix-product work of one optimizer step, forward and backward."""
+        """Floating-point operations of the matrix products in one optimizer step, forward and backward."""
         return _flops_to_train(self.cost, self.batch_size * self.config.accumulate)
 
     @property
@@ -69,7 +69,7 @@ class Experiment:
 
     @property
     def eval_threads(self) -> int:
-        """As many as train, or more where a batch of the evaluation is worth them."""
+        """The threads of the training, or more if a batch of the evaluation is large enough to use them."""
         flops = self.cost.flops * self.eval_batch_size / self.cost.chain
         return max(self.threads, choose_threads(self.config.threads, device=self.device, flops=flops))
 
@@ -94,9 +94,10 @@ def build(
 ) -> Experiment:
     """Load the data, build the model, and check that all settings fit them. Writes nothing.
 
-    Sets the number of threads and the arithmetic of this process. The weights follow from `config.seed`.
-    weights: those of a run that goes on; RunError when the model is another.
-    fingerprint: of its data; DataError when they have changed.
+    Sets the number of threads, the precision and the determinism of this process. The initial weights are determined by
+    `config.seed`.
+    weights: those of a run that is resumed; RunError if they do not fit the model.
+    fingerprint: that of the data of this run; DataError if the data has changed.
     """
     device = devices.choose_device(config.device)
     devices.check_precision(config.precision, device)
@@ -118,7 +119,7 @@ def build(
             f"batch_size above 1 (batch_size = {config.batch_size}, {len(data.train):,} training samples)"
         )
     cost = measure_cost(model, sample_input(data.spec, 1))
-    # An accumulated batch waits for the one before it, as a time step does.
+    # Accumulated batches, like time steps, are computed one after the other, so only one batch counts.
     flops = _flops_to_train(cost, batch_size) / cost.chain
     threads = choose_threads(config.threads, device=device, flops=flops)
     torch.set_num_threads(threads)
@@ -139,10 +140,10 @@ def build(
 
 
 def resolve_options(config: TrainConfig) -> TrainConfig:
-    """`config` with every option of its model and data set spelt out and checked."""
+    """`config` with all options of its model and data set, defaults included, checked."""
     model_options = options.resolve(_model_class(config.model), config.model_options, where="model")
     data_options = options.resolve(_loader(config.data), _with_path(config), where="data")
-    data_options.pop("path" if config.data.startswith("text:") else "", None)  # it stands in the name
+    data_options.pop("path" if config.data.startswith("text:") else "", None)  # it is in the name
     return config.with_values(model_options=model_options, data_options=data_options)
 
 
@@ -161,7 +162,7 @@ def _flops_to_train(cost: Cost, samples: int) -> float:
 
 
 def _monitor(config: TrainConfig, data: Dataset, task: Task) -> str:
-    """The watched metric without its `val/`, checked against what the task reports."""
+    """The monitored metric without `val/`; ConfigError if the task has no such metric."""
     if config.monitor == "auto":
         return task.monitor
     known = task.names

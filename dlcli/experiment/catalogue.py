@@ -1,4 +1,4 @@
-"""All that there is to know of a model or a data set before anything is trained."""
+"""Descriptions of a model or a data set, for `dlcli models NAME` and `dlcli datasets NAME`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from dlcli.experiment.load import data_folder, read_source
 
 
 def about_model(name: str) -> dict[str, Any]:
-    """model, summary, takes, data (its default data set), defaults (its own settings), parameters, and options, as
-    `options.described` has them.
+    """model, summary, takes (the kinds of data), data (its default data set), defaults (its own settings), parameters,
+    and options, in the form of `options.described`.
 
-    parameters: of the model with its default options on its default data; None where it has an option without default.
-    Raises ConfigError for an unknown name, and for a class of one's own that cannot be built.
+    parameters: of the model with its default options on its default data; None if it has an option without a default.
+    Raises ConfigError for an unknown name, and for a user's own class that cannot be built.
     """
     entry = model_entry(name)
     found = options.described(load(entry.target))
@@ -38,10 +38,10 @@ def about_model(name: str) -> dict[str, Any]:
 
 
 def about_data(name: str, *, data_dir: str | None) -> dict[str, Any]:
-    """data, summary, task, shape, size, licence, origin, defaults (settings that suit it), options, and files.
+    """data, summary, task, shape, size, licence, origin, defaults (recommended settings), options, and files.
 
-    files: {"folder", "names", "missing", "download"}, what it is read from and how many bytes a download takes; None
-    for a data set that is part of a library or made from a seed.
+    files: {"folder", "names", "missing", "download"}, the files it is read from and the size of a download in bytes;
+    None for a data set that is part of a library or synthetic.
     Raises ConfigError for an unknown name.
     """
     entry = data_entry(name)

@@ -1,4 +1,4 @@
-"""What a training will take, before it is started: `dlcli train --dry-run`."""
+"""The cost of a training, estimated before it starts: `dlcli train --dry-run`."""
 
 import shutil
 from pathlib import Path
@@ -8,13 +8,13 @@ from dlcli.compute import devices
 from dlcli.core.errors import ResourceError
 from dlcli.experiment.build import Experiment
 
-# Values that an optimizer and an average keep beside each parameter.
+# Values that an optimizer keeps per parameter.
 _STATE = {"gd": 0, "sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 1}
 
 
 class Memory(NamedTuple):
-    """Bytes that a training takes at least. weights: with gradients, optimizer state and average. activations: of one
-    batch. data: where the training computes.
+    """Bytes that a training needs at least. weights: with gradients, optimizer state and average. activations: of one
+    batch. data: the splits, which are stored on the device.
     """
 
     weights: int
@@ -23,19 +23,20 @@ class Memory(NamedTuple):
 
 
 def memory_of(built: Experiment) -> Memory:
-    """activations are measured by one evaluation of one sample; what the framework itself takes is not in it."""
+    """The memory of this training. Activations are measured in the evaluation of one sample; the memory of the
+    framework itself is not included."""
     parameters = sum(p.numel() for p in built.model.parameters())
     return Memory(4 * parameters * (2 + _copies(built)), built.cost.bytes * built.batch_size, built.dataset.bytes)
 
 
 def check_memory(built: Experiment) -> None:
-    """ResourceError (exit 6) when the device has not the memory that this training takes."""
+    """ResourceError (exit 6) if the device has less memory than this training needs."""
     if sum(memory_of(built)) > devices.memory(built.device):
         raise ResourceError(memory_told(built))
 
 
 def memory_told(built: Experiment) -> str:
-    """A sentence: how much this training takes, of what, and how much there is."""
+    """A sentence: the memory that this training needs, for what, and the memory of the device."""
     found, there = memory_of(built), devices.memory(built.device)
     largest = max(found._fields, key=lambda name: int(getattr(found, name)))
     mend = {"weights": "model", "activations": "--batch-size", "data": "part of the data"}[largest]
@@ -53,8 +54,8 @@ def _size(count: int) -> str:
 def estimate(built: Experiment) -> dict[str, Any]:
     """Parameters, steps, floating-point operations and bytes, by name.
 
-    flops: of the matrix products, a multiply-add counting two, backward counting twice the forward.
-    memory: as `memory_of` has it.
+    flops: of the matrix products; a multiply-add counts as two, a backward pass as two forward passes.
+    memory: see `memory_of`.
     """
     parameters = sum(p.numel() for p in built.model.parameters())
     found = memory_of(built)
@@ -80,7 +81,7 @@ def estimate(built: Experiment) -> dict[str, Any]:
 
 
 def check_space(built: Experiment, runs_dir: str | Path) -> None:
-    """ResourceError (exit 6) when the disk of `runs_dir` cannot hold the checkpoints of this training."""
+    """ResourceError (exit 6) if the disk of `runs_dir` has too little free space for the checkpoints."""
     folder = Path(runs_dir).absolute()
     while not folder.exists():
         folder = folder.parent
@@ -93,12 +94,12 @@ def check_space(built: Experiment, runs_dir: str | Path) -> None:
 
 
 def _copies(built: Experiment) -> int:
-    """What the optimizer and the average keep beside the weights, in their size."""
+    """The number of tensors per parameter that the optimizer and the average keep."""
     config = built.config
     return (_STATE[config.optimizer] if config.optimizer != "sgd" or config.momentum else 0) + bool(config.ema)
 
 
 def _checkpoint_bytes(built: Experiment) -> int:
-    """At most: the last ones and the one that is being written, and two best ones."""
+    """The most that checkpoints need: `keep_last` last ones, one that is being written, and two best ones."""
     weights: int = sum(t.numel() * t.element_size() for t in built.model.state_dict().values())
     return weights * ((1 + _copies(built)) * (built.config.keep_last + 1) + 2)

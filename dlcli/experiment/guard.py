@@ -1,4 +1,4 @@
-"""A model is built within the memory of the machine, and must fit the weights that it is to take."""
+"""Building a model within a limit of memory, and checking that it fits given weights."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,23 +21,25 @@ from dlcli.core.blame import blamed, defined
 from dlcli.core.errors import ConfigError, DlcliError, ResourceError, RunError
 from dlcli.core.spec import DataSpec
 
-# Of a parameter: itself, its gradient, and one value at least that the optimizer or the average keeps.
+# Bytes per parameter: its value, its gradient, and at least one value that the optimizer or the average keeps.
 _BYTES_TO_TRAIN = 12
 
-# Parameters and buffers of a model that starts from nothing; what one that has weights may have beside them.
+# Largest number of parameters and buffers of a model that is built without given weights.
 _MOST_TENSORS = 10_000
 
+# With given weights: what the model may have in addition.
 _SPARE_TENSORS, _SPARE_VALUES = 100, 2**24
 
 
 def build_model(
     config: TrainConfig, spec: DataSpec, *, weights: Mapping[str, Tensor] | None = None, where: object = ""
 ) -> nn.Module:
-    """The model of `config` for data of `spec`, on the CPU, convolutions in channels-last memory.
+    """The model of `config` for data of `spec`, on the CPU; for images in channels-last memory format.
 
-    weights: what it must take, by name, or an outline of it, from `where`; RunError when it does not.
-    Settings of a few bytes can ask for a model of any size, so it is stopped when it grows beyond its weights or
-    the memory of this machine.
+    weights: name -> tensor, or an outline without values, which the model must fit. where: names their source in the
+    RunError that is raised if it does not.
+    A short setting can ask for a model of any size, so building stops if the model grows beyond its weights (RunError)
+    or the memory of this machine (ResourceError). ConfigError if the class cannot be built with its options.
     """
     model_class = _model_class(config.model)
     chosen = options.resolve(model_class, config.model_options, where="model")
@@ -45,7 +47,7 @@ def build_model(
     memory = devices.memory()
     most_values, most_tensors = memory // _BYTES_TO_TRAIN, _MOST_TENSORS
     if weights is not None:
-        # Some slack: a parameter may be set twice, and not every buffer is saved.
+        # Some slack: a parameter may be registered twice, and not every buffer is saved.
         most_values = min(most_values, 2 * sum(t.numel() for t in weights.values()) + _SPARE_VALUES)
         most_tensors = 2 * len(weights) + _SPARE_TENSORS
 
@@ -99,10 +101,10 @@ def _first(names: Collection[str]) -> str:
 
 @contextlib.contextmanager
 def _stopped_beyond(tensors: int, values: int, error: Callable[[int], DlcliError]) -> Iterator[None]:
-    """Raise `error`, made of the number of values so far, as soon as the modules that are made have more parameters
-    and buffers than this.
+    """Inside the block, raise `error(number of values so far)` as soon as the modules that are built have registered
+    more parameters and buffers than `tensors`, or more values than `values`.
 
-    torch's own layers ask for memory, register it, and only then fill it, so that none is used by then.
+    torch's own layers allocate memory, register the parameter, and only then fill it, so the memory is not in use yet.
     """
     made = [0, 0]
 

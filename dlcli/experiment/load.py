@@ -1,4 +1,4 @@
-"""The data of a config: read by its loader, checked, split."""
+"""The data of a config: read by its loader, checked and split."""
 
 import os
 import re
@@ -27,9 +27,9 @@ from dlcli.data.source import Source, sound
 
 
 def import_own(config: TrainConfig, *, runs_dir: str | Path) -> None:
-    """Import the own model and data set that `config` names, if it does, but nothing from the folder of runs.
+    """Import the user's own model and data set that `config` names, if any, but nothing from the folder of runs.
 
-    To be called first with the settings of a run, which may be a stranger's. RunError when the code came with it.
+    Must be called first with the settings of a run, which is untrusted. RunError if the code is in the folder of runs.
     """
     for target in (model_entry(config.model).target, data_entry(config.data).target):
         load(target, runs_dir=Path(runs_dir))
@@ -45,10 +45,11 @@ def load_data(
 ) -> Dataset:
     """The data set of `config`, split and on `device`.
 
-    name: a data set of the same shape to take instead; of another one, the splits are those of `config`'s settings.
-    preprocessing: the one that a model was trained with: the data must have its shape, and a text is spelt in its
-        alphabet.
-    fingerprint: of the data that a model was trained on. DataError when these are not the same.
+    name: another data set to use instead. If it has the same loader, the data options and `test_fraction` of `config`
+        apply to it as well.
+    preprocessing: the one that a model was trained with. DataError if the data has another shape; a text is encoded
+        with its alphabet.
+    fingerprint: of the data that a model was trained on; DataError if this data is different.
     """
     if name is not None and name != config.data:
         same_loader = data_entry(name).target == data_entry(config.data).target
@@ -58,7 +59,7 @@ def load_data(
         )
     source = read_source(config)
     changed = (
-        f"data {config.data} has changed since the model was trained on it: put it back, or take what is there with "
+        f"data {config.data} has changed since the model was trained on it: restore it, or use it as it is now with "
         f"--data {config.data}"
     )
     if preprocessing is not None:
@@ -80,7 +81,7 @@ def load_data(
 
 
 def data_folder(config: TrainConfig) -> Path:
-    """Where data sets lie: `data_dir`, else the user's cache folder."""
+    """The folder of all data sets: `data_dir`, else a folder in the user's cache."""
     if config.data_dir:
         return Path(config.data_dir)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -88,14 +89,15 @@ def data_folder(config: TrainConfig) -> Path:
 
 
 def read_source(config: TrainConfig) -> Source:
-    """What the loader of `config`'s data set returns; DataError when an own one fails, or returns no sound Source."""
+    """What the loader of the data set of `config` returns. DataError if a user's own loader fails or does not return a
+    valid Source; ResourceError if the data does not fit into memory."""
     loader = _loader(config.data)
     chosen = options.resolve(loader, _with_path(config), where="data")
     with blamed(DataError, f"data {config.data} cannot be loaded") if _is_own(config.data) else nullcontext():
         try:
             source = loader(data_folder(config), **chosen)
         except (MemoryError, RuntimeError) as error:
-            # torch tells it in the text of a RuntimeError
+            # torch reports a failed allocation as a RuntimeError.
             if isinstance(error, RuntimeError) and not re.search("allocate|Storage size|too large", str(error)):
                 raise
             raise ResourceError(
@@ -110,28 +112,28 @@ def read_source(config: TrainConfig) -> Source:
 
 
 def _fitting(source: Source, about: Preprocessing, name: str) -> Source:
-    """`source` as a model that was trained with `about` takes it; DataError when it cannot."""
+    """`source` with the alphabet of `about`, which a model was trained with; DataError if their shapes differ."""
     if source.alphabet and about.alphabet and source.alphabet != about.alphabet:
         from dlcli.data.text import respelt
 
         source = respelt(source, about.alphabet)
     if source.spec != about.spec:
         raise DataError(
-            f"data {name} ({source.spec}, {source.spec.outputs} outputs, {source.spec.task}) has not the shape that "
-            f"the model was trained on ({about.spec}, {about.spec.outputs} outputs, {about.spec.task})"
+            f"data {name} ({source.spec}, {source.spec.outputs} outputs, {source.spec.task}) does not have the shape "
+            f"that the model was trained on ({about.spec}, {about.spec.outputs} outputs, {about.spec.task})"
         )
     return source
 
 
 def _with_path(config: TrainConfig) -> dict[str, Any]:
-    """The data's options; `text:FILE` gives the loader its path."""
+    """The options of the data; for `text:FILE` also the path."""
     kind, colon, path = config.data.partition(":")
     return config.data_options | ({"path": path} if colon and kind == "text" else {})
 
 
 def _loader(name: str) -> Callable[..., Source]:
-    """The function that loads a data set. An own one says so itself, by its annotation: a name that a stranger
-    wrote must not get any other function called."""
+    """The function that loads a data set. A user's own loader must be annotated to return a Source, so that a name in
+    an untrusted run cannot cause any other function to be called."""
     loader = load(data_entry(name).target)
     if _is_own(name) and not _returns_source(loader):
         place = defined(loader)

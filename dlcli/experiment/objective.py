@@ -1,4 +1,4 @@
-"""What a step minimises: a function of (model, batch). Mixup, and whatever else looks at both, lives behind it."""
+"""The objective that a step minimises: a function of (model, batch), with or without mixup."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,14 +13,14 @@ Objective = Callable[[nn.Module, Batch], Tensor]
 
 
 def choose_objective(task: Task, augmentations: Sequence[Augmentation]) -> Objective:
-    """The mean loss of a batch, a scalar; with mixup among the augmentations, of the mixed batch."""
+    """The mean loss of a batch, a scalar; if mixup is among the augmentations, that of the mixed batch."""
     strength = next((a.strength for a in augmentations if a.name == "mixup"), None)
 
     def supervised(model: nn.Module, batch: Batch) -> Tensor:
         return task.loss(model(batch.x), batch.y)
 
     def mixed(model: nn.Module, batch: Batch) -> Tensor:
-        """Zhang et al. 2017 (arXiv:1710.09412): the loss of each target, weighted as the inputs are."""
+        """Mixup, Zhang et al. 2017 (arXiv:1710.09412): the losses for both targets, weighted like the inputs."""
         assert strength is not None
         x, other_y, weight = augment.mixup(batch.x, batch.y, strength, batch.seed)
         output = model(x)

@@ -1,4 +1,4 @@
-"""A model tried out on a batch before there is a run: does it take the data, and give what the task expects?"""
+"""A trial of a model on a batch before a run is created: it must accept the data and return what the task expects."""
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from dlcli.tasks.task import Task
 
 
 def try_model(model: nn.Module, task: Task, spec: DataSpec, *, model_name: str, data_name: str) -> None:
-    """One sample in evaluation mode and two in training mode, all zeros, through model, loss and metrics, on the CPU.
+    """Compute model, loss and metrics for one sample in evaluation mode and two in training mode, zeros, on the CPU.
 
-    Random state, mode and buffers are afterwards as they were. Raises ConfigError when the model fails, when its output
-    is not what `expected_output` says, or when the loss does not depend on its parameters.
+    Random state, mode and buffers are restored. Raises ConfigError if the model fails, if its output does not have the
+    shape `expected_output`, or if the loss does not depend on its parameters.
     """
     was_training = model.training
     try:
@@ -49,9 +49,9 @@ def trains_on_one(model: nn.Module, spec: DataSpec) -> bool:
 def check_output(
     output: object, spec: DataSpec, samples: int, *, name: str, data: str, mode: str = "", place: str = ""
 ) -> None:
-    """ConfigError with both shapes unless `output` is what the task of `spec` expects for so many samples.
+    """ConfigError with both shapes unless `output` is what the task of `spec` expects for this number of samples.
 
-    mode, place: where it was so, for the message.
+    name, data, mode, place: of the model, for the message.
     """
     wanted, has = expected_output(spec, samples)
     if isinstance(output, Tensor) and tuple(output.shape) == wanted and output.is_floating_point():
@@ -67,15 +67,15 @@ def check_output(
 
 
 def expected_output(spec: DataSpec, samples: int) -> tuple[tuple[int, ...], str]:
-    """The shape of a model's output, and what in the data asks for it."""
+    """The required shape of a model's output, and what in the data requires it, as a phrase."""
     if spec.task == "next-token":
         return (samples, *spec.input_shape, spec.outputs), f"{spec.input_shape[0]} steps and {spec.outputs} tokens"
-    has = {"binary": "two classes told apart by one logit", "regression": "one number to predict"}
+    has = {"binary": "two classes, predicted with one logit", "regression": "one number to predict"}
     return (samples, spec.outputs), has.get(spec.task, f"{spec.outputs} classes")
 
 
 def _try(model: nn.Module, task: Task, spec: DataSpec, samples: int, *, model_name: str, data_name: str) -> Tensor:
-    """The loss."""
+    """The loss for a batch of zeros, after the output has been checked."""
     x = sample_input(spec, samples)
     buffers = [] if not model.training else [(b, b.clone()) for b in model.buffers()]
     with blamed(ConfigError, f"model {model_name} fails on a batch {tuple(x.shape)} of {data_name}"):

@@ -1,4 +1,4 @@
-"""From a run back to its trained model."""
+"""Restores the trained model of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from dlcli.tasks.task import AnsweringTask
 
 @dataclass(frozen=True)
 class Restored:
-    """A model as a run's checkpoint holds it, in evaluation mode, and what belongs to it."""
+    """The model from a run's checkpoint, in evaluation mode, and what belongs to it."""
 
     run: Run
     config: TrainConfig
@@ -38,7 +38,7 @@ class Restored:
 
     @cached_property
     def eval_batch_size(self) -> int:
-        """That of the training."""
+        """Samples per batch, as in the evaluations of the training."""
         setting, largest = self.config.eval_batch_size, 0
         if setting == "auto":
             largest = measure_cost(self.model, sample_input(self.preprocessing.spec, 1).to(self.device)).largest
@@ -48,8 +48,8 @@ class Restored:
     def answer(self, raw: Tensor) -> Tensor:
         """The model's output for raw (N, ...) samples: float32 (N, ...), on the model's device.
 
-        Computed in batches of `eval_batch_size` and the precision of the training. RunError (exit 4) where it is not
-        finite.
+        Computed in batches of `eval_batch_size`, with the precision of the training. RunError (exit 4) if a value is
+        not finite.
         """
         x = self.preprocessing.apply(raw.to(self.device))
         with devices.autocast(self.config.precision, self.device):
@@ -58,9 +58,9 @@ class Restored:
 
     @torch.inference_mode()
     def carry_on(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """A recurrent model's output for (N, T) tokens, as `answer` gives it, and its state after them.
+        """A recurrent model's output for (N, T) tokens, float32 (N, T, V), and its state after them.
 
-        state: before the tokens; None at the start of a text.
+        state: the state before the tokens; None at the start of a text. RunError (exit 4) if a value is not finite.
         """
         model: Any = self.model
         with devices.autocast(self.config.precision, self.device):
@@ -74,10 +74,10 @@ class Restored:
 
 
 def restore(run: Run, *, role: str = "best", device: str = "auto") -> Restored:
-    """The trained model of a run, from nothing but the run's folder.
+    """The trained model of a run, restored from the run's folder alone.
 
-    device: `auto` is the one that the run was trained on if it is here. Threads are those of the run's evaluations,
-    so that sums are rounded as they were.
+    role: `best` or `last` checkpoint. device: `auto` is the CPU if the run was trained on it, else the best device.
+    Sets the number of threads to that of the run's evaluations, so that sums are rounded in the same way.
     """
     config, preprocessing = run.config(), preprocessing_of(run)
     info = run.info()
@@ -107,6 +107,6 @@ def restore(run: Run, *, role: str = "best", device: str = "auto") -> Restored:
 
 
 def preprocessing_of(run: Run) -> Preprocessing:
-    """From the run's data.json; RunError when it is damaged."""
+    """The Preprocessing in the run's data.json; RunError if it is damaged."""
     with told_as_damage(run.path / "data.json"):
         return Preprocessing.from_dict(run.data())

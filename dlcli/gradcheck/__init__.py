@@ -1,1 +1,1 @@
-"""Analytic against numeric derivatives, tensor by tensor and module by module."""
+"""Compares analytic with numeric derivatives, tensor by tensor and module by module."""

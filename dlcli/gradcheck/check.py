@@ -1,4 +1,4 @@
-"""Check one target: every parameter, input and module boundary, in training and in evaluation mode."""
+"""The check of a target: every parameter, input and module boundary, in training and evaluation mode."""
 
 import math
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ from dlcli.gradcheck.subject import (
     quiet_double,
 )
 
-# A model of more parameters is probed less, unless `exhaustive`: each probe evaluates the whole model.
+# A model with more parameters gets fewer probes unless `exhaustive`, since each probe evaluates the whole model.
 _LARGE = 200_000
 _LIGHT = Effort(
     directions=1,
@@ -46,16 +46,16 @@ _LIGHT = Effort(
     boundary_whole=0,
     boundaries_always=False,
 )
-# Points at which a failure is tried again. It stands when it is met at one of them.
+# Points at which a failure is tried again. It is confirmed if it occurs at one of them.
 _OTHER_POINTS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """order: 2 checks double backward as well. forward_mode: checks forward-mode derivatives as well.
+    """order: 2 also checks double backward. forward_mode: also check forward-mode derivatives.
 
-    device: compare this device's backward, in the model's own dtype, with the float64 reference.
-    second_opinion: run torch.autograd.gradcheck where the target is small enough.
+    device: compare the gradients on this device, in the model's own dtype, with the float64 reference.
+    second_opinion: also run torch.autograd.gradcheck if the target is small enough.
     """
 
     seed: int = 0
@@ -120,7 +120,7 @@ def check_case(case: Case, *, settings: Settings) -> TargetReport:
 
 
 class _Run:
-    """A case in one mode. readable: it gave finite values, the same ones twice."""
+    """A case in one mode. readable: its values are finite and repeatable, and backward runs."""
 
     def __init__(self, case: Case, *, settings: Settings, training: bool) -> None:
         self.case, self.settings = case, settings
@@ -171,7 +171,8 @@ class _Run:
             self.rows.append(first)
 
     def _gradients(self, centre: tuple[float, ...]) -> Gradients | None:
-        """Analytic gradients, at the modules' boundaries too unless that changes what the model does."""
+        """Analytic gradients, including those at module boundaries unless the taps change the values of the model;
+        None if backward fails."""
         subject = self.subject
         try:
             gradients = subject.gradients(taps=True)
@@ -195,7 +196,7 @@ class _Run:
         return gradients
 
     def _check_repeatable(self, gradients: Gradients) -> None:
-        """Two backward passes over one graph, and one over another of the same values, must agree to the bit."""
+        """Two backward passes over one graph, and one over another of the same values, must agree up to rounding."""
         subject = self.subject
         leaves = list(subject.leaves.values())
         loss, projection = subject.objectives(subject.run())
@@ -221,7 +222,7 @@ class _Run:
             self.findings.append(Finding("fail", text))
 
     def _confirm(self, rows: dict[tuple[Variable, int], Row], found: dict[Variable, list[Result]]) -> None:
-        """Keep a failure only if the same tensor fails at another random point; else it is undecided."""
+        """Keep a failure only if the same tensor also fails at another random point; otherwise it is undecided."""
         pending = {key for key, r in rows.items() if r.verdict in ("wrong", "detached")}
         for point in _OTHER_POINTS:
             if not pending:
@@ -233,7 +234,7 @@ class _Run:
                 roundoff = other.roundoff(centre)
             except DlcliError:
                 raise
-            except Exception:  # at this point it cannot be run; the next one may do
+            except Exception:  # it cannot be run at this point; the next one may work
                 continue
             if not all(map(math.isfinite, centre)):
                 continue
@@ -264,7 +265,8 @@ class _Run:
         found: dict[Variable, list[Result]],
         roundoff: tuple[float, ...],
     ) -> None:
-        """Find the module to blame; the cotangent's own backward cannot be wrong, so it is asked first."""
+        """Find the module to blame. The cotangent objective, a plain weighted sum, comes first: unlike a loss, it
+        cannot have a wrong backward of its own."""
         for j in (1, 0):
             wrong = [v for v in gradients.variables if rows[v, j].verdict in FAILING]
             if not wrong:
@@ -287,7 +289,7 @@ class _Run:
         output = next((v for v in wrong if v.kind == "module output" and not v.module), wrong[0])
         loss = self.case.loss
         name = getattr(getattr(loss, "__self__", loss), "__class__", type(loss)).__name__
-        if output.kind != "module output":  # no taps: nothing tells the modules apart
+        if output.kind != "module output":  # without taps the modules cannot be distinguished
             return Blame("(model)", class_name(self.subject.module), output.name, worst.get(output))
         return Blame("(loss)", name, output.name, worst.get(output))
 
@@ -299,7 +301,7 @@ class _Run:
         j: int,
         roundoff: tuple[float, ...],
     ) -> Worst | None:
-        """The worst wrong coordinate among those probed; where only directions were wrong, one is searched for."""
+        """The worst wrong coordinate among those probed; if only directions were wrong, one found by bisection."""
         differing = [r for r in found[variable] if r.outcomes[j].what == "differ"]
         single = [r for r in differing if r.probe.index is not None]
         if not single and differing:
@@ -319,7 +321,7 @@ def _without_boundaries(gradients: Gradients) -> Gradients:
 
 
 def _merge(first: Row, other: Row) -> Row:
-    """Two objectives or modes as one row. What is used in one of them is not unused."""
+    """The rows of two objectives or modes as one row with the worse verdict; "unused" only if both are unused."""
     merged = first.merged(other)
     verdicts = (first.verdict, other.verdict)
     return replace(merged, verdict=worst_verdict(*verdicts), reason=merged.reason)

@@ -1,4 +1,4 @@
-"""A device's backward, in the model's own dtype, against the float64 reference on the CPU."""
+"""Compares gradients computed on a device, in the model's own dtype, with the float64 reference on the CPU."""
 
 from dataclasses import replace
 
@@ -13,17 +13,17 @@ from dlcli.gradcheck.report import Row, Worst
 from dlcli.gradcheck.structure import map_tensors
 from dlcli.gradcheck.subject import OBJECTIVES, Case, Subject, build, first_line
 
-# Largest error of a gradient's element, relative to the largest element of the same tensor (or to 1e-3 of the
-# model's largest, for a gradient that is nearly zero).
+# Largest allowed error of an element of a gradient, relative to the largest element of the same tensor, or to 1e-3 of
+# the model's largest if that is more (for a gradient that is nearly zero).
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 _OTHER_POINT = 1
 
 
 def compare(case: Case, device: torch.device, *, seed: int) -> tuple[list[Row], list[str]]:
-    """A row a parameter and input, over both modes; and notes. A mode in which the model is random (dropout)
-    is left out: devices draw other numbers.
+    """One row per parameter and input, over both modes; and notes. A mode in which the model is random (dropout) is
+    skipped, since each device draws different numbers.
 
-    Raises ResourceError when the device cannot run the model.
+    Raises ResourceError if the device cannot run the model.
     """
     set_precision("fp32")
     rows: dict[str, Row] = {}
@@ -101,7 +101,7 @@ def _compare(reference: Subject, device: torch.device, *, seed: int) -> list[Row
 def _on_device(
     reference: Subject, device: torch.device, *, seed: int
 ) -> tuple[torch.dtype, list[dict[str, Tensor | None]]]:
-    """The model's own dtype, and the gradients of both objectives by name, as float64 on the CPU."""
+    """The model's own dtype, and for each objective name -> gradient, computed on the device, as float64 on the CPU."""
     model = build(reference.case, seed)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     names = dict(reference.module.named_parameters())

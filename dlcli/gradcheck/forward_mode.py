@@ -1,4 +1,4 @@
-"""Forward-mode derivatives (Jacobian-vector products) against numeric ones, along a random direction a tensor."""
+"""Compares forward-mode derivatives (Jacobian-vector products) with numeric ones, in a random direction per tensor."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from dlcli.gradcheck.subject import Gradients, Subject, Variable, first_line
 
 
 def check(subject: Subject, *, seed: int) -> tuple[list[Row], list[Finding]]:
-    """A row a parameter and input. Attention takes the math kernel: the fused ones have no forward mode."""
+    """One row per parameter and input. Attention uses the math kernel, since the fused ones have no forward mode."""
     rows: list[Row] = []
     with sdpa_kernel(SDPBackend.MATH):
         centre = subject.value()
@@ -35,7 +35,7 @@ def check(subject: Subject, *, seed: int) -> tuple[list[Row], list[Finding]]:
                 text = f"in {subject.mode} mode there is no forward-mode derivative by {name}: {first_line(error)}"
                 return rows, [Finding("undecided", text)]
             variable = Variable(name, "forward mode", "", tuple(leaf.shape))
-            # A multiple of the direction whose product with the direction is the tangent stands for the gradient.
+            # In place of the gradient: the multiple of the direction whose dot product with it is the tangent.
             of = tuple({variable: None if t is None else t * direction} for t in tangents)
             gradients = Gradients(centre, (variable,), of, {})
             floors = floors_of(reverse, variables[name])

@@ -1,4 +1,4 @@
-"""`--input 2,3,8,8`: the shape, type and range of one argument of a target; the same for a batch of data."""
+"""The shape, type and range of an argument of a target: from `--input 2,3,8,8`, or for a batch of data."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _FORM = re.compile(r"(?:(float|int|bool):)?(\d+(?:,\d+)*)?(?::([-+.\de]+?)\.\.([
 
 @dataclass(frozen=True)
 class Input:
-    """low, high: range of the values, `high` left out; floats without a range are drawn from N(0, 1)."""
+    """low, high: range of the values, `high` excluded; floats without a range are drawn from N(0, 1)."""
 
     kind: Literal["float", "int", "bool"]
     shape: tuple[int, ...]
@@ -23,7 +23,7 @@ class Input:
     high: float | None = None
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Values in float64, int64 or bool."""
+        """Random values in float64, int64 or bool."""
         if self.kind == "bool":
             return torch.rand(self.shape, generator=generator) < 0.5
         if self.kind == "int":
@@ -41,7 +41,7 @@ class Input:
 
 
 def parse(text: str) -> Input:
-    """`2,3,8,8` (floats), `2,3:0.1..0.9` (floats of a range), `int:2,7:0..50` (0 to 49), `bool:2,7`.
+    """`2,3,8,8` (floats), `2,3:0.1..0.9` (floats in a range), `int:2,7:0..50` (0 to 49), `bool:2,7`.
 
     Raises ConfigError for anything else.
     """
@@ -56,7 +56,7 @@ def parse(text: str) -> Input:
     except ValueError:
         raise ConfigError(f"--input {text!r}: the range must be two numbers, such as 0..50") from None
     if low is not None and high is not None and not low < high:
-        raise ConfigError(f"--input {text!r}: the range is empty, its end is left out")
+        raise ConfigError(f"--input {text!r}: the range is empty, since its end is excluded")
     if kind == "int" and (low is None or high is None):
         raise ConfigError(f"--input {text!r}: whole numbers need a range, such as {text}:0..50")
     if kind == "int" and not (float(low or 0).is_integer() and float(high or 0).is_integer()):
@@ -69,13 +69,13 @@ def parse(text: str) -> Input:
 
 
 def batch_of(spec: DataSpec, samples: int) -> Input:
-    """A batch of such data as a model takes it."""
+    """Model input for a batch of this data."""
     shape = (samples, *spec.input_shape)
     return Input("int", shape, 0, spec.vocabulary) if spec.kind == "tokens" else Input("float", shape)
 
 
 def targets_of(spec: DataSpec, samples: int) -> Input:
-    """The targets of a batch of such data."""
+    """The targets for a batch of this data."""
     if spec.task == "regression":
         return Input("float", (samples,))
     if spec.task == "next-token":

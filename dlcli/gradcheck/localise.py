@@ -1,4 +1,4 @@
-"""Which module's own backward is wrong: its output's gradient is right, that of its input or a parameter is not."""
+"""Finds the module whose backward is wrong: its output's gradient is right, that of an input or parameter is not."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -11,20 +11,20 @@ from dlcli.gradcheck.subject import MODEL, Variable, class_name
 def localise(
     model: nn.Module, variables: Sequence[Variable], wrong: Collection[Variable], worst: Mapping[Variable, Worst]
 ) -> Blame | None:
-    """The module to blame, from which variables are wrong for one objective.
+    """The module to blame, given the variables whose gradients are wrong for one objective.
 
-    Candidates are modules whose outputs are all right while an input, or a parameter inside, is wrong; of
-    these the ones that contain no other candidate; of several the last that was called. An error between two
-    modules is so put down to the module that calls both. None when the output of the model itself is wrong:
-    then it is the loss.
+    Candidates are modules whose outputs are all right while an input, or a parameter inside, is wrong. Modules that
+    contain another candidate are dropped; of several that remain, the last one called is chosen. So an error between
+    two modules is attributed to the module that calls both. None if the output of the model itself is wrong: then the
+    loss is to blame.
 
-    variables: in the order of the forward pass. wrong: those whose gradient is wrong.
+    variables: in the order of the forward pass. wrong: those whose gradient is wrong. worst: the worst probe of each.
     """
     modules = dict(model.named_modules())
     called = list(dict.fromkeys(v.tap.module for v in variables if v.tap is not None and v.tap.side == "output"))
     used_by = _users(model, called)
-    # A module that is called twice is judged call by call: the later call's error makes the output of the
-    # earlier one wrong. Of a parameter only the sum over all calls is known.
+    # A module that is called twice is judged call by call, since an error in the later call makes the output of the
+    # earlier one wrong. For a parameter only the sum over all calls is known.
     output_wrong = {(v.module, v.tap.call) for v in wrong if v.tap is not None and v.tap.side == "output"}
     sometimes_wrong = {name for name, _ in output_wrong}
     bad: dict[str, list[Variable]] = {name: [] for name in called}
@@ -62,8 +62,8 @@ def localise(
 
 
 def _users(model: nn.Module, called: Sequence[str]) -> dict[str, list[str]]:
-    """For each parameter, by its first name, the called modules that hold it or, where its holder is never
-    called, the nearest around it."""
+    """Name of a parameter -> the called modules that hold it. A holder that is never called itself is replaced by the
+    nearest called module that contains it. A shared parameter has its first name."""
     first_names = {id(p): name for name, p in model.named_parameters()}
     users: dict[str, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):

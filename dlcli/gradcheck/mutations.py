@@ -1,7 +1,7 @@
-"""Bugs to plant into a model: each leaves its values as they are and makes one backward wrong.
+"""Bugs to plant into a model: each leaves its values unchanged and makes one backward wrong.
 
-A backward is made wrong in one of two ways. `spoiled` passes a tensor on and changes the gradient that comes
-back. `disguised` takes the value of one computation and the gradient of another.
+There are two ways to make a backward wrong. `spoiled` returns a tensor unchanged but modifies the gradient that comes
+back. `disguised` combines the value of one computation with the gradient of another.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ class _Spoil(torch.autograd.Function):
 
 
 def spoiled(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """x, whose gradient g comes back as change(g)."""
+    """x unchanged; in backward its gradient g becomes change(g)."""
     return _Spoil.apply(x, change)  # type: ignore[no-any-return]
 
 
 def disguised(value: Tensor, gradient_of: Tensor) -> Tensor:
-    """The value of one tensor with the gradient of another, that holds nearly the same numbers or not."""
+    """The value of the first tensor with the gradient of the second, whose values may be different."""
     return gradient_of + (value - gradient_of).detach()
 
 
@@ -43,7 +43,7 @@ def disguised(value: Tensor, gradient_of: Tensor) -> Tensor:
 class Mutation:
     """One kind of bug.
 
-    fits: whether a module can have it. plant: gives a module, whose own `forward` it may call, a wrong one.
+    fits: whether a module can have it. plant: replaces the `forward` of a module by one with the bug.
     """
 
     name: str
@@ -71,7 +71,7 @@ def _has_norm_over_some(module: nn.Module) -> bool:
 
 
 def _of_parameter(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], None]:
-    """The module computes with a parameter whose gradient comes back changed."""
+    """A bug that modifies the gradient of a parameter."""
 
     def plant(module: nn.Module) -> None:
         own = module.forward
@@ -99,7 +99,7 @@ def _of_input(change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], None]
 
 
 def _instead(wrong: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[nn.Module], None]:
-    """The module gives its own values and the gradients of `wrong(module, x)`."""
+    """A bug that keeps the values of the module but gives them the gradients of `wrong(module, x)`."""
 
     def plant(module: nn.Module) -> None:
         own = module.forward
@@ -109,9 +109,9 @@ def _instead(wrong: Callable[[nn.Module, Tensor], Tensor]) -> Callable[[nn.Modul
 
 
 def _in_functional(name: str, wrong: Callable[..., Tensor]) -> Callable[[nn.Module], None]:
-    """While the module runs, torch.nn.functional's function of that name has the gradients of `wrong(right, ...)`.
+    """A bug in a function of torch.nn.functional: while the module runs, `wrong(right, ...)` is called instead.
 
-    The bug then lies in the module that calls the function.
+    The bug is attributed to the module that calls the function.
     """
     right = getattr(F, name)
 
@@ -133,7 +133,7 @@ def _in_functional(name: str, wrong: Callable[..., Tensor]) -> Callable[[nn.Modu
 
 
 def _one_element(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Change the largest element of a gradient only."""
+    """Modify only the largest element of a gradient."""
 
     def changed(gradient: Tensor) -> Tensor:
         flat = gradient.flatten().clone()
@@ -154,7 +154,7 @@ def _flipped(gradient: Tensor) -> Tensor:
 
 
 def _flipped_convolution(module: nn.Module, x: Tensor) -> Tensor:
-    """The input's gradient by a kernel that is the wrong way round: a convolution for its transpose."""
+    """The input gradient is computed with a flipped kernel: a convolution instead of its transpose."""
     assert isinstance(module, nn.Conv2d)
     right = F.conv2d(x.detach(), module.weight, module.bias, module.stride, module.padding)
     flipped = module.weight.detach().flip(-1, -2)
@@ -167,7 +167,7 @@ def _untransposed(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _plus_gradient(value: Tensor, gradient_of: Tensor) -> Tensor:
-    """The value of the first tensor, the gradients of both."""
+    """The value of the first tensor with the gradients of both."""
     return value + (gradient_of - gradient_of.detach())
 
 
@@ -208,7 +208,7 @@ def _detached_key(right: Any, q: Tensor, k: Tensor, v: Tensor, **settings: Any) 
 
 
 def _unscaled(right: Any, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
-    """Backward without the scores' division by the square root of the width."""
+    """Backward without the division of the scores by the square root of the width."""
     change = math.sqrt(q.shape[-1])
     return right(spoiled(q, lambda g: g * change), spoiled(k, lambda g: g * change), v, **settings)  # type: ignore[no-any-return]
 
@@ -223,7 +223,7 @@ def _heads_mixed(right: Any, q: Tensor, k: Tensor, v: Tensor, **settings: Any) -
 
 
 def _norm_missing_term(module: nn.Module, x: Tensor) -> Tensor:
-    """Backward without the term of the variance."""
+    """Backward without the derivative of the variance."""
     assert isinstance(module, nn.LayerNorm)
     mean = x.mean(-1, keepdim=True)
     deviation = (x.var(-1, keepdim=True, unbiased=False) + module.eps).sqrt().detach()
@@ -231,7 +231,7 @@ def _norm_missing_term(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _norm_detached(module: nn.Module, x: Tensor) -> Tensor:
-    """Mean and variance as if they were constants."""
+    """Backward that treats mean and variance as constants."""
     assert isinstance(module, nn.LayerNorm)
     mean = x.mean(-1, keepdim=True).detach()
     deviation = (x.var(-1, keepdim=True, unbiased=False) + module.eps).sqrt().detach()
@@ -239,7 +239,7 @@ def _norm_detached(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _batch_detached(module: nn.Module, x: Tensor) -> Tensor:
-    """Batch statistics as if they were constants; in evaluation mode they are."""
+    """Backward that treats the batch statistics as constants, which they are in evaluation mode only."""
     assert isinstance(module, nn.BatchNorm2d)
     mean, variance = x.mean((0, 2, 3)).detach(), x.var((0, 2, 3), unbiased=False).detach()
     if not module.training:
@@ -250,13 +250,13 @@ def _batch_detached(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _spread(right: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Max pooling that gives every element of a window its part of the gradient."""
+    """Max pooling whose backward distributes the gradient over all elements of the window."""
     return disguised(right(x, *args, **kwargs), F.avg_pool2d(x, 2))
 
 
 def _gru_backward(change: Callable[..., list[Tensor]]) -> Callable[[nn.Module], None]:
-    """A GRU whose gradients are those of a GRU written out, in which `change` gives the state that the gates see
-    and the weights, at each step, from the states so far and the right weights."""
+    """A bug in a GRU, which gets the gradients of an explicitly written GRU. At each step of that, `change` maps the
+    states so far and the right weights to the state that the gates see and the weights that are used."""
 
     def plant(module: nn.Module) -> None:
         assert isinstance(module, nn.GRU)
@@ -272,7 +272,8 @@ def _gru_backward(change: Callable[..., list[Tensor]]) -> Callable[[nn.Module], 
 
 
 def _written_out(module: nn.GRU, x: Tensor, change: Callable[..., list[Tensor]]) -> Tensor:
-    """Cho et al. 2014: r, z, n gates, batch first, from a state of zeros, without dropout."""
+    """An explicitly written GRU (Cho et al. 2014, arXiv:1406.1078): gates r, z, n; batch first; initial state zero; no
+    dropout. x: (B, T, F) -> (B, T, H)."""
     for layer in range(module.num_layers):
         w_x, w_h, b_x, b_h = (
             getattr(module, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -293,22 +294,22 @@ def _written_out(module: nn.GRU, x: Tensor, change: Callable[..., list[Tensor]])
 
 
 def _gru_off_by_one(states: list[Tensor], weights: list[Tensor], *, last: bool) -> list[Tensor]:
-    """The gates see the state of one step too early."""
+    """The gates see the state of the step before the right one."""
     return [states[-2] if len(states) > 1 else states[-1], *weights]
 
 
 def _gru_last_step_only(states: list[Tensor], weights: list[Tensor], *, last: bool) -> list[Tensor]:
-    """Weights get the gradient of their last use in place of the sum over all steps."""
+    """The gradient of the weights is that of the last step, instead of the sum over all steps."""
     return [states[-1], *(weights if last else [w.detach() for w in weights])]
 
 
 def _gru_truncated(states: list[Tensor], weights: list[Tensor], *, last: bool) -> list[Tensor]:
-    """No gradient goes through the gates to the step before."""
+    """No gradient flows through the gates to the previous step."""
     return [states[-1].detach(), *weights]
 
 
 def _not_accumulated(module: nn.Module, tokens: Tensor) -> Tensor:
-    """An embedding whose gradient for a token that occurs twice is that of one occurrence."""
+    """An embedding whose gradient for a repeated token is that of its first occurrence only."""
     assert isinstance(module, nn.Embedding)
     seen: set[int] = set()
     keep = []
@@ -321,13 +322,13 @@ def _not_accumulated(module: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def _neighbour(module: nn.Module, tokens: Tensor) -> Tensor:
-    """The gradient of each row goes to the row after it."""
+    """The gradient of each row goes to the next row."""
     assert isinstance(module, nn.Embedding)
     return F.embedding((tokens + 1) % module.num_embeddings, module.weight)
 
 
 def _second_use_detached(module: nn.Module) -> None:
-    """A module that is called twice in a pass: its parameters get the gradient of the first call only."""
+    """The parameters of a module that is called twice per pass get the gradient of the first call only."""
     own = module.forward
     calls = 0
 
@@ -361,7 +362,7 @@ def _drops(module: nn.Module) -> bool:
 
 
 def _pools(module: nn.Module) -> bool:
-    """One of our models that call max pooling and ReLU as functions."""
+    """Whether it is one of dlcli's models that call max pooling and ReLU as functions."""
     return type(module).__module__.startswith("dlcli.models") and type(module).__name__ in ("CNN", "LeNet", "SimpleCNN")
 
 

@@ -1,9 +1,9 @@
-"""The numeric side: derivatives of a function of one variable at 0, and what they say of an analytic one.
+"""Numeric derivatives of a function of one variable at 0, and their comparison with an analytic one.
 
-Central differences at h and h/2 are extrapolated (Richardson 1911): (4 d(h/2) - d(h)) / 3 has an error of
-h^4 instead of h^2. Whether there is a kink within the step is told by the second difference
-(f(h) - 2 f(0) + f(-h)) / h: it halves with h where the function is smooth, and stays where the slope jumps.
-The central difference itself cannot tell: that of |x| at 0 is 0 for every h.
+Central differences d at h and h/2 are extrapolated (Richardson 1911): (4 d(h/2) - d(h)) / 3 has an error of order h^4
+instead of h^2. A kink within the step is detected by the second difference (f(h) - 2 f(0) + f(-h)) / h: it halves with
+h if the function is smooth, and keeps its size if the slope jumps. The central difference itself cannot detect a kink:
+for |x| at 0 it is 0 for every h.
 """
 
 import itertools
@@ -14,13 +14,13 @@ from typing import Literal
 TOLERANCE = 1e-5
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
 
-# A second difference that keeps more than this part of its size when the step is halved is a kink; 1/2 is smooth.
+# There is a kink if halving the step leaves more than this part of the second difference; 1/2 remains if it is smooth.
 _KINK_RATIO = 0.65
 
 
 @dataclass(frozen=True)
 class Slope:
-    """The numeric derivative at one step. noise: what rounding can do to it."""
+    """The numeric derivative with one step size. noise: the largest error that rounding can cause in it."""
 
     step: float
     value: float
@@ -30,11 +30,12 @@ class Slope:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One probe against one objective.
+    """The result of one probe for one objective.
 
-    what: agree; differ, at several steps that agree with each other; kink; or unresolved, when no two steps
-    agree with each other or rounding hides the answer. error: absolute. relative: to the scale of the
-    tensor's gradient. caught: relative error of the analytic derivative that would have been noticed.
+    what: agree; differ (several step sizes agree with each other, but not with the analytic derivative); kink; or
+    unresolved (no two step sizes agree with each other, or rounding is too large). error: absolute. relative: error
+    relative to the scale of the tensor's gradient. caught: the smallest relative error of the analytic derivative that
+    would have been detected.
     """
 
     what: Literal["agree", "differ", "kink", "unresolved"]
@@ -54,14 +55,14 @@ def probe(
     roundoff: Sequence[float],
     tolerance: float = TOLERANCE,
 ) -> list[Outcome]:
-    """Compare derivatives at 0 of the functions that `along(t)` gives the values of, all at once.
+    """Compare numeric with analytic derivatives at t = 0 of several functions, whose values are `along(t)`.
 
-    centre: their values at 0. analytic: the derivatives in question. floors: the size below which a
-    derivative counts as zero (see `check`). roundoff: the rounding error in a value.
+    Per function: centre: its value at 0. analytic: the derivative to check. floors: the size below which a derivative
+    counts as zero (see `probing.floors_of`). roundoff: the rounding error of a value.
     """
     scales = [max(abs(a), floor) for a, floor in zip(analytic, floors, strict=True)]
     fine = all(_noise(r, 1e-4) <= 0.1 * tolerance * s for r, s in zip(roundoff, scales, strict=True))
-    # The smaller step meets fewer kinks; the larger one has less noise, for gradients that are nearly zero.
+    # A smaller step crosses fewer kinks; a larger one has less noise, which matters if the gradient is nearly zero.
     order = (1e-4, 1e-5, 1e-6, 1e-3) if fine else STEPS
     slopes: list[list[Slope]] = [[] for _ in centre]
     outcomes: list[Outcome | None] = [None for _ in centre]
@@ -106,8 +107,8 @@ def _slope(
 
 
 def _agreement(slopes: Sequence[Slope], analytic: float, floor: float, tolerance: float) -> Outcome | None:
-    """The newest step's agreement, if it is one. A step counts if it resolves the tolerance, or is the one
-    with the least noise: otherwise a small step would excuse any error of a small gradient by its noise."""
+    """The outcome "agree" if the last step agrees, else None. Only a step that resolves the tolerance, or the one with
+    the least noise, counts: otherwise the noise of a small step would excuse any error of a small gradient."""
     last = slopes[-1]
     if last.kinked or not abs(last.value) < float("inf"):
         return None
@@ -120,8 +121,8 @@ def _agreement(slopes: Sequence[Slope], analytic: float, floor: float, tolerance
 
 
 def _disagreement(slopes: Sequence[Slope], analytic: float, floor: float, tolerance: float) -> Outcome:
-    """No step agreed. It is an error if the two smallest steps that rounding leaves readable agree with each
-    other; smaller ones are nearer to the truth where there is a kink beside the point."""
+    """The outcome if no step agreed: "differ" if two successive steps with little noise agree with each other, smallest
+    steps first, and no smaller step contradicts them. Small steps are more accurate if there is a kink nearby."""
     clean = sorted((s for s in slopes if not s.kinked), key=lambda s: s.step)
     readable = [s for s in clean if s.noise <= 0.2 * abs(s.value - analytic)]
     for first, second in itertools.pairwise(readable):
@@ -143,8 +144,8 @@ def _outcome(
     *,
     caught: float | None = None,
 ) -> Outcome:
-    """Where rounding is a large part of what is allowed (a gradient that is nearly zero), it is taken off the
-    relative error."""
+    """An Outcome. If rounding is a large part of the allowed error (a gradient that is nearly zero), it is subtracted
+    from the relative error."""
     error = abs(slope.value - analytic)
     counted = error if slope.noise < 0.01 * TOLERANCE * scale else max(error - slope.noise, 0.0)
     return Outcome(what, analytic, slope.value, error, counted / scale if scale else 0.0, caught)

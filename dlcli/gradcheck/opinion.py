@@ -1,4 +1,4 @@
-"""A second opinion: torch.autograd.gradcheck in its slow mode, and gradgradcheck, where the target is small enough."""
+"""A second opinion on small targets: torch.autograd.gradcheck in its slow mode, and gradgradcheck."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,12 +11,12 @@ from dlcli.gradcheck.report import Opinion, TargetReport
 from dlcli.gradcheck.structure import float_tensors
 from dlcli.gradcheck.subject import Subject, first_line
 
-# Elements of parameters and inputs, of which each costs two evaluations (the second time: two double backwards).
+# Largest number of elements of parameters and inputs. Each costs two evaluations, or two double backward passes.
 MOST_ELEMENTS = {"gradcheck": 1500, "gradgradcheck": 250}
 
 
 def ask(subjects: Sequence[Subject], report: TargetReport, *, order: int) -> list[Opinion]:
-    """gradcheck for each mode; with order 2 gradgradcheck too, under attention's math kernel."""
+    """The results of gradcheck in each mode, and with order 2 also of gradgradcheck, with attention's math kernel."""
     opinions = []
     for subject in subjects:
         size = sum(leaf.numel() for leaf in subject.leaves.values())

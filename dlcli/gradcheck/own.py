@@ -22,7 +22,7 @@ from dlcli.gradcheck.inputs import Input, batch_of, parse, targets_of
 from dlcli.gradcheck.subject import Case
 from dlcli.tasks.choose import choose_task
 
-# Samples of a batch.
+# Samples per batch.
 BATCH = 3
 
 
@@ -36,19 +36,20 @@ def own_case(
 ) -> Case:
     """The case of `package.module:Name`.
 
-    Name may be an nn.Module class, a function whose annotated return type is an nn.Module class, a module, or
-    an autograd Function. A class or function is called with `settings`, converted by its annotations. One that takes a
-    DataSpec first, as `dlcli train` calls it, gets that of `data`, or one that fits `inputs`.
+    Name may be an nn.Module class, a function whose annotated return type is an nn.Module class, a module, or an
+    autograd Function. A class or function is called with `settings`, converted by its annotations. If its first
+    argument is a DataSpec, as for `dlcli train`, it gets that of `data`, or one that fits `inputs`.
+    Raises ConfigError for anything else, or if settings, inputs or data do not fit the target.
     """
     found = load(target)
     chosen = _parse_settings(settings)
     shapes = tuple(parse(text) for text in inputs)
     if data is not None and shapes:
-        raise ConfigError(f"--data {data} says which inputs {target} takes: leave --input out")
+        raise ConfigError(f"--data {data} determines the inputs of {target}: leave --input out")
     if inspect.isclass(found) and issubclass(found, nn.Module) or _is_factory(found):
         return _constructed(target, found, chosen, shapes, data=data, data_dir=data_dir)
     if data is not None:
-        raise ConfigError(f"{target} takes no DataSpec, so --data {data} says nothing of it: give --input")
+        raise ConfigError(f"{target} takes no DataSpec, so --data {data} has no effect: give --input")
     if isinstance(found, nn.Module):
         if chosen:
             raise ConfigError(f"{target} is a module that is built already: --set {next(iter(chosen))} has no effect")
@@ -106,7 +107,7 @@ def _constructed(
     def build() -> nn.Module:
         built = make(*([spec] if spec else []), **arguments)
         if not isinstance(built, nn.Module):
-            raise ConfigError(f"{target} says that it makes a module, but made a {type(built).__name__}")
+            raise ConfigError(f"{target} is annotated to return a module, but returned a {type(built).__name__}")
         return built
 
     if spec is None:
@@ -121,8 +122,8 @@ def _constructed(
 
 
 def _spec_argument(make: Callable[..., nn.Module], chosen: Mapping[str, str], *, data: str | None) -> str | None:
-    """The first argument, where it takes a DataSpec: by its annotation, or without one by its name, `spec`, or
-    because `data` is named."""
+    """The name of the first argument if it takes a DataSpec: by its annotation, or, without one, because it is named
+    `spec` or `data` is given; else None."""
     first = next(iter(inspect.signature(make).parameters.values()), None)
     if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
         return None
@@ -133,14 +134,14 @@ def _spec_argument(make: Callable[..., nn.Module], chosen: Mapping[str, str], *,
 
 
 def _spec_of_data(target: str, chosen: dict[str, str], *, data: str, data_dir: str | None) -> DataSpec:
-    """That of a data set, whose options are `--set data.NAME=VALUE`."""
+    """The DataSpec of a data set; its options, `--set data.NAME=VALUE`, are removed from `chosen`."""
     given = {name: chosen.pop(name) for name in list(chosen) if name.startswith("data.")}
     data_options = {name.removeprefix("data."): value for name, value in given.items()}
     return read_source(TrainConfig(model=target, data=data, data_options=data_options, data_dir=data_dir)).spec
 
 
 def _spec_of_input(chosen: dict[str, str], x: Input) -> DataSpec:
-    """One that fits a batch `x`; `--set spec.task=` and `spec.outputs=` change it."""
+    """A DataSpec that fits a batch `x`; `--set spec.task=` and `spec.outputs=`, removed from `chosen`, change it."""
     kind: Any = "tokens" if x.kind == "int" else "image" if len(x.shape) == 4 else "features"
     task = options.convert(
         chosen.pop("spec.task", "multiclass"), typing.get_type_hints(DataSpec)["task"], name="spec.task"
@@ -167,9 +168,10 @@ def _parse_settings(settings: Sequence[str]) -> dict[str, str]:
 
 
 def _convert(target: str, make: Callable[..., Any], chosen: Mapping[str, str], *, leave: str | None) -> dict[str, Any]:
-    """Texts as the constructor's annotations say, else as the number, true, false, none or text that they look like.
+    """The texts in `chosen`, converted by the annotations of the constructor; an argument without a supported
+    annotation becomes the number, true, false, none or text that it looks like.
 
-    leave: the argument that gets something else.
+    leave: the argument that is not to be set. ConfigError for an unknown or missing argument.
     """
     parameters = inspect.signature(make).parameters
     hints = _hints(make)
@@ -197,7 +199,7 @@ def _convert(target: str, make: Callable[..., Any], chosen: Mapping[str, str], *
 
 
 def _hints(make: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations of a constructor or function; those that cannot be resolved are left out."""
+    """The annotations of a constructor or function; empty if they cannot be resolved."""
     try:
         return typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
     except (NameError, TypeError, AttributeError, SyntaxError):
@@ -226,7 +228,7 @@ def _literal(text: str) -> Any:
 
 
 def _is_factory(found: Any) -> bool:
-    """A function whose return annotation, which is all that is looked at, is an nn.Module class."""
+    """Whether it is a function whose return annotation is an nn.Module class."""
     returned = _hints(found).get("return") if isinstance(found, types.FunctionType) else None
     return isinstance(returned, type) and issubclass(returned, nn.Module)
 
@@ -243,11 +245,11 @@ def _copy(module: nn.Module, target: str) -> nn.Module:
     try:
         return copy.deepcopy(module)
     except Exception as error:
-        raise ConfigError(f"{target} cannot be copied, and is not changed itself: {error}") from error
+        raise ConfigError(f"{target} cannot be copied, and the original must not change: {error}") from error
 
 
 def _with_contract(case: Case, found: Any) -> Case:
-    """CTC's backward is by contract the one of log-softmax followed by CTC, so it gets normalised inputs."""
+    """For CTCLoss, apply log-softmax to the inputs first: its backward is defined for normalised inputs only."""
     kind = found if isinstance(found, type) else type(found)
     if not issubclass(kind, nn.CTCLoss):
         return case

@@ -1,4 +1,4 @@
-"""Probes of one subject: which directions and coordinates, and what each says."""
+"""The probes of a subject: the choice of directions and coordinates, their results, and the verdict on each tensor."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,9 +16,11 @@ from dlcli.gradcheck.subject import OBJECTIVES, Gradients, Subject, Variable
 
 @dataclass(frozen=True)
 class Effort:
-    """directions: random ones, a tensor. coordinates: single ones, a tensor of more than `whole` elements;
-    up to that all. boundary_...: the same for what passes a module's boundary. boundaries_always: probe these
-    even where no parameter or input is wrong.
+    """The number of probes per tensor.
+
+    directions: random directions. coordinates: single elements of a tensor with more than `whole` elements; of a
+    smaller one all are probed. boundary_...: the same for the inputs and outputs of modules. boundaries_always: probe
+    these even if no parameter or input is wrong. exhaustive: probe all elements of parameters and inputs.
     """
 
     directions: int = 2
@@ -31,7 +33,7 @@ class Effort:
     exhaustive: bool = False
 
     def of(self, variable: Variable) -> tuple[int, int, int]:
-        """Directions, coordinates and `whole` for this variable."""
+        """The values of directions, coordinates and whole that apply to this variable."""
         if variable.tap is None:
             return self.directions, self.coordinates, math.prod(variable.shape) if self.exhaustive else self.whole
         return self.boundary_directions, self.boundary_coordinates, self.boundary_whole
@@ -39,7 +41,8 @@ class Effort:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """index: position in the flattened tensor, None for a random direction (of unit length)."""
+    """direction: of unit length, in the shape of the tensor. index: of the one element that is not zero, in the
+    flattened tensor; None for a random direction."""
 
     index: int | None
     direction: Tensor
@@ -47,17 +50,17 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A probe's outcome for each objective, in the units of the derivative itself."""
+    """The outcome of a probe for each objective, in the units of the derivative."""
 
     probe: Probe
     outcomes: tuple[Outcome, ...]
 
 
 def choose(variable: Variable, gradients: Gradients, effort: Effort, *, seed: int) -> Iterator[Probe]:
-    """The probes of a variable: random directions, then coordinates. The same for the same seed.
+    """The probes of a variable: random directions, then coordinates. The same seed gives the same probes.
 
-    Of a tensor with too many elements for all of them, half of the coordinates are those with the largest
-    gradients and half are drawn.
+    If a tensor has too many elements to probe all, half of the coordinates are those with the largest gradients, and
+    half are drawn at random.
     """
     generator = torch.Generator().manual_seed(derive(seed, f"probes of {variable.name}"))
     directions, coordinates, whole = effort.of(variable)
@@ -65,8 +68,8 @@ def choose(variable: Variable, gradients: Gradients, effort: Effort, *, seed: in
         direction = torch.randn(variable.shape, generator=generator, dtype=torch.float64)
         yield Probe(None, direction / direction.norm())
     if variable in gradients.values and bool((gradients.values[variable] == 0).any()):
-        # What is exactly 0 behind a ReLU is often at a kink of what follows (max pooling over a window of
-        # zeros), and one such element spoils a direction: one direction leaves them out.
+        # An exact 0 after a ReLU is often at a kink of the next operation (max pooling over a window of zeros), and one
+        # such element makes a whole direction unusable. So one direction leaves out all zeros.
         direction = direction * (gradients.values[variable] != 0)
         if bool(direction.any()):
             yield Probe(None, direction / direction.norm())
@@ -99,14 +102,15 @@ def results(
     roundoff: Sequence[float],
     evaluate: Callable[[], Sequence[float]] | None = None,
 ) -> Iterator[Result]:
-    """Make the probes one after the other.
+    """The results of the probes, one after the other.
 
-    floors: see `floors_of`. evaluate: gives what `gradients` are of, else the subject's objectives.
+    floors: see `floors_of`. roundoff: the rounding error of each objective. evaluate: returns the values whose
+    gradients `gradients` holds; by default the objectives of the subject.
     """
     evaluate = evaluate or subject.value
     values = gradients.values.get(variable)
     values = subject.leaves[variable.name].detach() if values is None else values
-    # Steps are relative to the values where these are large.
+    # Steps are relative to the values if these are large.
     unit = max(1.0, float(values.square().mean().sqrt()) if values.numel() else 1.0)
     for probe in probes:
         with subject.moving(variable, probe.direction * unit) as move:
@@ -127,10 +131,11 @@ def results(
 
 
 def floors_of(gradients: Gradients, variable: Variable) -> list[float]:
-    """Below this a derivative counts as zero: 1e-2 of the largest in the same tensor, 1e-6 of the largest of all.
+    """For each objective the size below which a derivative counts as zero: 1e-2 of the largest element of the tensor's
+    gradient, or 1e-6 of the largest of all gradients if that is more.
 
-    Some gradients are zero by mathematics (a bias before batch normalisation, the bias of attention's keys),
-    and then there is nothing else to measure an error by.
+    Some gradients are mathematically zero (a bias before batch normalisation, the bias of attention's keys), and then
+    an error can only be measured relative to the other gradients.
     """
     floors = []
     for objective in gradients.of:
@@ -149,7 +154,8 @@ def worst_coordinate(
     *,
     roundoff: Sequence[float],
 ) -> Worst | None:
-    """A wrong coordinate, found by halving a wrong direction and going on with the half that is farther off."""
+    """A wrong coordinate, found by bisection: a wrong direction is halved, and the half with the larger error kept.
+    None if the coordinate found is not wrong."""
     direction, size = start.flatten().clone(), start.numel()
     low, high = 0, size
     floors = floors_of(gradients, variable)
@@ -186,14 +192,14 @@ def row(
     *,
     floors: Sequence[float],
 ) -> Row:
-    """What the probes say of one variable and one objective."""
+    """The report row of one variable for one objective, from the results of its probes."""
     gradient = gradients.of[objective][variable]
     outcomes = [(r.probe, r.outcomes[objective]) for r in found]
     compared = [(p, o) for p, o in outcomes if o.what in ("agree", "differ")]
     kinks = sum(o.what == "kink" for _, o in outcomes)
     unresolved = sum(o.what == "unresolved" for _, o in outcomes)
     differing = [(p, o) for p, o in compared if o.what == "differ"]
-    # A coordinate says more than a direction; among them the one that is farthest off.
+    # A wrong coordinate is more useful to report than a direction; among several, the one with the largest error.
     ranked = sorted(
         differing or compared, key=lambda item: (item[0].index is not None and bool(differing), item[1].relative)
     )

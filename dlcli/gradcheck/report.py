@@ -1,4 +1,4 @@
-"""What a gradient check found, as plain data."""
+"""The results of a gradient check, as plain data."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ Kind = Literal["parameter", "input", "module input", "module output", "second or
 RowVerdict = Literal["pass", "wrong", "detached", "non-finite", "undecided", "unused"]
 Verdict = Literal["pass", "fail", "undecided"]
 
-# From best to worst: a row that is met in several modes has the worst verdict of all.
+# From best to worst: the row of a tensor has the worst of its verdicts in all modes.
 _ORDER: tuple[RowVerdict, ...] = ("unused", "pass", "undecided", "detached", "wrong", "non-finite")
 FAILING: frozenset[RowVerdict] = frozenset(("wrong", "detached", "non-finite"))
 
@@ -19,9 +19,9 @@ def worst_verdict(*verdicts: RowVerdict) -> RowVerdict:
 
 @dataclass(frozen=True)
 class Worst:
-    """The probe that is farthest off. index: the coordinate, None for a random direction.
+    """The probe with the largest error. index: the coordinate; None for a random direction.
 
-    mode: train or eval. objective: loss, or cotangent (a random weighting of all outputs).
+    mode: train or eval. objective: loss, or cotangent (the sum of all outputs with random weights).
     """
 
     index: tuple[int, ...] | None
@@ -49,10 +49,10 @@ class Row:
     """One tensor, over all modes and objectives.
 
     module: qualified name of the module that holds it. gradient_norm: largest Euclidean norm of its gradient.
-    max_absolute, max_relative: largest error of a probe that was compared. probes: comparisons made.
-    kinks: probes dropped because the function has a kink there. unresolved: probes dropped because the
-    numeric derivative is lost in rounding. smallest_caught: relative error of this gradient that would have
-    been noticed; None where the gradient is zero.
+    max_absolute, max_relative: largest error of a probe that was compared. probes: number of comparisons.
+    kinks: probes dropped because the function has a kink there. unresolved: probes dropped because rounding hides the
+    numeric derivative. smallest_caught: the smallest relative error of this gradient that would have been detected;
+    None if the gradient is zero.
     """
 
     tensor: str
@@ -71,7 +71,7 @@ class Row:
     smallest_caught: float | None = None
 
     def merged(self, other: "Row") -> "Row":
-        """This row and that of the same tensor in another mode, as one."""
+        """This row and the one of the same tensor in another mode, as one row with the worse verdict."""
         first, second = (self, other) if _badness(self) >= _badness(other) else (other, self)
         caught = [c for c in (self.smallest_caught, other.smallest_caught) if c is not None]
         return Row(
@@ -112,9 +112,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Blame:
-    """The module whose own backward is wrong: its output's gradient is right, that of `tensor` is not.
+    """The module whose own backward is wrong: the gradient of its output is right, that of `tensor` is not.
 
-    module: qualified name, "(model)" for the whole model, "(loss)" for the loss after it.
+    module: qualified name, "(model)" for the whole model, "(loss)" for the loss after it. also: other modules that the
+    same evidence fits, such as those that share the parameter.
     """
 
     module: str
@@ -140,7 +141,7 @@ class Blame:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about the target as a whole; `verdict` is what it makes of the target."""
+    """A fact about the target as a whole; `verdict` is the verdict on the target that follows from it."""
 
     verdict: Verdict
     text: str
@@ -151,7 +152,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What torch's own check says of the same target. agrees: with this check."""
+    """The result of torch's own check of the same target. agrees: whether this check has the same result."""
 
     check: str
     passes: bool
@@ -164,8 +165,8 @@ class Opinion:
 
 @dataclass(frozen=True)
 class TargetReport:
-    """One target. smallest_caught: the smallest relative error in any one tensor's gradient that this run
-    would have noticed, over the tensors whose gradient is not zero."""
+    """The report on one target. smallest_caught: a relative error of this size in the gradient of any one tensor would
+    have been detected, except in a gradient that is zero."""
 
     target: str
     class_name: str
@@ -178,9 +179,9 @@ class TargetReport:
 
     @property
     def verdict(self) -> Verdict:
-        """fail: a row or finding is. undecided: a parameter, an input or a requested extra could not be judged.
+        """fail: a row or finding fails. undecided: a parameter, an input or a requested extra check is undecided.
 
-        A module's boundary that could not be judged is only reported: what it passes on is judged elsewhere.
+        An undecided module input or output is only reported, since an error there also affects parameters or inputs.
         """
         if any(row.verdict in FAILING for row in self.rows) or any(f.verdict == "fail" for f in self.findings):
             return "fail"
@@ -191,7 +192,7 @@ class TargetReport:
 
     @property
     def clean(self) -> bool:
-        """Nothing undecided anywhere and no parameter unused: what `--strict` asks for."""
+        """Whether nothing is undecided and no parameter is unused, as `--strict` requires."""
         return self.verdict == "pass" and not any(
             row.verdict == "undecided" or (row.verdict == "unused" and row.kind == "parameter") for row in self.rows
         )
@@ -250,7 +251,7 @@ class Report:
 
 
 def finite(value: float | None) -> float | None:
-    """None for what JSON has no number for."""
+    """The value, or None for NaN and infinity, which JSON cannot represent."""
     return value if value is not None and math.isfinite(value) else None
 
 

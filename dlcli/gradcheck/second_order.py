@@ -1,4 +1,4 @@
-"""Double backward: the derivative of <gradient, u> for a random u, against numeric differences of the gradient."""
+"""Double backward: compares the derivative of <gradient, u>, for a random u, with its numeric differences."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,9 +15,9 @@ from dlcli.gradcheck.subject import Gradients, Subject, Variable, backward, firs
 
 
 def check(subject: Subject, effort: Effort, *, seed: int) -> tuple[list[Row], list[Finding]]:
-    """A row a parameter and input. Attention takes the math kernel: the fused ones have no double backward."""
+    """One row per parameter and input. Attention uses the math kernel, since the fused ones have no double backward."""
     leaves = subject.leaves
-    if not effort.exhaustive:  # a probe is eight backward passes
+    if not effort.exhaustive:  # a probe costs eight backward passes
         effort = replace(effort, coordinates=4, whole=4)
     generator = torch.Generator().manual_seed(derive(seed, "gradcheck second order"))
     weights = [torch.randn(leaf.shape, generator=generator, dtype=torch.float64) for leaf in leaves.values()]
@@ -63,7 +63,7 @@ def _gradients(subject: Subject, projections: list[Tensor]) -> Gradients:
     leaves = list(subject.leaves.values())
     of: list[dict[Variable, Tensor | None]] = []
     for projection in projections:
-        # Not torch.autograd.grad: it skips a node that would raise, and says that there is no gradient.
+        # Not torch.autograd.grad, which skips a node that would raise and reports that there is no gradient.
         found = backward(projection, leaves)
         of.append(dict(zip(variables, found, strict=True)))
     return Gradients(tuple(p.item() for p in projections), tuple(variables), tuple(of), {})

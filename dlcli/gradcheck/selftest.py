@@ -1,4 +1,4 @@
-"""The check of the check: bugs are planted into real models, and the report must find each and name its module."""
+"""A test of the gradient check itself: it must detect bugs that are planted into models, and name the right module."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -18,20 +18,20 @@ from dlcli.gradcheck.subject import MODEL, Case, Subject, build, quiet_double
 from dlcli.gradcheck.targets import built_in_cases
 from dlcli.models.mlp import MLP
 
-# Fewer probes than a real check makes: what is found with these is found with more.
+# Fewer probes than in a real check: a bug found with these is found with more.
 EFFORT = Effort(
     directions=1, coordinates=2, whole=2, boundary_directions=1, boundary_coordinates=0, boundary_whole=0
 )  # fmt: skip
-# Models that each kind of bug is planted into, of those that can have it.
+# The number of models that each kind of bug is planted into, if that many can have it.
 MODELS_A_KIND = 3
-# A planted bug that changes no gradient by more than this part of the model's largest is none: the bias of
-# attention's keys has a gradient of zero, and one in which nothing can be zeroed.
+# A change that alters no gradient by more than this part of the model's largest gradient is not a bug. For example, the
+# gradient of the bias of attention's keys is zero already, so zeroing it changes nothing.
 _EQUIVALENT = 1e-9
 
 
 @dataclass(frozen=True)
 class Planted:
-    """One planted bug. module: where. blamed: what the report named, None when it named nothing."""
+    """One planted bug. module: where it was planted. blamed: the module that the report named, if any."""
 
     mutation: str
     model: str
@@ -56,7 +56,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """passed: every bug was detected, at least 95 % were put down to the right module, and no sound model failed."""
+    """passed: all bugs were detected, at least 95 % attributed to the right module, and no correct model failed."""
 
     seed: int
     planted: tuple[Planted, ...]
@@ -98,7 +98,7 @@ def self_test(*, seed: int = 0) -> SelfTest:
 
 
 def plant_all(cases: Sequence[Case], mutations: Sequence[Mutation], *, seed: int) -> Iterator[Planted]:
-    """Each mutation in up to MODELS_A_KIND drawn cases that have a module for it, and in a drawn one of its modules."""
+    """Plant each mutation into a random module of up to MODELS_A_KIND random cases that have a module for it."""
     settings = Settings(seed=seed, effort=EFFORT, second_opinion=False)
     for mutation in mutations:
         drawn = random.Random(derive(seed, f"models for {mutation.name}")).sample(cases, len(cases))
@@ -115,7 +115,7 @@ def plant_all(cases: Sequence[Case], mutations: Sequence[Mutation], *, seed: int
 
 
 def subjects() -> list[Case]:
-    """The models that get bugs: built-in ones, one with a layer used twice, and a residual block with batch norm."""
+    """The models to plant bugs into: built-in ones, one with a layer used twice, and a residual block (batch norm)."""
     cases = [case for name in ("mlp", "cnn", "simple-cnn", "rnn", "attention") for case in built_in_cases(name)]
     text = next(case for case in cases if case.name == "attention (next token)")
     spec = DataSpec("multiclass", "features", (5,), 3)
@@ -129,7 +129,7 @@ def subjects() -> list[Case]:
 
 
 def _tied(model: nn.Module) -> nn.Module:
-    """The second attention layer is the first."""
+    """Make the first attention layer also the second."""
     model.layers[1] = model.layers[0]  # type: ignore[index, operator]
     for module in model.layers[0].modules():  # type: ignore[index, union-attr]
         module.used_twice = True
@@ -143,7 +143,7 @@ def _residual_block() -> nn.Module:
 
 
 def _place(case: Case, mutation: Mutation, *, seed: int) -> tuple[str, Case] | None:
-    """A module, by name, in which the mutation changes a gradient, and the case with the bug in it."""
+    """The name of a random module in which the mutation changes a gradient, and the case with the bug; or None."""
     with quiet_double():
         names = [name for name, module in build(case, seed).named_modules() if mutation.fits(module)]
         random.Random(derive(seed, f"{mutation.name} in {case.name}")).shuffle(names)

@@ -1,4 +1,4 @@
-"""Tensors inside nested tuples, lists and dicts: a module's arguments and what it returns."""
+"""Access to the tensors in nested tuples, lists and dicts, such as the arguments and results of modules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with every tensor in it replaced by `change(tensor)`; everything else as it is."""
+    """`value` with every tensor in it replaced by `change(tensor)`; everything else is unchanged."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -1,8 +1,8 @@
 """The function under test: a model at one random point, its two objectives, and their analytic gradients.
 
-The point is a redrawing of parameters and inputs from a seed. Everything is float64 on the CPU. Randomness
-inside the model (dropout) is seeded anew in every evaluation and buffers (batch statistics) are put back, so
-that the model is a function of its parameters and inputs in training mode too.
+At the point, parameters and inputs have random values drawn from a seed. Everything is float64 on the CPU. For every
+evaluation the random state (dropout) is seeded and the buffers (batch statistics) are restored, so that the model is a
+function of its parameters and inputs also in training mode.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ EPSILON = torch.finfo(torch.float64).eps
 class Case:
     """One thing to check.
 
-    build: makes the module, in its own dtype. inputs: its arguments. label, loss: the loss of an output and
-    a label drawn like `label`; without them the loss is the output itself where that is a scalar, else the
-    mean squared distance to random values. before: what is done to the arguments first.
+    build: makes the module, in its own dtype. inputs: its arguments. label, loss: the loss is `loss(output, label)`;
+    without them it is the output itself if that is a scalar, else the mean squared distance to random values, summed
+    over the outputs and halved. before: applied to the arguments first. note: added to the report.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Variable:
-    """Something that the objectives are differentiated by: a parameter, an input, or what passes a tap.
+    """A tensor with respect to which the objectives are differentiated: a parameter, an input, or one at a tap.
 
     module: qualified name of the module that holds it.
     """
@@ -62,8 +62,8 @@ class Variable:
 
 @dataclass(frozen=True)
 class Gradients:
-    """centre: value of each objective. of: for each objective, the gradient of each variable; None where
-    autograd has none. values: what passed each tap."""
+    """centre: value of each objective. of: for each objective, variable -> gradient; None if autograd has none.
+    values: variable at a tap -> the tensor that passed there."""
 
     centre: tuple[float, ...]
     variables: tuple[Variable, ...]
@@ -73,9 +73,9 @@ class Gradients:
 
 @contextlib.contextmanager
 def quiet_double() -> Iterator[None]:
-    """float64 as the default, one thread, and the global random state as it was afterwards.
+    """Inside the block: float64 as the default dtype, one thread and no warnings. Restores the global random state.
 
-    One thread, so that sums are rounded the same way every time; modules' warnings would come by the thousand.
+    With one thread, sums are rounded in the same way every time. Warnings would be repeated thousands of times.
     """
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.set_default_dtype(torch.float64)
@@ -90,10 +90,10 @@ def quiet_double() -> Iterator[None]:
 
 
 def build(case: Case, seed: int) -> nn.Module:
-    """The case's module with weights that follow from the seed. ConfigError when it cannot be built."""
+    """The module of the case, with weights determined by the seed. ConfigError if it cannot be built."""
     dtype = torch.get_default_dtype()
     torch.manual_seed(derive(seed, "gradcheck weights"))
-    torch.set_default_dtype(torch.float32)  # the module's own dtype, whatever ours is
+    torch.set_default_dtype(torch.float32)  # so that the module gets its own dtype
     try:
         return case.build()
     except DlcliError:
@@ -105,7 +105,7 @@ def build(case: Case, seed: int) -> nn.Module:
 
 
 def check_parameters(module: nn.Module, name: str) -> None:
-    """ConfigError for parameters that cannot be moved: without a shape, or complex."""
+    """ConfigError for parameters that cannot be checked: without a shape, or complex."""
     for parameter_name, parameter in module.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise ConfigError(f"{name}: {parameter_name} has no shape before the first call: build it with its sizes")
@@ -149,17 +149,17 @@ class Subject:
         return self.parameters | self.inputs
 
     def run(self, *, module: Callable[..., Any] | None = None, inputs: Sequence[Tensor] | None = None) -> Any:
-        """The model's output. module, inputs: to be called, and with what, in place of its own."""
+        """The model's output. module, inputs: called instead of its own module, or with these inputs."""
         for owner, name, value in self._buffers:
             owner._buffers[name] = value.clone()
-        torch.default_generator.manual_seed(self._noise_seed)  # of the CPU alone: torch.manual_seed is slow
+        torch.default_generator.manual_seed(self._noise_seed)  # of the CPU only, since torch.manual_seed is slow
         args = list(self.args if inputs is None else inputs)
         if self.case.before is not None:
             args = self.case.before(args)
         return (module or self.module)(*args)
 
     def objectives(self, output: Any) -> tuple[Tensor, Tensor]:
-        """The loss, and the sum of all outputs weighted by random numbers: two scalars."""
+        """The loss, and the sum of all outputs with random weights (the cotangent): two scalars."""
         floats = float_tensors(output)
         if self._cotangents is None:
             self._draw_cotangents(output, floats)
@@ -176,12 +176,12 @@ class Subject:
         return torch.stack(losses).sum() / 2, projection
 
     def value(self) -> tuple[float, ...]:
-        """Both objectives as numbers. With autograd on: it is the way that training takes through the model."""
+        """Both objectives as numbers. Autograd stays enabled, so that the model runs as in training."""
         loss, projection = self.objectives(self.run())
         return loss.item(), projection.item()
 
     def first_value(self) -> tuple[float, ...]:
-        """As `value`, but what the model raises becomes a ConfigError that says what it said."""
+        """As `value`, but an exception from the model becomes a ConfigError with its message."""
         try:
             return self.value()
         except DlcliError:
@@ -191,9 +191,9 @@ class Subject:
             raise ConfigError(f"{self.case.name} does not take {given}: {told(error)}") from error
 
     def gradients(self, *, taps: bool) -> Gradients:
-        """Analytic gradients of both objectives by every variable, from one forward pass and two backward ones.
+        """Analytic gradients of both objectives for every variable, from one forward pass and two backward passes.
 
-        taps: by what passes the modules' boundaries too. Raises what the forward or backward pass raises.
+        taps: also for the inputs and outputs of modules. Raises what the forward or backward pass raises.
         """
         variables = [
             Variable(name, "parameter", name.rpartition(".")[0], tuple(p.shape)) for name, p in self.parameters.items()
@@ -221,7 +221,7 @@ class Subject:
 
     @contextlib.contextmanager
     def moving(self, variable: Variable, direction: Tensor) -> Iterator[Callable[[float], None]]:
-        """Yields `move(t)`, which sets the variable to its value + t * direction; puts it back at the end."""
+        """Yields `move(t)`, which sets the variable to its value + t * direction. The value is restored at the end."""
         if variable.tap is not None:
             shift = 0.0
             tap = variable.tap
@@ -251,7 +251,7 @@ class Subject:
                 leaf.copy_(base)
 
     def roundoff(self, centre: Sequence[float]) -> tuple[float, ...]:
-        """The rounding error in each objective's value: see `magnified`."""
+        """The rounding error in the value of each objective: see `magnified`."""
         output = float_tensors(self.run())
         assert self._cotangents is not None
         summands = sum(
@@ -264,10 +264,10 @@ class Subject:
     def magnified(
         self, evaluate: Callable[[], Sequence[float]], centre: Sequence[float], sizes: Sequence[float]
     ) -> tuple[float, ...]:
-        """The rounding error of what `evaluate` gives, whose largest summands have these sizes.
+        """The rounding error in each value of `evaluate`. sizes: the size of the largest summands of each value.
 
-        Some units in the last place of `sizes`, or more where the model magnifies what happens when its
-        parameters and inputs change in their last places, which is tried out three times.
+        It is a few units in the last place of `sizes`, or more if the model magnifies rounding errors: parameters and
+        inputs are perturbed in their last places three times, and the largest effect counts twice.
         """
         errors = [4 * EPSILON * size for size in sizes]
         leaves = list(self.leaves.values())
@@ -295,18 +295,18 @@ class Subject:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """The first line of an exception's message, or its class name if it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def class_name(module: nn.Module) -> str:
-    """The name under which the module shows itself."""
+    """The name that the module has in its own repr."""
     return str(module._get_name())  # type: ignore[no-untyped-call]
 
 
 def _redraw(parameter: Tensor, generator: torch.Generator) -> None:
-    """Change a parameter at random, keeping signs, so that no gradient is zero only because an initial value is."""
+    """Perturb a parameter at random, keeping signs; zeros, which could make a gradient zero, get random values."""
     with torch.no_grad():
         uniform = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
         normal = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -314,7 +314,7 @@ def _redraw(parameter: Tensor, generator: torch.Generator) -> None:
 
 
 def backward(objective: Tensor, leaves: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradient of each leaf by the call that training makes; None where it gets none."""
+    """The gradient of each leaf, by `Tensor.backward` as in training; None if it gets no gradient."""
     for leaf in leaves:
         leaf.grad = None
     if objective.requires_grad:

@@ -1,8 +1,8 @@
-"""Taps: places where a module's argument or result can be read, moved, and asked for its gradient.
+"""Taps: places where an argument or result of a module can be read, shifted, and differentiated.
 
-A tap adds a tensor to what passes. A tensor of zeros that requires a gradient receives dL/d(what passes); a
-small step instead gives the numeric derivative at the same place. So a module's boundary is checked as a
-parameter is, which is what tells in which module a derivative goes wrong.
+A tap adds a tensor to the one that passes through it. If the added tensor is zeros that require a gradient, it receives
+the gradient of the passing tensor; if it is a small step, the numeric derivative is obtained at the same place. So
+module inputs and outputs are checked like parameters, which shows in which module a derivative goes wrong.
 """
 
 import contextlib
@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from dlcli.gradcheck.structure import map_tensors
 
-# A module that is called more often than this (a cell in a loop over time) is tapped in its first calls only.
+# Only the first calls of a module are tapped, since some (a cell in a loop over time) are called very often.
 MOST_CALLS = 4
 
 
 @dataclass(frozen=True)
 class Tap:
-    """module: qualified name, "" for the whole model. call: which call of it, from 0.
+    """module: qualified name, "" for the whole model. call: number of the call of this module, from 0.
 
-    position: which floating-point tensor of the arguments or results, from 0; one that is passed twice in
-    the same call counts once.
+    position: number of the floating-point tensor among the arguments or results, from 0; a tensor that is passed twice
+    in the same call counts once.
     """
 
     module: str
@@ -41,11 +41,11 @@ class Tap:
 def tapped(
     model: nn.Module, pass_on: Callable[[Tap, Tensor], Tensor], *, only: str | None = None
 ) -> Iterator[Callable[[], None]]:
-    """While this lasts, what passes a module's boundary is replaced by `pass_on(tap, tensor)`.
+    """Inside the block, every floating-point input and output of a module is replaced by `pass_on(tap, tensor)`.
 
-    Yields what is to be called before each evaluation but the first: it counts the calls from 0 again.
+    Yields a function that restarts the counting of calls; it must be called before each evaluation but the first.
 
-    only: the module to tap, else all. The arguments of the model itself are no taps: they are its inputs.
+    only: the module to tap; by default all. The arguments of the model itself are not tapped: they are its inputs.
     """
     hooks, counters = [], []
     for name, module in model.named_modules():
@@ -71,7 +71,7 @@ def tapped(
 class _Calls:
     """The two hooks of one module, which count its calls.
 
-    Arguments and results count separately: a module that calls itself returns from the inner call first.
+    Entries and returns are counted separately, since a module that calls itself returns from the inner call first.
     """
 
     def __init__(self, name: str, pass_on: Callable[[Tap, Tensor], Tensor]) -> None:
@@ -87,7 +87,7 @@ class _Calls:
         return self._replace(result, call, "output") if call < MOST_CALLS else None
 
     def _replace(self, value: Any, call: int, side: Literal["input", "output"]) -> Any:
-        # The same tensor in two places stays the same object: code asks `query is key`.
+        # The same tensor in two places stays the same object, for code that tests `query is key`.
         replaced: dict[int, Tensor] = {}
 
         def change(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Target names -> cases: built-in models with their task's loss, shared layers, losses; own.py has a user's own."""
+"""Target names -> cases: built-in models with the loss of their task, layers, losses. For a user's own see own.py."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -18,7 +18,7 @@ from dlcli.models.gru import GRU
 from dlcli.tasks.choose import choose_task
 from dlcli.tasks.task import Task
 
-# What every built-in model is checked on: a label, the data, and options that switch on what is off by default.
+# The cases of every built-in model: a label, the data, and options that enable what is off by default.
 _FEATURES = DataSpec("regression", "features", (5,), 1)
 _CLASSES = DataSpec("multiclass", "features", (5,), 3)
 _IMAGES = DataSpec("multiclass", "image", (2, 6, 6), 3)
@@ -59,7 +59,7 @@ _LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[Input, ...]]] = {
 
 
 class Loss(nn.Module):
-    """A task's loss as a module: output and target -> a scalar."""
+    """The loss of a task as a module: output and target -> scalar."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ _LOSSES: dict[str, tuple[Callable[[], nn.Module], tuple[Input, ...]]] = {
 
 
 def names() -> list[str]:
-    """Every built-in target."""
+    """The names of all built-in targets."""
     return [*_MODELS, *_LAYERS, *_LOSSES]
 
 
@@ -105,10 +105,10 @@ def cases(
 ) -> list[Case]:
     """The cases of target names; `all` is every built-in one, `package.module:Name` the user's own.
 
-    inputs: shapes of an own module's arguments (see `inputs.parse`). settings: KEY=VALUE for its constructor.
-    data: the data set that says what an own model takes, in place of `inputs`; data_dir: where data sets lie.
-    Raises ConfigError for an unknown name, or something that is no module, autograd Function or factory of a
-    module; such a thing is never called.
+    inputs: shapes of the arguments of an own module (see `inputs.parse`). settings: KEY=VALUE for its constructor.
+    data: the data set that determines the input of an own model, instead of `inputs`. data_dir: the data folder.
+    Raises ConfigError for an unknown name, and for something that is no module, autograd Function or factory of a
+    module, which is never called.
     """
     own = [t for t in targets if ":" in t]
     if (inputs or settings or data) and len(targets) != len(own):
@@ -129,7 +129,7 @@ def cases(
 
 
 def built_in_cases(name: str) -> list[Case]:
-    """The cases of one built-in target: a model may be checked on several kinds of data."""
+    """The cases of one built-in target; a model may have several, on different data."""
     if name in _MODELS:
         return [_model_case(name, *variant) for variant in _MODELS[name]]
     make, inputs = (_LAYERS | _LOSSES)[name]

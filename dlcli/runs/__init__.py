@@ -1,1 +1,1 @@
-"""Runs as folders: one run, the names that people call it by, the table of all of them, the trash."""
+"""Runs as folders: a run, the ways to name one, the table of all runs, the trash."""

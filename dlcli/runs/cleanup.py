@@ -1,4 +1,4 @@
-"""Which runs a clean-up takes: by status, by age, and never the best ones or one that is being trained."""
+"""Which runs a clean-up removes: by status and age, but never one that is being trained or one of the best to keep."""
 
 import heapq
 import re
@@ -13,7 +13,7 @@ from dlcli.runs.ranking import Candidate, candidates
 from dlcli.runs.run import Run
 from dlcli.runs.trash import is_ours
 
-# Of a run that nobody is training.
+# The statuses of a run that no process is training.
 STATUSES = ("finished", "interrupted", "diverged", "failed", "dead", "broken")
 
 _AGE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?(s|m|min|h|d|w)")
@@ -23,11 +23,11 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 def select(
     runs: Sequence[Run], *, statuses: Collection[str] = (), older_than: float = 0.0, keep_best: int = 0
 ) -> tuple[list[Run], list[Run]]:
-    """Those of `runs` that fit, and those that would but do not prove to be runs of dlcli.
+    """The `runs` that match, and those that match but cannot be proved to be runs of dlcli.
 
-    statuses: some of STATUSES; all of them where empty. older_than: seconds since the run started, or since its folder
-    changed where it does not say. keep_best: so many runs of each metric, data set and way of splitting it are kept, of
-    all that lie in the same folder.
+    statuses: some of STATUSES; empty means all. older_than: seconds since the run started, or, if that is not recorded,
+    since its folder changed. keep_best: the number of best runs to keep for each combination of metric, data set and
+    split; all runs in the same folder are ranked.
     """
     kept = {run for root in {run.root for run in runs} for run in _best(root, keep_best)} if keep_best else set()
     wanted = statuses or STATUSES
@@ -37,7 +37,7 @@ def select(
 
 
 def seconds(text: str) -> float:
-    """`7d`, `12h`, `30min` or `90s` as seconds. Raises ConfigError."""
+    """`7d`, `12h`, `30min` or `90s` in seconds. ConfigError for any other form."""
     match = _AGE.fullmatch(text)
     if match is None:
         raise ConfigError(f"--older-than {text} is not of the form 7d, 12h, 30min or 90s")
@@ -58,7 +58,7 @@ def _age(run: Run, started: str | None) -> float:
 
 
 def _best(root: Path, count: int) -> list[Run]:
-    """The `count` best runs of each metric, among those that can be compared."""
+    """The `count` best runs of each metric among comparable runs."""
     groups: dict[tuple[object, ...], list[Candidate]] = defaultdict(list)
     for found in candidates(root):
         groups[found.ground, found.metric].append(found)

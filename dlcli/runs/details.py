@@ -1,4 +1,4 @@
-"""All that a run's folder tells of it, as plain data."""
+"""Everything that the folder of a run records, as plain data."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _MOST_FILES = 1000
 def details(run: Run) -> dict[str, Any]:
     """run, name, info (run.json), config (flat: `model.hidden`), metrics (one dict per row), files (paths in the run).
 
-    Damaged settings are {"damage": what is wrong}. RunError when run.json or metrics.csv is damaged.
+    Damaged settings are {"damage": what is wrong}. RunError if run.json or metrics.csv is damaged.
     """
     try:
         settings = run.settings()

@@ -1,4 +1,4 @@
-"""In what the runs of a table differ: the settings that somebody chose, and what `dlcli eval` measured."""
+"""How the runs of a table differ: the settings that were chosen, and what `dlcli eval` measured."""
 
 import math
 import os
@@ -16,30 +16,29 @@ from dlcli.core.errors import RunError
 from dlcli.core.reading import parse_json, read_json, read_start, told_as_damage
 from dlcli.runs import table
 
-_MOST = 12  # settings
+_MOST = 12  # settings shown
 
 _GIVEN = {"given": optional(list_of(TEXT))}
 
-# What is no setting, or stands in a column of its own.
+# Keys of config.json that are not settings or have a column of their own.
 _SHOWN = {*table.COLUMNS, "format", "given"}
 
 _ORDER = {f.name: place for place, f in enumerate(fields(TrainConfig))}
 
-# The metrics stand before the tables of classes, which are many times as long.
+# Bytes of test.json to read: the metrics come before the tables of classes, which are much longer.
 _START = 4096
 _MEASURED = re.compile(rb'\n  "step": ([0-9]{1,15}),\n(?:  .*\n)*?  "metrics": (\{[^{}]*\})')
 
-# Of a run without a validation split, the first of these that was measured.
+# For a run without a validation split: the first of these that was measured.
 _MAIN = ("accuracy", "r2", "bits_per_char", "loss")
 
 
 def rows(root: str | Path, *, limit: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of runs/table.py, and the names of the settings in which they differ, most often chosen first.
 
-    Each row has two keys more. settings: the value of each such setting, None where a run has no such. test: what
-    `dlcli eval` last measured on the test split, {"metric", "value", "step"}, of the metric by which the best
-    checkpoint was chosen; None where it was not measured.
-    What is damaged of either is told as the `reason` of the row.
+    Each row has two more keys. settings: the value of each of these settings; None if the run does not have it.
+    test: what `dlcli eval` last measured on the test split, {"metric", "value", "step"}, for the metric that determined
+    the best checkpoint; None if it was not measured. If the file of either is damaged, `reason` of the row says so.
     """
     found = table.rows(root, limit=limit)
     configs: list[dict[str, Any]] = []
@@ -60,7 +59,7 @@ def rows(root: str | Path, *, limit: int = 0) -> tuple[list[dict[str, Any]], lis
 
 
 def _config(file: str) -> dict[str, Any]:
-    """config.json as it stands: nothing is built of it, and only what is shown is looked at."""
+    """config.json unchecked, apart from its `given`: nothing is built from it."""
     config: dict[str, Any] = read_json(file)
     with told_as_damage(file):
         check(config, _GIVEN)
@@ -68,7 +67,7 @@ def _config(file: str) -> dict[str, Any]:
 
 
 def _value(config: dict[str, Any], name: str) -> Any:
-    """Of `lr` or `model.hidden`; None where there is no such, or no plain value."""
+    """The value of a setting such as `lr` or `model.hidden`; None if it is absent or a table."""
     owner, dot, option = name.partition(".")
     value = config.get(owner)
     if dot:
@@ -77,7 +76,7 @@ def _value(config: dict[str, Any], name: str) -> Any:
 
 
 def _differing(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """A config of dlcli 0.1.0 does not say which of its settings were given: each counts as such."""
+    """The names of the settings that differ. A config of dlcli 0.1.0 does not record which were given: all count."""
     counts: Counter[str] = Counter()
     for config in configs:
         counts.update(list(flatten(config)) if (given := config.get("given")) is None else given)

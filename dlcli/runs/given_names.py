@@ -1,6 +1,6 @@
 """Names that runs are given: `dlcli train --name digits-1`.
 
-The name is the only line of runs/42/name.txt. No two runs of a folder have the same, those in the trash included.
+The name is the only line of runs/42/name.txt. No two runs of a folder, including those in its trash, share a name.
 """
 
 import contextlib
@@ -15,19 +15,19 @@ from dlcli.core.files import make_folder, write_bytes
 from dlcli.core.reading import read_bytes
 from dlcli.runs.run import TRASH, Run, all_runs
 
-# A name that can be given. It has no colon or comma, and no digit first, so that it is nothing else of the grammar.
+# A valid name. Without colons, commas and a leading digit it cannot be confused with the other ways to name a run.
 _NAME = re.compile("(?!(?:latest|best)$)[a-z][a-z0-9_.-]{0,63}", re.I)
 
 _NAME_FILE = "name.txt"
 
 
 def is_name(text: str) -> bool:
-    """Whether a run can be given this name."""
+    """Whether this is a valid name for a run."""
     return _NAME.fullmatch(text) is not None
 
 
 def name_of(run: Run) -> str | None:
-    """The name that a run was given; None when it has none, or something else stands in its place."""
+    """The name that a run was given; None if it has none or name.txt does not hold a valid one."""
     try:
         text = read_bytes(run.path / _NAME_FILE, most=100).decode().removesuffix("\n")
     except (OSError, ValueError):
@@ -36,7 +36,7 @@ def name_of(run: Run) -> str | None:
 
 
 def create(root: str | Path, *, name: str | None = None) -> Run:
-    """A new run, which has this name from the start. Raises ConfigError as `check_free` does."""
+    """A new run with this name. Raises ConfigError as `check_free` does."""
     if name is None:
         return Run.create(root)
     with _alone_in(Path(root)):
@@ -47,10 +47,10 @@ def create(root: str | Path, *, name: str | None = None) -> Run:
 
 
 def check_free(name: str, root: str | Path) -> None:
-    """ConfigError (exit 2) when no run can have this name, or another run of the folder has it."""
+    """ConfigError (exit 2) if the name is not valid, or another run of the folder or of its trash has it."""
     if not is_name(name):
         raise ConfigError(
-            f"--name {name} cannot be the name of a run: take a letter, then up to 63 letters, digits, dots, dashes "
+            f"--name {name} cannot be the name of a run: use a letter, then up to 63 letters, digits, dots, dashes "
             "and underscores, but not latest or best"
         )
     for folder, also in ((Path(root), ""), (Path(root) / TRASH, ", which is in the trash")):
@@ -60,7 +60,10 @@ def check_free(name: str, root: str | Path) -> None:
 
 
 def with_name(name: str, root: Path, *, listed_by: str) -> Run:
-    """The run of this name in a folder. RunError (exit 4) when there is none."""
+    """The run of this name in a folder. RunError (exit 4) if there is none, or more than one.
+
+    listed_by: the command that lists the runs, for the error.
+    """
     names = {run: given for run in all_runs(root) if (given := name_of(run)) is not None}
     found = [run for run, given in names.items() if given == name]
     if not found:
@@ -74,7 +77,7 @@ def with_name(name: str, root: Path, *, listed_by: str) -> Run:
 
 @contextlib.contextmanager
 def _alone_in(root: Path) -> Iterator[None]:
-    """No other process names a run of this folder meanwhile. What fails here fails again where the run is made."""
+    """Inside the block, no other process names a run in this folder. Ignores errors: creating the run raises them."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             make_folder(root)

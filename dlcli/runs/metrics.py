@@ -1,4 +1,4 @@
-"""metrics.csv: one row per evaluation or log interval, added line by line; read as an untrusted file, with limits."""
+"""metrics.csv: one row per evaluation or log interval, appended line by line; read with limits, as it is untrusted."""
 
 import csv
 import io
@@ -15,14 +15,14 @@ _LONGEST_LINE = 100_000  # bytes
 
 
 def append(file: Path, row: Mapping[str, Any], columns: Sequence[str]) -> None:
-    """Add a row; the header comes with the first. What is undefined stays empty."""
+    """Append a row, and the header before the first one. An undefined value is an empty cell."""
     if not file.exists() or not file.stat().st_size:
         append_line(file, _csv_line(columns))
     append_line(file, _csv_line(["" if row.get(c) is None else row[c] for c in columns]))
 
 
 def read(file: Path) -> list[dict[str, float | None]]:
-    """All rows, none when there is no file; a last line that is not whole is left out. RunError when it is damaged."""
+    """All rows; empty if there is no file. An incomplete last line is ignored. RunError if the file is damaged."""
     try:
         descriptor = open_regular(file)
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def read(file: Path) -> list[dict[str, float | None]]:
 
 
 def _whole_lines(opened: BinaryIO, file: Path) -> Iterator[str]:
-    """RunError when there is more than memory should hold."""
+    """The lines that end in a newline. RunError if there are too many rows or values, or a line is too long."""
     values = 0
     for count, line in enumerate(iter(lambda: opened.readline(_LONGEST_LINE), b"")):
         values += line.count(b",") + 1

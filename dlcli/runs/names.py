@@ -1,4 +1,4 @@
-"""The grammar of naming runs: 42, runs/42, latest, best:accuracy, best:accuracy@digits, 40:45, 4,7, or a given name."""
+"""The ways to name runs: 42, runs/42, latest, best:accuracy, best:accuracy@digits, 40:45, 4,7, or a given name."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,11 +12,12 @@ _LONGEST_PATH = 4096
 
 
 def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[Run]:
-    """The runs that `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss`, `40:45`, `4,7` or a given name names.
+    """The runs that `text` names: `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss`, `40:45`, `4,7` or a
+    given name.
 
-    RunError (exit 4) when there is none. best: see `runs.ranking.best`; `best:accuracy@digits` means the runs on that
-    data set, `best:accuracy@7` those on the data and the splits of run 7.
-    listed_by: the command that shows what there is, for the error.
+    best: see `runs.ranking.best`; `best:accuracy@digits` is the best run on that data set, `best:accuracy@7` the best
+    one with the data and the splits of run 7.
+    listed_by: the command that lists the runs, for the error. RunError (exit 4) if there is no such run.
     """
     root = Path(root)
     if "," in text and "/" not in text:
@@ -39,9 +40,7 @@ def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[
     path = root / text if RUN_NUMBER.fullmatch(text) or is_name(text) else Path(text)
     by_name = is_name(path.name)
     if not (by_name or RUN_NUMBER.fullmatch(path.name)) or len(text) > _LONGEST_PATH or _climbs(path):
-        raise RunError(
-            f"{text!r} names no run: use a number, runs/RUN_NUMBER, latest, best:METRIC, FIRST:LAST or a name"
-        )
+        raise RunError(f"{text!r} names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name")
     if by_name:
         return [with_name(path.name, path.parent, listed_by=listed_by)]
     try:
@@ -54,7 +53,7 @@ def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[
 
 
 def find_one(text: str, root: str | Path) -> Run:
-    """As `find`, for a command that takes one run."""
+    """The one run that `text` names, see `find`; RunError (exit 4) if it names several."""
     runs = find(text, root)
     if len(runs) > 1:
         raise RunError(f"{text} names {len(runs)} runs, but one is wanted")
@@ -62,7 +61,7 @@ def find_one(text: str, root: str | Path) -> Run:
 
 
 def compact(numbers: Iterable[int]) -> str:
-    """`4,7,40:45`, from which `find` gets these numbers again."""
+    """The numbers in the form `4,7,40:45`, which `find` reads."""
     spans: list[list[int]] = []
     for number in sorted(numbers):
         if spans and spans[-1][-1] == number - 1:
@@ -73,12 +72,12 @@ def compact(numbers: Iterable[int]) -> str:
 
 
 def as_run(run: Run | str | Path) -> Run:
-    """A Run as it is; a text as in `find_one`, where a bare number is a run in the folder `runs`."""
+    """A Run unchanged; a text is resolved by `find_one`, with a bare number meaning a run in the folder `runs`."""
     return run if isinstance(run, Run) else find_one(str(run), "runs")
 
 
 def _climbs(path: Path) -> bool:
-    """Whether `..` stands behind the name of a folder: a/../7."""
+    """Whether `..` follows the name of a folder: a/../7."""
     parts = list(path.parts)
     while parts and parts[0] == "..":
         del parts[0]

@@ -7,10 +7,10 @@ from pathlib import Path
 from dlcli.core.errors import DlcliError, RunError
 from dlcli.runs.run import RUN_NUMBER, Run, all_runs
 
-# Settings that determine how data are split, apart from the seed.
+# Settings that determine how the data is split, apart from the seed.
 _SPLIT = ("val_fraction", "test_fraction")
 
-# Runs of one data set that an error names.
+# The largest number of runs per data set that an error lists.
 _MOST_NAMED = 5
 
 
@@ -18,8 +18,8 @@ _MOST_NAMED = 5
 class Candidate:
     """A run that has a best evaluation.
 
-    metric: without its `val/`. score: more is better. data: the name of the data set.
-    ground: what must be the same where scores are compared.
+    metric: without `val/`. score: higher is better. data: the name of the data set.
+    ground: what must be equal for scores to be comparable (data set, fingerprint, split settings).
     """
 
     run: Run
@@ -37,9 +37,10 @@ def candidates(root: Path) -> list[Candidate]:
 def best(metric: str, root: Path, *, place: str = "") -> Run:
     """The run with the best validation value of this metric, among those that monitored it.
 
-    Whether more is better was recorded with the value. Only runs on one data set, split in one way, are compared; the
-    seed, which draws the validation split, may differ. place: the data set that is meant, or the number of a run on it.
-    RunError (exit 4) when there is no such run, or when the runs differ in their data and no place is given.
+    Whether higher is better was recorded with the value. Only runs on the same data, split in the same way, are
+    compared; the seed, which draws the validation split, may differ.
+    place: selects a data set, by its name or by the number of a run on it.
+    RunError (exit 4) if there is no such run, or if the runs differ in their data and `place` does not select one.
     """
     known = candidates(root)
     chosen = [found for found in known if found.metric == metric]
@@ -56,7 +57,7 @@ def best(metric: str, root: Path, *, place: str = "") -> Run:
             raise RunError(f"no run in {root} has a best {metric} on {place}; those that have one are on {data}")
     if len({found.ground for found in chosen}) > 1:
         raise RunError(_mixed(metric, chosen))
-    return max(chosen, key=lambda found: found.score).run  # of equal ones the newest
+    return max(chosen, key=lambda found: found.score).run  # the newest of equal ones
 
 
 def _candidate(run: Run) -> Candidate | None:
@@ -79,7 +80,7 @@ def _run(number: str, root: Path) -> Run:
 
 
 def _ground(run: Run) -> tuple[str, ...]:
-    """The name of a run's data set, its fingerprint, and how it was split."""
+    """The name of a run's data set, its fingerprint, and the split settings."""
     info, settings = run.info(), run.settings()
     return str(info.get("data")), *map(repr, (info.get("fingerprint"), *map(settings.get, _SPLIT)))
 

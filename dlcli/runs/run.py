@@ -2,18 +2,18 @@
 
     runs/42/
       config.json     the resolved TrainConfig, and which of its settings were given
-      data.json       what the model needs to know of its data: task, shapes, normalisation, names
+      data.json       what the model needs to know about its data: task, shapes, normalisation, names
       run.json        status, times, best metric, command line, versions
-      name.txt        the name that it was given, if it was (see names.py)
+      name.txt        the name that it was given, if any (see given_names.py)
       metrics.csv     one row per evaluation or log interval
-      log.txt         what the console said
-      lock            marks the folder as ours; held by the process that trains
+      log.txt         the console output
+      lock            marks the folder as a run of dlcli; locked by the process that trains
       checkpoints/    best-STEP/ and last-STEP/
       eval/           what `dlcli eval` measured
     runs/.trash/      runs that were removed (see trash.py)
 
-The files are the database. A run's status is derived: "running" in run.json counts only while the lock is
-held, which ends with the process however it dies.
+The files are the database. The status of a run is derived: "running" in run.json counts only while the lock is held,
+and the operating system releases the lock however the process ends.
 """
 
 import contextlib
@@ -48,12 +48,12 @@ from dlcli.core.files import (
 from dlcli.core.reading import open_regular, read_json, told_as_damage
 from dlcli.runs import metrics
 
-# What the lock of a run begins with, so that no other folder is ever taken for one of ours.
+# The first bytes of the lock of a run, so that no other folder is ever mistaken for a run.
 MARK = b"a run of dlcli\n"
 
 TRASH = ".trash"
 
-# In the trash: a run that is being deleted for good.
+# In the trash: a run that is being deleted permanently.
 PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
 
 RUN_NUMBER = re.compile(r"([1-9][0-9]{0,8})")
@@ -67,7 +67,7 @@ _SETTING = Kind(
 
 _THREADS = Kind("a number of threads", lambda v: type(v) is int and 1 <= v <= MOST_THREADS)
 
-# What is read of run.json.
+# The fields of run.json that are read.
 _INFO: dict[str, Kind] = {
     "status": TEXT, "stop": optional(TEXT), "reason": optional(TEXT), "stopped_early": optional(WHOLE),
     "model": TEXT, "data": TEXT, "epochs": COUNT, "epochs_done": WHOLE, "step": WHOLE, "steps": WHOLE,
@@ -76,13 +76,13 @@ _INFO: dict[str, Kind] = {
     "device": TEXT, "threads": _THREADS, "eval_threads": _THREADS,
 }  # fmt: skip
 
-# data.json has a mean, a deviation and a name per feature.
+# Bytes; data.json has a mean, a standard deviation and a name per feature.
 _MOST_DATA = 16_000_000
 
 
 @dataclass(frozen=True)
 class Run:
-    """root: the folder of all runs. number: this one's."""
+    """A run. root: the folder of all runs. number: the number of this run, which is also the name of its folder."""
 
     root: Path
     number: int
@@ -108,7 +108,10 @@ class Run:
 
     @classmethod
     def create(cls, root: str | Path) -> "Run":
-        """A new folder with a number that no run has had. `mkdir` decides between processes that start at once."""
+        """A run in a new folder, with a number that no run has had. `mkdir` settles races between processes.
+
+        ResourceError if the folder cannot be made.
+        """
         root = Path(root)
         try:
             make_folder(root)
@@ -127,7 +130,7 @@ class Run:
         return run
 
     def _take_number(self) -> bool:
-        """Make the folder, unless the number is taken: by an entry here, or by a run that has just been removed."""
+        """Make the folder; False if the number is taken, by an entry here or by a run that has just been removed."""
         if not RUN_NUMBER.fullmatch(str(self.number)):
             raise RunError(f"{self.root} holds, or held, a run of the highest number that there is: choose --runs-dir")
         try:
@@ -142,13 +145,14 @@ class Run:
     # config.json, data.json, run.json
 
     def write_config(self, config: TrainConfig) -> None:
-        """given: which settings somebody gave; a resume settles the others anew where a change moves them."""
+        """Write config.json: all settings and, as `given`, the names of those that the user gave. A resume may resolve
+        the others again."""
         write_json(self.path / "config.json", {"format": FORMAT, **config.as_dict(), "given": sorted(config.given)})
 
     def config(self) -> TrainConfig:
-        """The settings of this run, checked, for what builds its model or its data.
+        """The checked settings of this run, from which its model and data can be built.
 
-        RunError when they are damaged, or when this dlcli has no such model, data set, setting or value.
+        RunError if they are damaged, or if this version of dlcli has no such model, data set, setting or value.
         """
         document, given = self._read_config()
         file = self.path / "config.json"
@@ -159,14 +163,14 @@ class Run:
             raise RunError(f"{file} does not fit this version of dlcli ({mend}): {error}") from None
 
     def settings(self) -> dict[str, Any]:
-        """The settings of this run as they are stored, flat (`model.hidden`) and unchecked, for what builds nothing.
+        """The settings of this run as stored, flat (`model.hidden`) and unchecked, to be shown or compared.
 
-        Also those of a model, a data set or a value that this dlcli does not have. RunError when they are damaged.
+        Works for a model, a data set or a value that this version does not have. RunError if they are damaged.
         """
         return flatten(self._read_config()[0])
 
     def _read_config(self) -> tuple[dict[str, Any], list[str] | None]:
-        """config.json and its `given`, which runs of dlcli 0.1.0 do not have; RunError when it holds no settings."""
+        """config.json and its `given`, None in runs of dlcli 0.1.0; RunError if it holds no settings."""
         file = self.path / "config.json"
         document = read_json(file)
         if not isinstance(document, dict):
@@ -194,16 +198,16 @@ class Run:
         write_json(self.path / "run.json", {"format": FORMAT, **info})
 
     def info(self) -> dict[str, Any]:
-        """run.json as it stands; `status` derived."""
+        """run.json; a `status` of "running" becomes "dead" if no process holds the lock."""
         info = self._read_info()
         if info["status"] == "running" and not self.is_locked():
-            info = self._read_info()  # it may have ended since it was read: the last word comes before the lock goes
+            info = self._read_info()  # it may just have ended: the final status is written before the lock is released
             if info["status"] == "running":
                 info["status"] = "dead"
         return info
 
     def _read_info(self) -> dict[str, Any]:
-        file = os.path.join(self.root, str(self.number), "run.json")  # faster than a Path, where there are many runs
+        file = os.path.join(self.root, str(self.number), "run.json")  # faster than a Path if there are many runs
         info = read_json(file)
         if not isinstance(info, dict) or "status" not in info:
             raise RunError(f"{file} is damaged: it has no status")
@@ -213,7 +217,7 @@ class Run:
         return info
 
     def folder(self, name: str) -> Path:
-        """A folder in the run, made if it is not there. A link in its place would lead out of the run."""
+        """A folder in the run, made if it does not exist. ResourceError if it is a link, which could lead elsewhere."""
         path = self.path / name
         try:
             make_folder(path)
@@ -224,12 +228,12 @@ class Run:
         return path
 
     def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
-        """What a later command found, as FOLDER/NAME.json."""
+        """Write the result of a later command to FOLDER/NAME.json."""
         return self.write_file(folder, f"{name}.json", to_json(record).encode())
 
     def write_file(self, folder: str, name: str, content: bytes) -> Path:
-        """A file of a later command, in a folder of its own, where one at a time writes. What one that was killed has
-        left half written there is cleared away."""
+        """Write a file of a later command to a folder of the run, under a lock. Partial files that a killed process
+        has left there are removed."""
         path = self.folder(folder)
         with held(os.open(path, os.O_RDONLY | os.O_DIRECTORY)) as alone:
             if alone:
@@ -243,15 +247,15 @@ class Run:
         metrics.append(self.metrics_file, row, columns)
 
     def metrics(self) -> list[dict[str, float | None]]:
-        """All rows of metrics.csv. RunError when it is damaged."""
+        """All rows of metrics.csv. RunError if it is damaged."""
         return metrics.read(self.metrics_file)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files that grow, for `cut_back`; on the disk before a checkpoint speaks of them."""
+        """Sizes in bytes of the files that grow, for `cut_back`. Flushes them, since a checkpoint records the sizes."""
         return {"metrics_bytes": flushed_size(self.metrics_file), "log_bytes": flushed_size(self.log_file)}
 
     def cut_back(self, sizes: Mapping[str, Any]) -> None:
-        """Take away what was written after a checkpoint with these `sizes`: it will be written again."""
+        """Truncate the files to the `sizes` of a checkpoint: what was written after it will be written again."""
         for name, file in (("metrics_bytes", self.metrics_file), ("log_bytes", self.log_file)):
             size = sizes.get(name)
             if isinstance(size, int) and size >= 0:
@@ -264,9 +268,9 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run; BusyError (exit 9) when another process does, RunError when there is no such run any more.
+        """Hold the lock of the run. BusyError (exit 9) if another process holds it, RunError if the run has gone.
 
-        What an earlier holder that was killed has left half written is cleared away.
+        Partial files that an earlier, killed process has left are removed.
         """
         try:
             descriptor = open_regular(self.path / "lock", os.O_RDWR | os.O_CREAT)
@@ -276,7 +280,7 @@ class Run:
             kind = RunError if error.errno in (errno.EINVAL, errno.ELOOP) else ResourceError
             raise kind(f"{self.path / 'lock'} cannot be opened: {error.strerror}") from None
         try:
-            for attempt in range(5):  # a lister that probes the lock holds it for a moment
+            for attempt in range(5):  # `is_locked` in another process holds the lock for a moment
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
@@ -293,7 +297,7 @@ class Run:
             os.close(descriptor)
 
     def _holds(self, descriptor: int) -> bool:
-        """Whether this open lock is still that of the run: the folder may have been moved while we waited for it."""
+        """Whether this open file is still the lock of the run: the folder may have been moved while we waited."""
         try:
             return os.path.samestat(os.fstat(descriptor), os.lstat(self.path / "lock"))
         except FileNotFoundError:
@@ -325,12 +329,12 @@ def now() -> str:
 
 
 def _highest(root: Path) -> int:
-    """The highest number that a run has had: no number ever means two runs."""
+    """The highest number that a run has had, so that no number is used twice."""
     return max([0, *_numbers(root), _highest_removed(root)])
 
 
 def _highest_removed(root: Path) -> int:
-    """Of the runs in the trash, those that are being purged, and the purged ones."""
+    """The highest number of the runs in the trash, those that are being purged and those that were purged; else 0."""
     numbers = [0, *_numbers(root / TRASH), *_numbers(root / TRASH, PURGING)]
     with contextlib.suppress(RunError, ValueError, TypeError, KeyError):
         numbers.append(int(read_json(root / TRASH / "purged.json")["highest"]))
@@ -338,7 +342,7 @@ def _highest_removed(root: Path) -> int:
 
 
 def _numbers(root: Path, pattern: re.Pattern[str] = RUN_NUMBER) -> list[int]:
-    """Of the folders in `root` whose names are such."""
+    """The numbers of the folders in `root` whose names match `pattern`."""
     try:
         with os.scandir(root) as entries:
             named = [(entry, pattern.fullmatch(entry.name)) for entry in entries]

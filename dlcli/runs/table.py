@@ -18,13 +18,13 @@ COLUMNS = (
 
 
 def rows(root: str | Path, *, limit: int = 0) -> list[dict[str, Any]]:
-    """One row per run, newest first, at most `limit` unless 0. A broken folder is a row with its reason."""
+    """One row per run, newest first, at most `limit` unless 0. The row of a broken folder has a `reason`."""
     found = [(run, row(run)) for run in all_runs(root)[: limit or None]]
-    return [values for run, values in found if values["model"] is not None or run.path.exists()]  # or just removed
+    return [values for run, values in found if values["model"] is not None or run.path.exists()]  # else just removed
 
 
 def row(run: Run) -> dict[str, Any]:
-    """COLUMNS of one run; `seconds` of a running one go up to now."""
+    """COLUMNS of one run; for a running one, `seconds` is the time since its start."""
     empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {"run": run.number, "name": name_of(run)}
     try:
         info = run.info()
@@ -50,7 +50,7 @@ def row(run: Run) -> dict[str, Any]:
 
 
 def frame(root: str | Path = "runs") -> "pandas.DataFrame":
-    """`rows` as a pandas DataFrame, with the run's number as its index."""
+    """`rows` as a pandas DataFrame, indexed by run number."""
     import pandas
 
     return pandas.DataFrame(rows(root), columns=list(COLUMNS)).set_index("run")

@@ -1,12 +1,12 @@
-"""The trash: where a removed run waits until it is restored or purged.
+"""The trash: where a removed run stays until it is restored or purged.
 
-    runs/.trash/42            what was runs/42; its number is given to no other run
-    runs/.trash/.purging-42   a run that is being deleted; the next purge finishes what was broken off
+    runs/.trash/42            what was runs/42; no other run gets its number
+    runs/.trash/.purging-42   a run that is being deleted; the next purge completes an interrupted one
     runs/.trash/purged.json   the highest number that was ever purged
-    runs/.trash/lock          held by the process that purges
+    runs/.trash/lock          locked by the process that purges
 
-Only a folder that proves to be ours is moved or deleted, and no link is ever followed. A run is moved by one
-rename while its lock is held, so that it is here or there, and never one that is being trained.
+Only a folder that is provably a run of dlcli is moved or deleted, and no link is ever followed. A run is moved by one
+rename while its lock is held, so it is always either here or there, and a run that is being trained is never moved.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _MOST_FILES = 10_000_000
 
 @dataclass(frozen=True)
 class Change:
-    """What happened to a run. path: where it is now; None where it is no more. size: of its files, in bytes."""
+    """What happened to a run. path: where it is now; None if it was deleted. size: of its files, in bytes."""
 
     run: int
     path: Path | None
@@ -43,7 +43,10 @@ def trash_of(root: str | Path) -> Path:
 
 
 def find(text: str, root: str | Path) -> list[Run]:
-    """The runs in the trash that `text` names, by the grammar of `runs.find`; `runs/42` is what was there."""
+    """The runs in the trash that `text` names (see `names.find`); `runs/42` is the one that was there.
+
+    RunError if there are none.
+    """
     path = Path(text)
     if "/" in text and (path.name.isdigit() or given_names.is_name(path.name)):
         root = path.parent.parent if path.parent.name == TRASH else path.parent
@@ -55,13 +58,13 @@ def find(text: str, root: str | Path) -> list[Run]:
 
 
 def remove(chosen: Sequence[Run]) -> list[Change]:
-    """Move runs to the trash. Raises what `check_removable` does, before one is moved."""
+    """Move runs to the trash. Raises what `check_removable` does, before any is moved."""
     check_removable(chosen)
     return [_move(run, _made(trash_of(run.root)) / str(run.number)) for run in chosen]
 
 
 def check_removable(chosen: Sequence[Run]) -> None:
-    """BusyError when one of them is being trained, RunError when one is not ours or is in the trash already."""
+    """BusyError if a run is being trained; RunError if one is in the trash or not provably a run of dlcli."""
     for run in chosen:
         if run.root.name == TRASH:
             raise RunError(f"{run} is in the trash already: `dlcli runs purge` deletes for good")
@@ -71,14 +74,14 @@ def check_removable(chosen: Sequence[Run]) -> None:
 
 
 def restore(chosen: Sequence[Run]) -> list[Change]:
-    """Move runs from the trash to where they were."""
+    """Move runs from the trash back to where they were."""
     for run in chosen:
         _check_is_ours(run.path)
     return [_move(run, run.root.parent / str(run.number)) for run in chosen]
 
 
 def purge(chosen: Sequence[Run], root: str | Path) -> list[Change]:
-    """Delete these runs, which are in the trash, for good; and what an earlier purge of `root` was broken off at."""
+    """Delete these runs in the trash permanently, and what an interrupted purge of `root` has left."""
     for run in chosen:
         _check_is_ours(run.path)
     deleted = []
@@ -92,29 +95,30 @@ def purge(chosen: Sequence[Run], root: str | Path) -> list[Change]:
 
 
 def rows(root: str | Path) -> list[dict[str, Any]]:
-    """One row per run in the trash, newest first: those of runs/table.py, with `bytes`, its size."""
+    """One row per run in the trash, newest first: the columns of runs/table.py and `bytes`, its size."""
     return rows_of(all_runs(trash_of(root)))
 
 
 def rows_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """As `rows`, of these runs."""
+    """As `rows`, for these runs."""
     return [table.row(run) | {"bytes": size(run.path)} for run in runs]
 
 
 def purgeable(root: str | Path) -> tuple[list[Run], list[Run]]:
-    """The runs in the trash, and what lies there under a number but does not prove to be a run of dlcli."""
+    """The runs in the trash, and the numbered folders there that cannot be proved to be runs of dlcli."""
     found = all_runs(trash_of(root))
     ours = [run for run in found if is_ours(run.path)]
     return ours, [run for run in found if run not in ours]
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this folder proves to be a run of dlcli. A name that is a number proves nothing."""
+    """Whether this folder is provably a run of dlcli. A number as its name is no proof."""
     return _proof(path) is not None
 
 
 def size(path: Path) -> int:
-    """Bytes that deleting a folder gives back: a file of two names counts once, one with a name elsewhere does not."""
+    """Bytes that deleting a folder frees: hard links in it to the same file count once, and a file that also has a
+    link elsewhere does not count."""
     names: dict[tuple[int, int], int] = {}
     total = 0
     for file in files_below(path, most=_MOST_FILES):
@@ -128,7 +132,7 @@ def size(path: Path) -> int:
 
 
 def _proof(path: Path) -> str | None:
-    """The file that proves a folder to be ours: its marked lock, else settings or a record in our format."""
+    """The file that proves a folder to be a run: its marked lock, else a config.json or run.json in dlcli's format."""
     if path.is_symlink() or not path.is_dir():
         return None
     with contextlib.suppress(OSError), open(open_regular(path / "lock"), "rb") as file:
@@ -168,7 +172,7 @@ def _made(trash: Path) -> Path:
 
 @contextlib.contextmanager
 def _alone_in(trash: Path) -> Iterator[None]:
-    """Wait until no other process purges, and keep it so."""
+    """Inside the block no other process purges; waits for one that does."""
     descriptor = os.open(trash / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -190,7 +194,7 @@ def _purge(run: Run) -> Change:
 
 
 def _remember(trash: Path, number: int) -> None:
-    """That this number was given once (see `Run.create`); its folder says so until it is gone."""
+    """Record that this number was used (see `Run.create`), before its folder is deleted."""
     file = trash / "purged.json"
     with contextlib.suppress(RunError, KeyError, TypeError, ValueError):
         if int(read_json(file)["highest"]) >= number:
@@ -199,9 +203,9 @@ def _remember(trash: Path, number: int) -> None:
 
 
 def _delete(path: Path, number: int) -> Change:
-    """Delete a folder of ours and all in it; what proves that it is ours goes last.
+    """Delete a run's folder and everything in it; the file that proves it to be a run is deleted last.
 
-    So whoever finishes a deletion that was broken off finds a folder that proves it, or an empty one.
+    So whoever completes an interrupted deletion finds a folder that is provably a run, or an empty one.
     """
     proof = _proof(path)
     if path.is_symlink() or (proof is None and any(path.iterdir())):
@@ -223,7 +227,7 @@ def _delete(path: Path, number: int) -> Change:
         os.rmdir(path)
     except OSError as error:
         raise ResourceError(
-            f"cannot delete {error.filename or path}: {error.strerror}; purge again finishes it"
+            f"cannot delete {error.filename or path}: {error.strerror}; purge again to finish"
         ) from None
     except RecursionError:
         raise ResourceError(f"cannot delete {path}: its folders are nested too deeply; delete it by hand") from None

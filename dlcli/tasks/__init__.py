@@ -1,1 +1,1 @@
-"""What is to be predicted, one file per task: its loss, its metrics, and what an answer is."""
+"""What is predicted, one file per task: its loss, its metrics, and the meaning of a model's output."""

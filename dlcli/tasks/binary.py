@@ -44,7 +44,7 @@ class Binary(AnsweringTask):
         return class_tables((_joined(measures, "score") > 0).long(), _joined(measures, "target"), 2)
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-        """The class and its probability."""
+        """The likeliest class and its probability."""
         return likeliest(self.probabilities(output), names)
 
     def probabilities(self, output: Tensor) -> Tensor:
@@ -56,9 +56,10 @@ class Binary(AnsweringTask):
 
 
 def area_under_curve(score: Tensor, positive: Tensor) -> float | None:
-    """Area under the ROC curve: the probability that a positive scores above a negative, ties counting half.
+    """Area under the ROC curve: the probability that a positive scores higher than a negative; ties count half.
 
-    The Mann-Whitney statistic by mean ranks (Hanley and McNeil 1982). None when a class is absent.
+    score: (N,) real numbers. positive: (N,) bool. None if a class is absent.
+    Computed as the Mann-Whitney statistic from mean ranks (Hanley and McNeil 1982).
     """
     positives = int(positive.sum())
     negatives = len(positive) - positives

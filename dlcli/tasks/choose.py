@@ -1,4 +1,4 @@
-"""The task that suits the data."""
+"""The task for a kind of data."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ def choose_task(
     target_mean: float = 0.0,
     target_std: float = 1.0,
 ) -> AnsweringTask:
-    """The task of `spec`; ConfigError when `loss` or `label_smoothing` does not belong to it."""
+    """The task of `spec`; ConfigError if it does not support `loss` or `label_smoothing`."""
     own = {"regression": ("mse", "l1", "huber"), "binary": ("bce",)}.get(spec.task, ("cross-entropy",))
     if loss not in ("auto", *own):
         raise ConfigError(f"loss = {loss} does not go with {spec.task}: use {' or '.join(own)}")

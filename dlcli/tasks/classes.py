@@ -1,4 +1,4 @@
-"""What both classifications say: the likeliest class of a sample, and tables of all classes."""
+"""Shared by binary and multiclass classification: the likeliest classes of a sample, and tables of all classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +9,10 @@ from dlcli.tasks.task import Tables
 
 
 def likeliest(probability: Tensor, names: Sequence[str], *, top: int = 1, every: bool = False) -> list[dict[str, Any]]:
-    """(N, K) probabilities -> class and probability, class_2 and probability_2, and so on up to `top`, for each sample.
+    """(N, K) probabilities -> for each sample class and probability, class_2 and probability_2, and so on up to `top`.
 
-    names: of the classes; or none. every: also probability/NAME of every class, in order, or probability/NUMBER where
-    two have one name.
+    names: of the classes; if empty, their numbers are used. every: also probability/NAME of every class, in order, or
+    probability/NUMBER if two classes have the same name.
     """
     numbers = [str(k) for k in range(probability.shape[1])]
     names = names or numbers
@@ -31,19 +31,19 @@ def likeliest(probability: Tensor, names: Sequence[str], *, top: int = 1, every:
 
 
 def class_tables(prediction: Tensor, target: Tensor, classes: int) -> Tables:
-    """Of (N,) predicted and actual classes."""
+    """The tables for (N,) predicted classes and (N,) targets."""
     confusion = confusion_matrix(prediction, target, classes)
     rows = per_class(confusion)
     return Tables({"macro_f1": macro_f1(rows)}, rows, confusion.tolist())
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
-    """(K, K) counts: a row an actual class, a column a predicted one."""
+    """(K, K) counts: one row per actual class, one column per predicted class."""
     return (target * classes + prediction).bincount(minlength=classes * classes).view(classes, classes)
 
 
 def per_class(confusion: Tensor) -> list[dict[str, Any]]:
-    """Precision, recall, F1 and count of each class; None where it is 0 / 0."""
+    """Precision, recall, F1 and count of each class; a value of 0 / 0 is None."""
     rows = []
     for k, (row, column) in enumerate(zip(confusion.tolist(), confusion.T.tolist(), strict=True)):
         hits, actual, predicted = row[k], sum(row), sum(column)

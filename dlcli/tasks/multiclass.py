@@ -1,4 +1,4 @@
-"""Classification: one logit per class."""
+"""Multiclass classification: one logit per class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from dlcli.tasks.classes import class_tables, likeliest
 from dlcli.tasks.sums import _joined, _total
 from dlcli.tasks.task import AnsweringTask, Measures, Tables
 
-# Numbers in a vector register. A softmax over fewer classes goes number by number, unless classes come first in memory.
+# Numbers in a vector register. With fewer classes, softmax is not vectorised unless the class axis comes first.
 _LANES = 16
 
 
 @dataclass(frozen=True)
 class Multiclass(AnsweringTask):
-    """(B, K) logits against (B,) classes. Label smoothing is of the training loss only."""
+    """(B, K) logits against (B,) classes. Label smoothing affects the training loss only."""
 
     classes: int
     label_smoothing: float = 0.0
@@ -58,7 +58,7 @@ class Multiclass(AnsweringTask):
         return class_tables(_joined(measures, "prediction"), _joined(measures, "target"), self.classes)
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-        """The class and its probability."""
+        """The likeliest class and its probability."""
         return likeliest(self.probabilities(output), names)
 
     def probabilities(self, output: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Multiclass(AnsweringTask):
 
 
 def _summed_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """(B, K) logits against (B,) classes: a scalar."""
+    """(B, K) logits against (B,) classes -> scalar."""
     if output.shape[1] >= _LANES:
         return F.cross_entropy(output, target, reduction="sum")
     return -output.t().contiguous().log_softmax(0).gather(0, target[None]).sum()

@@ -15,7 +15,7 @@ from dlcli.tasks.task import AnsweringTask, Measures, Shape
 
 @dataclass(frozen=True)
 class NextToken(AnsweringTask):
-    """(B, T, V) logits against (B, T) tokens: the loss is over every step."""
+    """(B, T, V) logits against (B, T) tokens. The loss is averaged over all steps."""
 
     label_smoothing: float = 0.0
     monitor: str = "loss"

@@ -1,4 +1,4 @@
-"""Regression: real numbers."""
+"""Regression: one real number."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ from dlcli.tasks.task import AnsweringTask, Measures
 
 @dataclass(frozen=True)
 class Regression(AnsweringTask):
-    """(B, 1) output against (B,) targets, both normalised by `mean` and `std` of the target.
+    """(B, 1) output against (B,) targets, both normalised with the target's `mean` and `std`.
 
-    loss is in normalised units; mse, rmse and mae are in the target's own.
+    kind: mse, l1 or huber. The loss is in normalised units; mse, rmse and mae are in the target's units.
     """
 
     kind: str = "mse"

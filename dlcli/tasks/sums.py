@@ -1,4 +1,4 @@
-"""Measures of all batches put together."""
+"""Measures of all batches, concatenated or summed."""
 
 from collections.abc import Sequence
 

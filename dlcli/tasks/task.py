@@ -1,7 +1,7 @@
-"""What is to be predicted: its loss, its metrics, and what an output says. B batch, K classes, T steps, V vocabulary.
+"""What is predicted: its loss, its metrics, and what an output means. B batch, K classes, T steps, V vocabulary.
 
-A task turns a batch's output into a few tensors (`measure`), which stay on the device, and all batches'
-tensors into metrics (`metrics`), which reads them once.
+A task turns the output for each batch into a few tensors (`measure`), which stay on the device, and finally the tensors
+of all batches into metrics (`metrics`).
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,16 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 Measures = dict[str, Tensor]
-Shape = tuple[int | str, ...]  # a size that is free has a name
+Shape = tuple[int | str, ...]  # a variable size is a name
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What an evaluation reports beside the metrics. metrics: more of them, which follow from the tables.
+    """What an evaluation reports besides the metrics.
 
-    per_class: one row per class with precision, recall, f1 and count. confusion: one row per actual class, one column
-    per predicted class. Both are None for a task without classes.
+    metrics: further metrics, computed from the tables. per_class: one row per class with precision, recall, f1 and
+    count. confusion: one row per actual class, one column per predicted class. The last two are None for a task without
+    classes.
     """
 
     metrics: dict[str, float | None] = field(default_factory=dict)
@@ -32,28 +33,28 @@ class Task(Protocol):
 
     @property
     def monitor(self) -> str:
-        """The metric that picks the best checkpoint unless the config says otherwise."""
+        """The metric that determines the best checkpoint unless the config names another."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What `metrics` reports, in order."""
+        """The names of the metrics that `metrics` returns, in order."""
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """The training loss, averaged: a scalar."""
+        """The training loss, averaged over the batch: a scalar."""
 
     def measure(self, output: Tensor, target: Tensor) -> Measures:
-        """What `metrics` needs of one batch."""
+        """The tensors of one batch from which `metrics` is computed."""
 
     def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
         """Metrics over all batches; None for one that is undefined."""
 
 
 class AnsweringTask(Task, Protocol):
-    """A task that also says what the output of a trained model means.
+    """A task that also interprets the output of a trained model.
 
-    An output is what the model gives, (N, ...) float32; an answer is the output in the units of the target.
-    answer_name: of an exported model's answers. judged_by: the metric by which an exported model is judged.
-    table_names: the metrics that `tables` reports.
+    The output is what the model returns, (N, ...) float32; an answer is the output in the units of the target.
+    answer_name: name of the output of an exported model. judged_by: the metric by which an exported model is compared
+    with the original. table_names: the metrics that `tables` computes.
     """
 
     answer_name: ClassVar[str] = "logits"
@@ -61,14 +62,14 @@ class AnsweringTask(Task, Protocol):
     table_names: ClassVar[tuple[str, ...]] = ()
 
     def tables(self, measures: Sequence[Measures]) -> Tables:
-        """What an evaluation reports beside `metrics`."""
+        """What an evaluation reports besides `metrics`."""
         return Tables()
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-        """What the output says of each sample, by name. names: of the classes or tokens; empty where they have none."""
+        """One dict per sample: name -> value. names: of the classes or tokens; empty if they have none."""
 
     def probabilities(self, output: Tensor) -> Tensor | None:
-        """(N, K): the probability of each class; None for a task that tells no classes apart."""
+        """(N, K): the probability of each class; None for a task without classes."""
         return None
 
     def in_units(self, output: Tensor) -> Tensor:
@@ -76,13 +77,13 @@ class AnsweringTask(Task, Protocol):
         return output
 
     def normalised(self, value: Tensor) -> Tensor:
-        """A target or an answer in its own units -> as the loss takes it: the inverse of `in_units`."""
+        """Target or answer -> normalised, as the loss expects it: the inverse of `in_units`."""
         return value
 
     def scores(self, answer: Tensor) -> Tensor | None:
-        """(..., K): the score of each class, the highest of which is the prediction; None for real numbers."""
+        """(..., K): the score of each class; the highest is the prediction. None for a regression."""
         return answer
 
     def answer_shape(self, input_shape: Shape, outputs: int) -> Shape:
-        """Of one sample's answer."""
+        """The shape of the answer for one sample."""
         return (outputs,)

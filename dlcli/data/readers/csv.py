@@ -1,4 +1,4 @@
-"""A CSV file -> rows of numbers. Every fault is told with its line."""
+"""A CSV file -> rows of numbers. Every error names its line."""
 
 import csv
 import io
@@ -15,13 +15,13 @@ from dlcli.core.errors import DataError, did_you_mean
 from dlcli.core.spec import DataSpec
 from dlcli.data.readers.text import read_text
 
-# Python's float() also takes 1_000, nan, and digits of other scripts.
+# Python's float() also accepts 1_000, nan, and digits of other scripts.
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
 class Samples:
-    """names: of each sample, a file or file:line. raw: (N, ...) values. kept: the columns of each that are kept."""
+    """names: `file` or `file:line` of each sample. raw: (N, ...) values. kept: per sample, kept column -> text."""
 
     names: list[str]
     raw: Tensor
@@ -29,11 +29,11 @@ class Samples:
 
 
 def read_rows(path: Path, spec: DataSpec, feature_names: Sequence[str] = (), *, keep: Sequence[str] = ()) -> Samples:
-    """The rows as raw (N, ...) values of `spec`, each with its line, and the text in its columns `keep`.
+    """The rows as raw (N, ...) values of `spec`, with their line numbers and the text in the columns `keep`.
 
-    Values stand between commas, text of any kind in double quotes. A header orders the columns by the names of the
-    features (x0, x1 and so on where they have none), or by the numbers 0, 1, 2 and so on; other columns are left out.
-    Any other first line with numbers in it is a row. Empty lines are skipped.
+    Values are separated by commas; a cell may be in double quotes. A header names the columns by feature (x0, x1 and so
+    on if the features have no names), or numbers them from 0; other columns are ignored. Any other first line with
+    numbers in it is a row. Empty lines are skipped. DataError (exit 3) for anything else.
     """
     lines = _lines(path)
     expected = list(feature_names) or [f"x{i}" for i in range(math.prod(spec.input_shape))]
@@ -73,7 +73,7 @@ def read_rows(path: Path, spec: DataSpec, feature_names: Sequence[str] = (), *, 
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Each row's cells without surrounding blanks, and the line in which it begins: a cell in quotes may span some."""
+    """The line in which each row begins, since a quoted cell may span several, and its cells without outer blanks."""
     reader = csv.reader(io.StringIO(read_text(path, streams=True)), strict=True, skipinitialspace=True)
     found, number = [], 1
     try:
@@ -99,9 +99,9 @@ def _refuse_other_separators(path: Path, number: int, cells: Sequence[str]) -> N
 
 
 def _names_in(first: Sequence[str], expected: list[str]) -> list[str]:
-    """The names by which a header is searched for the columns; none where the first line is a row.
+    """The names of the wanted columns in the header `first`; empty if the first line is a row of values.
 
-    The names of the features may be numbers themselves. pandas numbers columns that have no names from 0.
+    Feature names may themselves be numbers. pandas numbers unnamed columns from 0.
     """
     numbers = [cell for cell in first if _NUMBER.fullmatch(cell)]
     if not numbers or set(expected) <= set(first) or (set(first) - set(numbers)) & set(expected):
@@ -112,7 +112,7 @@ def _names_in(first: Sequence[str], expected: list[str]) -> list[str]:
 
 
 def _columns(path: Path, number: int, header: Sequence[str], expected: Sequence[str]) -> list[int]:
-    """Where each expected column stands."""
+    """The position of each expected column."""
     for name in expected:
         if name not in header:
             near = did_you_mean(name, [column for column in header if column not in expected])
@@ -124,7 +124,7 @@ def _columns(path: Path, number: int, header: Sequence[str], expected: Sequence[
 
 
 def _kept(path: Path, number: int, header: Sequence[str], keep: Sequence[str]) -> list[int]:
-    """Where each column stands that is to be kept."""
+    """The position of each column to keep."""
     for name in keep:
         if name not in header:
             raise DataError(f"{path}:{number} has no column {name!r} for --keep: {did_you_mean(name, header)}")
@@ -144,5 +144,5 @@ def _value(cell: str, where: str) -> float:
 
 
 def _listed(columns: Sequence[str]) -> str:
-    """All of a few columns, the first of many."""
+    """The column names, or only the first three if there are more than 12."""
     return ", ".join(columns) if len(columns) <= 12 else f"{len(columns)} columns, {', '.join(columns[:3])} and so on"

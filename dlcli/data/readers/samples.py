@@ -1,4 +1,4 @@
-"""Files of samples, and the reader that suits the kind of data."""
+"""Finds the files with samples and reads them with the reader for the kind of data."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +16,8 @@ _MOST_FILES = 1_000_000
 def sample_files(inputs: Sequence[str], spec: DataSpec, *, tell: Callable[[str], None]) -> Iterator[Path]:
     """The files of `inputs` in order; a folder stands for the images in it, `-` for standard input.
 
-    tell: is given a sentence about the files of a folder that are skipped. DataError for what is no file.
+    tell: called with a sentence about the files of a folder that are skipped. DataError for a missing file, one that is
+    not regular, or a folder without images.
     """
     for text in inputs:
         path = STDIN if text == "-" else Path(text)
@@ -29,9 +30,9 @@ def sample_files(inputs: Sequence[str], spec: DataSpec, *, tell: Callable[[str],
 
 
 def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) -> Samples:
-    """An image file, or the rows of a .csv file or of a stream.
+    """The sample of an image file, or the rows of a .csv file or of a stream.
 
-    keep: columns of a .csv file that are to be kept; ConfigError for them with an image.
+    keep: columns of a .csv file whose text is returned with each row; ConfigError if the file is an image.
     """
     if about.spec.kind != "image" or path.suffix.lower() == ".csv" or is_stream(path):
         return read_rows(path, about.spec, about.feature_names, keep=keep)

@@ -1,4 +1,4 @@
-"""A text file, or a stream, -> text."""
+"""A text file or a stream -> text."""
 
 import errno
 import re
@@ -14,12 +14,13 @@ _MOST_BYTES = 1_000_000_000
 
 
 def is_stream(path: Path) -> bool:
-    """Whether it is a name of standard input, or of what a shell puts in the place of `<(command)`."""
+    """Whether `path` is standard input, or what a shell substitutes for `<(command)`."""
     return path == STDIN or re.fullmatch(r"/dev/fd/[0-9]+", str(path)) is not None
 
 
 def read_text(path: Path, *, streams: bool = False) -> str:
-    """A UTF-8 text file without its byte order mark, lines ended by \\n; DataError says what else it is.
+    """The content of a UTF-8 text file, without a byte order mark and with lines ending in \\n; DataError if it is not
+    UTF-8 text or cannot be read.
 
     streams: whether `path` may be a stream, which can be read only once.
     """
@@ -47,7 +48,7 @@ def read_text(path: Path, *, streams: bool = False) -> str:
 
 
 def _drained(path: Path) -> bytes:
-    """What a stream gives until it ends."""
+    """All bytes of a stream."""
     if path != STDIN:
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
@@ -61,7 +62,7 @@ def _drained(path: Path) -> bytes:
 
 
 def _no_file(path: Path) -> str:
-    """Why `path` is no file, as the end of a sentence."""
+    """Why `path` is not a file, as the end of a sentence."""
     if path.is_dir():
         return "is a folder: name a file in it"
     if path.exists():
