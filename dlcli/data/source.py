@@ -22,7 +22,7 @@ class Source:
     y: int64 (N,) classes from 0 to K - 1, or float32 (N,) targets.
     test_x, test_y: the official test set, if the data has one.
     pixel_max: the value of a white pixel.
-    ordered: rows follow each other (a text), so parts are cut off in order rather than drawn at random.
+    ordered: the order of the rows matters (a text), so splits are contiguous instead of drawn at random.
     """
 
     spec: DataSpec
