@@ -189,7 +189,7 @@ def test_runs_in_every_format(root: Path) -> None:
     table = list(csv.DictReader(io.StringIO(invoke(root, "runs", "--csv")[0])))
     assert table[-1]["best"] == str(rows[-1]["best"])
     markdown = invoke(root, "runs", "--md")[0].splitlines()
-    assert markdown[0].startswith("| run | status | model | data | epochs |")
+    assert markdown[0].startswith("| run | status | model | data |")
     assert len(markdown) == len(rows) + 2
     assert len(invoke(root, "runs", "--limit", "1")[0].splitlines()) == 2
     _, err = invoke(root, "runs", "--json", "--csv", exit_code=2)

@@ -20,8 +20,8 @@ _MOST = 12  # settings shown
 
 _GIVEN = {"given": optional(list_of(TEXT))}
 
-# Keys of config.json that are not settings or have a column of their own.
-_SHOWN = {*table.COLUMNS, "format", "given"}
+# Keys of config.json that are not settings, have a column of their own, or do not change the result.
+_SHOWN = {*table.COLUMNS, "format", "given", "data_dir", "log_every", "checkpoint_every", "keep_last"}
 
 _ORDER = {f.name: place for place, f in enumerate(fields(TrainConfig))}
 
