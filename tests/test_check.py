@@ -479,7 +479,7 @@ def test_what_is_wrong_with_an_installation_is_told_line_by_line(
     missing = tmp_path / "data/KMNIST/raw" / IDX[1]
     assert (lines["kmnist"]["verdict"], lines["kmnist"]["note"]) == (
         "warn",
-        f"{missing} is missing: it is downloaded when it is needed",
+        f"{missing} is missing: it is downloaded when needed",
     )
 
 
