@@ -315,7 +315,7 @@ def test_the_next_command_goes_on_where_one_has_stalled(server: Server, tmp_path
     words = ["train", "rnn", "--data", "tinyshakespeare", "--data-dir", "data", "--steps", "2", "--device", "cpu"]
     words += ["--set", "model.hidden=8", "--set", "data.length=16", "--quiet"]
     result = CliRunner().invoke(app, words)
-    folder = Path("data", "tinyshakespeare")
+    folder = Path.cwd() / "data" / "tinyshakespeare"
     told = cannot(archive, folder, "no byte came for 0.2 s", arrived=50).replace("Things", "tinyshakespeare")
     assert (result.exit_code, result.stdout, result.stderr) == (3, "", f"error: {told}\n")
     assert not Path("runs").exists()
