@@ -204,7 +204,7 @@ def without_times(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_same(found: Any, wanted: Any, *, exact: bool, where: str = "") -> None:
-    """The same values at the same places; numbers within the tolerance unless `exact`. Later versions may add values."""
+    """The same values at the same places; numbers within the tolerance unless `exact`. Later versions may add some."""
     if isinstance(wanted, dict) and isinstance(found, dict):
         assert found.keys() >= wanted.keys(), where
         for name, value in wanted.items():
