@@ -53,8 +53,8 @@ def test_the_help_of_a_small_command_is_this() -> None:
         "Delete runs in the trash for good; without RUN, all of them.\n"
         "\n"
         "Arguments:\n"
-        "  [RUN...]  Runs in the trash: 42, runs/42, latest, best:METRIC, 40:45 or 4,7.\n"
-        "            May be repeated.\n"
+        "  [RUN...]  Runs in the trash: 42, runs/42, names, latest, best:METRIC, 40:45 or\n"
+        "            4,7. May be repeated.\n"
         "\n"
         "Options:\n"
         "  -y, --yes        Delete without asking.\n"
@@ -71,7 +71,7 @@ def test_a_long_name_stands_on_a_line_of_its_own() -> None:
     lines = helped("train").splitlines()
     place = lines.index("  --loss auto|mse|l1|huber|bce|cross-entropy")
     assert lines[place + 1].strip() == "Loss function; auto takes the usual one of the"
-    assert "  --quiet" not in lines and any(line.startswith("  -q, --quiet       Show no progress.") for line in lines)
+    assert "  --quiet" not in lines and any(line.startswith("  -q, --quiet            Show no progress.") for line in lines)
 
 
 def test_a_terminal_gets_the_help_that_a_pipe_gets(tmp_path: "object", dlcli: Dlcli) -> None:
