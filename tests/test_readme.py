@@ -98,7 +98,8 @@ OTHERS = {"--only", "--rounds", "--save"}
 
 def code(page: str) -> list[str]:
     """The lines of code blocks in a page, except Python, and its inline code."""
-    fenced = re.findall(r"^```(?!python)\w*\n(.*?)^```", page, re.M | re.S)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page, re.M | re.S)
+    fenced = [block for language, block in blocks if language != "python"]
     rest = re.sub(r"^```\w*\n.*?^```", "", page, flags=re.M | re.S)
     indented = re.findall(r"^    +(?:\$ )?(.*)$", rest, re.M)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", rest)]
@@ -119,7 +120,7 @@ def what_is_wrong(words: list[str]) -> str | None:
     waiting = iter(words)
     for word in waiting:
         option, equals, _ = word.partition("=")
-        if option.startswith("-"):
+        if option.startswith("-") and option != "-":
             known = options(command, context)
             if option not in known:
                 return option
