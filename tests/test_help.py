@@ -71,7 +71,9 @@ def test_a_long_name_stands_on_a_line_of_its_own() -> None:
     lines = helped("train").splitlines()
     place = lines.index("  --loss auto|mse|l1|huber|bce|cross-entropy")
     assert lines[place + 1].strip() == "Loss function; auto takes the usual one of the"
-    assert "  --quiet" not in lines and any(line.startswith("  -q, --quiet            Show no progress.") for line in lines)
+    assert "  --quiet" not in lines and any(
+        line.startswith("  -q, --quiet            Show no progress.") for line in lines
+    )
 
 
 def test_a_terminal_gets_the_help_that_a_pipe_gets(tmp_path: "object", dlcli: Dlcli) -> None:

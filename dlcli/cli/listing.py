@@ -101,7 +101,7 @@ def datasets(
         return
     rows = [
         {
-            "data": "text:FILE" if name == "text" else name,
+            "data": f"{name}:FILE" if e.file else name,
             "summary": e.summary,
             "task": e.task,
             "shape": e.shape,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.config.layers import stack
-from dlcli.config.schemes import data_entry, model_entry
+from dlcli.config.schemes import data_entry, model_entry, split_file
 from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
 
@@ -22,8 +22,8 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     values = stack({**own, "data": name}, given)
     if values.get("optimizer") == "gd" and "batch_size" not in given:
         values["batch_size"] = "full"
-    if name.startswith("text:"):
-        values["data"] = "text:" + str(Path(name.removeprefix("text:")).absolute())
+    if (found := split_file(name)) is not None:
+        values["data"] = f"{found[0]}:{Path(found[1]).absolute()}"
     if values.get("data_dir"):
         try:
             folder = Path(convert(values["data_dir"], str, name="data_dir")).expanduser()

@@ -25,6 +25,7 @@ class DataEntry:
     """target: "module:attribute" of the loader. defaults: settings that suit the data.
 
     size: training samples (before a validation split) + test samples of an official test set.
+    file: whether it reads a file of the user, named after a colon: `text:FILE`.
     """
 
     target: str
@@ -35,6 +36,7 @@ class DataEntry:
     licence: str
     origin: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    file: bool = False
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -201,6 +203,7 @@ DATASETS: dict[str, DataEntry] = {
         "the file",
         "yours",
         "your file",
+        file=True,
     ),
     "tinyshakespeare": DataEntry(
         "dlcli.data.text:tinyshakespeare",

@@ -16,12 +16,19 @@ def model_entry(name: str) -> ModelEntry:
     raise ConfigError(f"unknown model {name!r}: {meant}")
 
 
+def split_file(name: str) -> tuple[str, str] | None:
+    """`text` and `FILE` of text:FILE; None for a data set that is not named with a file."""
+    kind, colon, path = name.partition(":")
+    return (kind, path) if colon and kind in DATASETS and DATASETS[kind].file else None
+
+
 def data_entry(name: str) -> DataEntry:
     """The entry of a data set (`text:FILE` is that of `text`), or one of a `package.module:Name`; else ConfigError,
     with what was probably meant."""
-    kind = name.partition(":")[0]
-    if name in DATASETS or kind == "text":
-        return DATASETS[kind]
+    if name in DATASETS:
+        return DATASETS[name]
+    if (found := split_file(name)) is not None:
+        return DATASETS[found[0]]
     meant = meant_data(name)
     if meant is None:
         return DataEntry(name, "", "", "", "", "", "")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dlcli.compute import devices
 from dlcli.compute.cost import Cost, choose_eval_batch_size, measure_cost
 from dlcli.compute.threads import choose_threads
+from dlcli.config.schemes import split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
 from dlcli.core.errors import ConfigError
@@ -143,7 +144,7 @@ def resolve_options(config: TrainConfig) -> TrainConfig:
     """`config` with all options of its model and data set, defaults included, checked."""
     model_options = options.resolve(_model_class(config.model), config.model_options, where="model")
     data_options = options.resolve(_loader(config.data), _with_path(config), where="data")
-    data_options.pop("path" if config.data.startswith("text:") else "", None)  # it is in the name
+    data_options.pop("path" if split_file(config.data) else "", None)  # it is in the name
     return config.with_values(model_options=model_options, data_options=data_options)
 
 

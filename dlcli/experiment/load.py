@@ -14,7 +14,7 @@ import torch
 from dlcli.compute import devices
 from dlcli.config.own_code import load
 from dlcli.config.registry import DATASETS
-from dlcli.config.schemes import data_entry, model_entry
+from dlcli.config.schemes import data_entry, model_entry, split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
 from dlcli.core.blame import asked_for, blamed, defined
@@ -126,9 +126,9 @@ def _fitting(source: Source, about: Preprocessing, name: str) -> Source:
 
 
 def _with_path(config: TrainConfig) -> dict[str, Any]:
-    """The options of the data; for `text:FILE` also the path."""
-    kind, colon, path = config.data.partition(":")
-    return config.data_options | ({"path": path} if colon and kind == "text" else {})
+    """The options of the data; for `text:FILE` and its like also the path."""
+    found = split_file(config.data)
+    return config.data_options | ({"path": found[1]} if found else {})
 
 
 def _loader(name: str) -> Callable[..., Source]:

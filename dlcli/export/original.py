@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlcli.config.schemes import split_file
 from dlcli.core.version import __version__
 from dlcli.data.batches import in_order
 from dlcli.data.dataset import Dataset
@@ -129,7 +130,7 @@ class Original:
     def describe(self) -> dict[str, Any]:
         """The metadata of every artifact, without its signature."""
         config, about, state = self.restored.config, self.preprocessing, self.restored.checkpoint.state
-        kind, colon, path = config.data.partition(":")
+        file = split_file(config.data)
         return {
             "dlcli": __version__,
             "run": self.run.number,
@@ -138,7 +139,7 @@ class Original:
             "step": state["step"],
             "model": config.model,
             "model_options": config.model_options,
-            "data": f"text:{Path(path).name}" if kind == "text" and colon else config.data,
+            "data": f"{file[0]}:{Path(file[1]).name}" if file else config.data,
             "fingerprint": self.run.data().get("fingerprint"),
             "task": about.spec.task,
             "dtype": self.dtype,
