@@ -215,7 +215,9 @@ def test_best_compares_runs_on_the_same_data_and_split(tmp_path: Path) -> None:
     [
         ("77", "there is no run 77 in {root}: see `dlcli runs`"),
         ("abc", "there is no run named abc in {root}: see `dlcli runs`"),
-        ("a,b", "'a,b' names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name"),
+        ("a,b", "there is no run named a in {root}: see `dlcli runs`"),
+        ("1,2", "1,2 names 2 runs, but one is wanted"),
+        ("a b", "'a b' names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name"),
         ("../1/..", "'../1/..' names no run: use a number, runs/NUMBER, latest, best:METRIC, FIRST:LAST or a name"),
         ("8:9", "there is no run from 8 to 9 in {root}: see `dlcli runs`"),
         ("best:f1", "no run in {root} has a best f1; the runs here watched val/accuracy"),

@@ -359,6 +359,10 @@ def test_its_main_metric_is_known(tmp_path: Path) -> None:
     run = Run(tmp_path, 1)
     edit(run, model={"name": "gone"})
     assert main_metric(run) == "loss"
+    info = run.info()
+    run.write_info(info | {"best": info["best"] | {"metric": "val/r2"}})  # the one that chose the best checkpoint
+    assert main_metric(run) == "r2"
+    run.write_info(info | {"best": None})
     edit(run, monitor="val/mae")
     assert main_metric(run) == "mae"
 
