@@ -67,7 +67,8 @@ def datasets(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="Show all about this data set, text:FILE, or your own package.module:name."
+            metavar="NAME",
+            help="Show all about this data set, text:FILE, images:FOLDER, or your own package.module:name.",
         ),
     ] = None,
     data_dir: Annotated[
@@ -101,7 +102,7 @@ def datasets(
         return
     rows = [
         {
-            "data": f"{name}:FILE" if e.file else name,
+            "data": f"{name}:{e.file}" if e.file else name,
             "summary": e.summary,
             "task": e.task,
             "shape": e.shape,

@@ -42,10 +42,11 @@ _ZOOS = ("torchvision", "timm")
 # Kinds of data that there will be, and endings of files of theirs.
 _NOT_READ = {
     "table": ("tables", (".csv", ".tsv", ".parquet", ".xlsx", ".json", ".jsonl")),
-    "images": ("images", (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".zip", ".tar", ".gz")),
+    "archive": ("archives", (".zip", ".tar", ".gz", ".tgz")),
     "arrays": ("arrays", (".npy", ".npz", ".pt", ".pth", ".pkl", ".h5", ".hdf5", ".mat", ".safetensors")),
     "texts": ("folders of texts", ()),
 }
+_IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 _TEXTS = (".txt", ".text", ".md", ".rst", ".log")
 
 
@@ -97,8 +98,10 @@ def _as_file(name: str) -> str | None:
     """What can be done with a file or folder, whether it is there or only looks like one."""
     path = Path(name)
     if path.is_dir() or name.endswith("/"):
-        return _not_read("folders")
+        return f"did you mean images:{name}?"
     suffix = path.suffix.lower()
+    if suffix in _IMAGES:
+        return "images are read from a folder that has a sub-folder for each class: name it, images:FOLDER"
     for what, endings in _NOT_READ.values():
         if suffix in endings:
             return _not_read(what)

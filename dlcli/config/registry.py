@@ -25,7 +25,7 @@ class DataEntry:
     """target: "module:attribute" of the loader. defaults: settings that suit the data.
 
     size: training samples (before a validation split) + test samples of an official test set.
-    file: whether it reads a file of the user, named after a colon: `text:FILE`.
+    file: what of the user's own it reads, named after a colon (`text:FILE`); empty for a data set of a fixed name.
     """
 
     target: str
@@ -36,7 +36,7 @@ class DataEntry:
     licence: str
     origin: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    file: bool = False
+    file: str = ""
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -203,7 +203,17 @@ DATASETS: dict[str, DataEntry] = {
         "the file",
         "yours",
         "your file",
-        file=True,
+        file="FILE",
+    ),
+    "images": DataEntry(
+        "dlcli.data.image_folder:images",
+        "image files of your own, a folder for each class: --data images:FOLDER",
+        "classes",
+        "the size that all share, or 3x64x64",
+        "the files",
+        "yours",
+        "your folder",
+        file="FOLDER",
     ),
     "tinyshakespeare": DataEntry(
         "dlcli.data.text:tinyshakespeare",

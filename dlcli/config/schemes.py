@@ -1,4 +1,4 @@
-"""What a name stands for: a registered model or data set, text:FILE, or your own package.module:Name."""
+"""What a name stands for: a registered model or data set, text:FILE, images:FOLDER, or your own package.module:Name."""
 
 from dlcli.config.meant import meant_data, meant_model
 from dlcli.config.registry import DATASETS, MODELS, DataEntry, ModelEntry
@@ -17,7 +17,7 @@ def model_entry(name: str) -> ModelEntry:
 
 
 def split_file(name: str) -> tuple[str, str] | None:
-    """`text` and `FILE` of text:FILE; None for a data set that is not named with a file."""
+    """`text` and `FILE` of text:FILE; None for a data set that is not named with a file or folder."""
     kind, colon, path = name.partition(":")
     return (kind, path) if colon and kind in DATASETS and DATASETS[kind].file else None
 

@@ -1,6 +1,8 @@
 """Dataset: the train, val and test splits of a data set."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -33,6 +35,7 @@ class Dataset:
     fingerprint: sha256 of the data as read.
     typical: of the targets of the training split, how often each class or token occurs (K,), or their mean as the loss
         takes it (1,).
+    resolved, notes: see Source.
     """
 
     preprocessing: Preprocessing
@@ -41,6 +44,8 @@ class Dataset:
     test: Split | None
     fingerprint: str
     typical: Tensor
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def spec(self) -> DataSpec:

@@ -9,12 +9,15 @@ from torch import Tensor
 from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.rows import Normalised, Rows, Tensors
+from dlcli.data.rows import Mapped, Normalised, Rows, Tensors
 from dlcli.data.source import Source
 
 # If there is no official test set, the test split is drawn with this seed and not with the run's, so that all runs on a
 # data set are measured on the same samples.
 _TEST_SEED = 20240229
+
+# Images whose pixels are counted at a time: all of them may be more than the memory holds.
+_AT_ONCE = 1024
 
 # Below it, 1 / std loses digits in float32, or is infinite.
 _SMALLEST_STD = 1e-37
@@ -23,7 +26,7 @@ _SMALLEST_STD = 1e-37
 def prepare(
     source: Source,
     *,
-    val_fraction: float,
+    val_fraction: float | None,
     test_fraction: float | None,
     normalize: bool,
     seed: int,
@@ -34,14 +37,20 @@ def prepare(
 
     An official test set is the test split, and `test_fraction` must then be None. Otherwise that fraction (default 0.2,
     for a text 0.1) is held out, the same samples for every seed. The validation split is drawn with `seed` from the
-    rest. An `ordered` source is cut instead: train, then val, then test.
+    rest. An `ordered` source is cut instead: train, then val, then test. An official validation set is the validation
+    split, and `val_fraction` must then be None.
     preprocessing: used instead of a computed one, to prepare other data of the same shape.
-    ConfigError if `test_fraction` is given with an official test set; DataError if there are too few samples.
+    ConfigError if a fraction is given with an official set; DataError if there are too few samples.
     """
     n = len(source.x)
     fingerprint = _fingerprint(source)
     if source.test_x is not None and test_fraction is not None:
         raise ConfigError(f"test_fraction = {test_fraction} cannot be used with data that has a test set of its own")
+    if source.val_x is not None and val_fraction is not None:
+        raise ConfigError(
+            f"val_fraction = {val_fraction} cannot be used with data that has a validation set of its own"
+        )
+    val_fraction = val_fraction or 0.0
     if test_fraction is None:
         test_fraction = 0.0 if source.test_x is not None else 0.1 if source.ordered else 0.2
     test_size = round(n * test_fraction)
@@ -57,24 +66,35 @@ def prepare(
         preprocessing = _fit(source, train_index, normalize)
 
     def stored(x: Tensor, y: Tensor | None) -> Rows:
-        x = (x.float() if x.is_floating_point() else x).to(device)
+        x = x.float() if x.is_floating_point() else x
+        x = x if source.mapped else x.to(device)
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         if y is not None and preprocessing.spec.task == "regression":
             y = ((y - preprocessing.target_mean) / preprocessing.target_std).float()
         elif y is not None:
             y = y.long()
-        return Normalised(Tensors(x, None if y is None else y.to(device)), preprocessing)
+        y = None if y is None else y.to(device)
+        return Normalised(Mapped(x, y, torch.device(device)) if source.mapped else Tensors(x, y), preprocessing)
 
     rows = stored(source.x, source.y)
     train = Split(rows, train_index.to(device) if test_size or val_size else None)
-    val = Split(rows, val_index.to(device)) if val_size else None
-    test: Split | None
-    if source.test_x is not None:
-        test = Split(stored(source.test_x, source.test_y))
-    else:
-        test = Split(rows, test_index.to(device)) if test_size else None
-    return Dataset(preprocessing, train, val, test, fingerprint, _typical(source, train_index, preprocessing))
+
+    def held_out(x: Tensor | None, y: Tensor | None, index: Tensor) -> Split | None:
+        if x is not None:
+            return Split(stored(x, y))
+        return Split(rows, index.to(device)) if len(index) else None
+
+    return Dataset(
+        preprocessing,
+        train,
+        held_out(source.val_x, source.val_y, val_index),
+        held_out(source.test_x, source.test_y, test_index),
+        fingerprint,
+        _typical(source, train_index, preprocessing),
+        resolved=source.resolved,
+        notes=source.notes,
+    )
 
 
 def _hold_out(index: Tensor, size: int, *, seed: int | None) -> tuple[Tensor, Tensor]:
@@ -111,6 +131,7 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
         feature_names=source.feature_names,
         alphabet=source.alphabet,
         pixel_max=source.pixel_max,
+        crop=source.crop,
     )
 
 
@@ -130,8 +151,11 @@ def _mean_and_std(x: Tensor, index: Tensor) -> tuple[tuple[float, ...], tuple[fl
     if x.dtype == torch.uint8:
         # Counting how often each of the 256 values occurs is exact and needs no float copy of the images.
         values = torch.arange(256, dtype=torch.float64)
-        rows = x if len(index) == len(x) else x[index]
-        counts = torch.stack([rows[:, c].flatten().bincount(minlength=256) for c in range(x.shape[1])]).double()
+        counts = torch.zeros(x.shape[1], 256, dtype=torch.int64)
+        for part in index.split(_AT_ONCE):
+            rows = x[part]
+            counts += torch.stack([rows[:, c].flatten().bincount(minlength=256) for c in range(x.shape[1])])
+        counts = counts.double()
         total = counts.sum(1)
         mean = counts @ values / total
         std = (counts @ values.square() / total - mean.square()).clamp_min(0).sqrt()
@@ -160,9 +184,12 @@ def _refuse_tiny(std: Sequence[float], names: Sequence[str]) -> None:
 
 
 def _fingerprint(source: Source) -> str:
-    """sha256 of all values of the source, in the order in which they were read."""
+    """The digest of the source, else the sha256 of all its values, in the order in which they were read."""
+    if source.digest:
+        return source.digest
     digest = hashlib.sha256()
-    for tensor in (source.x, source.y, source.test_x, source.test_y):
+    own_val = () if source.val_x is None else (source.val_x, source.val_y)
+    for tensor in (source.x, source.y, source.test_x, source.test_y, *own_val):
         if tensor is None:
             digest.update(b"none")
         else:

@@ -22,6 +22,8 @@ class Preprocessing:
     target_mean, target_std: of the target of a regression, in its own units; 0 and 1 if it is not normalised.
     alphabet: the characters of a text; token i is the i-th.
     pixel_max: the raw value of a white pixel.
+    crop: how an image file is fitted to the input: `centre` or `stretch`, see readers/pictures.py; empty if the
+        training data were no image files.
     """
 
     spec: DataSpec
@@ -33,6 +35,7 @@ class Preprocessing:
     feature_names: tuple[str, ...] = ()
     alphabet: str = ""
     pixel_max: float = 255.0
+    crop: str = ""
 
     def apply(self, x: Tensor) -> Tensor:
         """Raw (N, ...) values -> model input: float32, normalised, channels-last images; tokens are unchanged."""
@@ -72,12 +75,14 @@ class Preprocessing:
             "feature_names": list(self.feature_names),
             "alphabet": self.alphabet,
             "pixel_max": self.pixel_max,
+            **({"crop": self.crop} if self.crop else {}),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
         """The inverse of `as_dict`; ValueError if the values are invalid or do not match each other."""
         check(values, _FIELDS, needed=True)
+        check(values, _OPTIONAL)
         spec = DataSpec.from_dict(values["spec"])
         # A list with one value per channel, class, feature or token is complete or empty.
         classes = 2 if spec.task == "binary" else spec.outputs
@@ -98,6 +103,7 @@ class Preprocessing:
             feature_names=tuple(values["feature_names"]),
             alphabet=values["alphabet"],
             pixel_max=values["pixel_max"],
+            crop=values.get("crop", ""),
         )
 
 
@@ -107,3 +113,4 @@ _FIELDS = {
     "spec": TABLE, "mean": list_of(NUMBER), "std": list_of(_POSITIVE), "target_mean": NUMBER, "target_std": _POSITIVE,
     "class_names": list_of(TEXT), "feature_names": list_of(TEXT), "alphabet": TEXT, "pixel_max": _POSITIVE,
 }  # fmt: skip
+_OPTIONAL = {"crop": Kind("centre or stretch", lambda v: v in ("", "centre", "stretch"))}

@@ -64,6 +64,30 @@ class Tensors:
         return x, None if self.y is None else self.y.index_select(0, indices)
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """Images in a memory-mapped file: only the rows of a batch are read, and copied to the device.
+
+    x: uint8 (N, C, H, W) in channels-last memory, on the CPU. y: (N,) on the device, or None.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    device: torch.device
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self.y is None else self.y.nbytes
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
+        x, _ = Tensors(self.x, None).take(indices if isinstance(indices, slice) else indices.cpu())
+        y = None if self.y is None else self.y[indices]
+        return x.to(self.device), y
+
+
 class Normalised:
     """Rows as model input: the values stored in `rows` are converted to float32 and normalised batch by batch.
 

@@ -1,8 +1,8 @@
 """Source: what a loader returns, before splitting and normalising, and the check of it."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,15 @@ class Source:
     x: uint8 (N, C, H, W) images, float32 (N, F) features, or integer (N, T) tokens. For next-token data
         each row has T + 1 tokens and there is no y.
     y: int64 (N,) classes from 0 to K - 1, or float32 (N,) targets.
-    test_x, test_y: the official test set, if the data has one.
+    test_x, test_y: the official test set, if the data has one; val_x, val_y: the official validation set.
     pixel_max: the value of a white pixel.
     ordered: the order of the rows matters (a text), so splits are contiguous instead of drawn at random.
+    crop: how image files were fitted to the shape of `x`: see data/readers/pictures.py; empty if they were not files.
+    digest: what identifies the content, such as a sha256 over all files; empty if the values are to be hashed.
+    mapped: whether the inputs lie in a memory-mapped file, from which only the rows of a batch are read. The tensors
+        are then uint8 images in channels-last memory.
+    resolved: options that were left to the loader, with the values that it chose.
+    notes: what a person should know of the data, one sentence each.
     """
 
     spec: DataSpec
@@ -35,7 +41,16 @@ class Source:
     alphabet: str = ""
     pixel_max: float = 255.0
     ordered: bool = False
+    val_x: Tensor | None = None
+    val_y: Tensor | None = None
+    crop: str = ""
+    digest: str = ""
+    mapped: bool = False
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
+
+_PAIRS = (("x", "y"), ("val_x", "val_y"), ("test_x", "test_y"))
 
 # Data types of a tensor of numbers.
 _NUMBERS = {
@@ -58,20 +73,18 @@ def sound(source: object) -> Source:
     try:
         described = Preprocessing(
             source.spec, class_names=source.class_names, feature_names=source.feature_names, alphabet=source.alphabet,
-            pixel_max=source.pixel_max,
+            pixel_max=source.pixel_max, crop=source.crop,
         )  # fmt: skip
         Preprocessing.from_dict(described.as_dict())
     except TypeError as error:
         raise ValueError(f"its names are not lists of texts: {error}") from None
-    plain = dataclasses.replace(
-        source, x=_plain(source.x), y=_plain(source.y), test_x=_plain(source.test_x), test_y=_plain(source.test_y)
-    )
-    _check_input(plain, "x")
-    y, test_y = _checked_targets(plain, "y", of="x"), plain.test_y
-    if plain.test_x is not None or plain.test_y is not None:
-        _check_input(plain, "test_x")
-        test_y = _checked_targets(plain, "test_y", of="test_x")
-    return dataclasses.replace(plain, y=y, test_y=test_y)
+    plain = dataclasses.replace(source, **{name: _plain(getattr(source, name)) for pair in _PAIRS for name in pair})
+    targets = {}
+    for x, y in _PAIRS:
+        if x == "x" or getattr(plain, x) is not None or getattr(plain, y) is not None:
+            _check_input(plain, x)
+            targets[y] = _checked_targets(plain, y, of=x)
+    return dataclasses.replace(plain, **targets)
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """The data of a config: read by its loader, checked and split."""
 
-import os
 import re
 import types
 import typing
@@ -18,6 +17,7 @@ from dlcli.config.schemes import data_entry, model_entry, split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
 from dlcli.core.blame import asked_for, blamed, defined
+from dlcli.core.cache import user_cache
 from dlcli.core.errors import ConfigError, DataError, ResourceError
 from dlcli.core.seeds import derive
 from dlcli.data.dataset import Dataset
@@ -51,6 +51,8 @@ def load_data(
         with its alphabet.
     fingerprint: of the data that a model was trained on; DataError if this data is different.
     """
+    # Of data that is named instead of the run's own, a validation set of its own is used without a question.
+    val_given = "val_fraction" in config.given and name is None
     if name is not None and name != config.data:
         same_loader = data_entry(name).target == data_entry(config.data).target
         kept = config.data_options if same_loader else {}
@@ -68,7 +70,7 @@ def load_data(
         source = _fitting(source, preprocessing, config.data)
     found = prepare(
         source,
-        val_fraction=config.val_fraction,
+        val_fraction=config.val_fraction if source.val_x is None or val_given else None,
         test_fraction=config.test_fraction,
         normalize=config.normalize,
         seed=derive(config.seed, "split"),
@@ -82,10 +84,7 @@ def load_data(
 
 def data_folder(config: TrainConfig) -> Path:
     """The folder of all data sets: `data_dir`, else a folder in the user's cache."""
-    if config.data_dir:
-        return Path(config.data_dir)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "dlcli" / "data"
+    return Path(config.data_dir) if config.data_dir else user_cache() / "data"
 
 
 def read_source(config: TrainConfig) -> Source:
@@ -121,6 +120,11 @@ def _fitting(source: Source, about: Preprocessing, name: str) -> Source:
         raise DataError(
             f"data {name} ({source.spec}, {source.spec.outputs} outputs, {source.spec.task}) does not have the shape "
             f"that the model was trained on ({about.spec}, {about.spec.outputs} outputs, {about.spec.task})"
+        )
+    if source.crop and about.crop and source.class_names != about.class_names:
+        raise DataError(
+            f"the classes of data {name} ({', '.join(source.class_names[:10])}) are not those that the model was "
+            f"trained on ({', '.join(about.class_names[:10])}): name the folders of the classes alike"
         )
     return source
 

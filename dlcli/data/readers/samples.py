@@ -40,13 +40,14 @@ def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) 
         raise ConfigError(f"--keep {keep[0]} is for columns of .csv files, and {path} is none")
     from dlcli.data.readers.images import read_image
 
-    return Samples([str(path)], read_image(path, about.spec.input_shape, white=about.pixel_max)[None], [{}])
+    pixels = read_image(path, about.spec.input_shape, white=about.pixel_max, crop=about.crop)
+    return Samples([str(path)], pixels[None], [{}])
 
 
 def _images_in(folder: Path, spec: DataSpec, *, tell: Callable[[str], None]) -> list[Path]:
     if spec.kind != "image":
         raise DataError(f"{folder} is a folder: name the files")
-    from dlcli.data.readers.images import SUFFIXES
+    from dlcli.data.readers.pictures import SUFFIXES
 
     files = files_below(folder, most=_MOST_FILES)
     shown = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
