@@ -16,7 +16,7 @@ from dlcli.core.spec import DataSpec
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.prepare import _fingerprint, prepare
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.source import Source
+from dlcli.data.source import Source, sound
 from dlcli.data.text import from_text
 
 FEATURES = DataSpec("multiclass", "features", (3,), 4)
@@ -330,11 +330,28 @@ def test_the_fingerprint_changes_with_every_value() -> None:
     assert _fingerprint(flat) != _fingerprint(images())
 
 
-# Every data set that needs no download
+def test_a_validation_set_of_its_own_is_the_val_split_and_counts_in_the_fingerprint() -> None:
+    val = {"val_x": images().x[:7], "val_y": torch.arange(7) % 2}
+    data = prepared(images(**val), val_fraction=None)
+    assert [len(data.split(part)) for part in ("train", "val", "test")] == [48, 7, 12]
+    assert everything(data.split("val"))[1].tolist() == [0, 1, 0, 1, 0, 1, 0]
+    other = images(**val | {"val_y": torch.zeros(7, dtype=torch.long)})
+    prints = {prepared(source, val_fraction=None).fingerprint for source in (images(), images(**val), other)}
+    assert len(prints) == 3
+    with pytest.raises(ConfigError) as caught:
+        prepared(images(**val), val_fraction=0.2)
+    assert str(caught.value) == "val_fraction = 0.2 cannot be used with data that has a validation set of its own"
+    with pytest.raises(ValueError) as wrong:
+        sound(images(**val | {"val_y": torch.full((7,), 9)}))
+    assert str(wrong.value).startswith("val_y[0] is 9, but classes are whole numbers from 0 to ")
+    with pytest.raises(ValueError) as wrong:
+        sound(images(val_x=val["val_x"]))
+    assert str(wrong.value) == "val_y is None, but (7,) is expected, one target per row of val_x"
 
-LOCAL = [
-    name for name, entry in DATASETS.items() if "download" not in entry.origin and "data folder" not in entry.origin
-]
+
+# Every data set that needs no download and no files of one's own but a text (images: test_image_folder.py)
+
+LOCAL = [name for name, entry in DATASETS.items() if "download" not in entry.origin and entry.file != "FOLDER"]
 
 
 def source_of(name: str, folder: Path) -> Source:

@@ -38,10 +38,16 @@ READ = (
         ("train cnn --data mine.py", "unknown data 'mine.py': did you mean mine:load?"),
         ("train cnn --data foo.csv", f"unknown data 'foo.csv': tables {READ}"),
         ("train cnn --data a/b/X.npz", f"unknown data 'a/b/X.npz': arrays {READ}"),
-        ("train cnn --data photos", f"unknown data 'photos': folders {READ}"),
-        ("train cnn --data nowhere/", f"unknown data 'nowhere/': folders {READ}"),
+        ("train cnn --data photos", "unknown data 'photos': did you mean images:photos?"),
+        ("train cnn --data nowhere/", "unknown data 'nowhere/': did you mean images:nowhere/?"),
+        (
+            "train cnn --data cat.JPG",
+            "unknown data 'cat.JPG': images are read from a folder that has a sub-folder for each class: name it, "
+            "images:FOLDER",
+        ),
+        ("train cnn --data photos.zip", f"unknown data 'photos.zip': archives {READ}"),
         ("train cnn --data table:foo.csv", f"unknown data 'table:foo.csv': tables {READ}"),
-        ("train cnn --data images:photos", f"unknown data 'images:photos': images {READ}"),
+        ("train cnn --data archive:a.zip", f"unknown data 'archive:a.zip': archives {READ}"),
         ("train rnn --data story.txt", "unknown data 'story.txt': did you mean text:story.txt?"),
         ("train rnn --data README", "unknown data 'README': did you mean text:README?"),
         ("train cnn digits", "unexpected extra argument digits: did you mean --data digits?"),
@@ -86,12 +92,12 @@ def test_a_setting_of_another_tool_in_a_file_and_in_the_environment(dlcli: Dlcli
 
 
 def test_own_code_of_such_a_name_is_still_own_code(dlcli: Dlcli, tmp_path: Path) -> None:
-    (tmp_path / "images.py").write_text(
+    (tmp_path / "arrays.py").write_text(
         "from dlcli import Source\nfrom dlcli.data.builtin import digits\n\n\n"
         "def load(data_dir) -> Source:\n    return digits(data_dir)\n"
     )
-    done = dlcli("train", "mlp", "--data", "images:load", "--epochs", "1", "--device", "cpu")
-    assert "on images:load (1,294 train" in done.stderr
+    done = dlcli("train", "mlp", "--data", "arrays:load", "--epochs", "1", "--device", "cpu")
+    assert "on arrays:load (1,294 train" in done.stderr
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4])

@@ -30,7 +30,7 @@ def test_every_data_set_is_a_function_of_the_data_folder(name: str) -> None:
     found = load(DATASETS[name].target)
     assert found.__doc__ or name == "text"
     assert list(inspect.signature(found).parameters)[0] == "data_dir"
-    given = {"path": "a.txt"} if name == "text" else {}
+    given = {"path": "a.txt"} if DATASETS[name].file else {}
     assert options.resolve(found, given, where="data") == options.defaults(found) | given
 
 

@@ -83,6 +83,8 @@ def meant_data(name: str) -> str | None:
         return f"it is a model, as in `dlcli train {name}`"
     if any(plain_name(name) == plain_name(ours) for ours in DATASETS):
         return did_you_mean(name, DATASETS)
+    if Path(name).suffix.lower() in _IMAGES:
+        return "images are read from a folder that has a sub-folder for each class: name it, images:FOLDER"
     return _as_own_code(name, "load") or _as_file(name) or did_you_mean(name, DATASETS)
 
 
@@ -100,8 +102,6 @@ def _as_file(name: str) -> str | None:
     if path.is_dir() or name.endswith("/"):
         return f"did you mean images:{name}?"
     suffix = path.suffix.lower()
-    if suffix in _IMAGES:
-        return "images are read from a folder that has a sub-folder for each class: name it, images:FOLDER"
     for what, endings in _NOT_READ.values():
         if suffix in endings:
             return _not_read(what)

@@ -152,7 +152,7 @@ def _mean_and_std(x: Tensor, index: Tensor) -> tuple[tuple[float, ...], tuple[fl
         # Counting how often each of the 256 values occurs is exact and needs no float copy of the images.
         values = torch.arange(256, dtype=torch.float64)
         counts = torch.zeros(x.shape[1], 256, dtype=torch.int64)
-        for part in index.split(_AT_ONCE):
+        for part in torch.split(index, _AT_ONCE):
             rows = x[part]
             counts += torch.stack([rows[:, c].flatten().bincount(minlength=256) for c in range(x.shape[1])])
         counts = counts.double()

@@ -79,7 +79,7 @@ def sound(source: object) -> Source:
     except TypeError as error:
         raise ValueError(f"its names are not lists of texts: {error}") from None
     plain = dataclasses.replace(source, **{name: _plain(getattr(source, name)) for pair in _PAIRS for name in pair})
-    targets = {}
+    targets: dict[str, Any] = {}
     for x, y in _PAIRS:
         if x == "x" or getattr(plain, x) is not None or getattr(plain, y) is not None:
             _check_input(plain, x)

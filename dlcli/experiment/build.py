@@ -107,7 +107,7 @@ def build(
     torch.set_num_threads(1 if config.threads == "auto" else config.threads)
     config = resolve_options(config)
     data = load_data(config, device=device, fingerprint=fingerprint)
-    config = config.with_values(data_options=config.data_options | data.resolved)
+    config = config.with_values(data_options={**config.data_options, **data.resolved})
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
