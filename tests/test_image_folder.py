@@ -161,19 +161,16 @@ def test_the_shorter_side_is_scaled_and_the_centre_cut_out(tmp_path: Path) -> No
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_large_photograph_is_decoded_smaller_and_still_looks_the_same(turned: bool, tmp_path: Path) -> None:
     folder(tmp_path / "photos", count=1)
-    y, x = np.mgrid[0:960, 0:1280]
-    pixels = np.stack([x / 5, y / 4, (x + y) / 9], 2).astype(np.uint8)
+    coarse = np.random.default_rng(0).integers(0, 256, (240, 320, 3)).astype(np.uint8)
+    pixels = np.asarray(Image.fromarray(coarse).resize((1280, 960)))
     exif = Image.Exif()
     exif[0x0112] = 6 if turned else 1
-    file = tmp_path / "photos/ants/0.jpg"
-    Image.fromarray(pixels).save(file, quality=95, exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "photos/ants/0.jpg", quality=95, exif=exif)
     upright = Image.fromarray(np.rot90(pixels, -1) if turned else pixels)
-    side = (32, 43) if turned else (43, 32)
-    expected = np.asarray(
-        upright.resize(side).crop((side[0] // 2 - 16, side[1] // 2 - 16, side[0] // 2 + 16, side[1] // 2 + 16))
-    )
+    expected = np.asarray(upright.resize((32, 32), box=(0, 160, 960, 1120) if turned else (160, 0, 1120, 960)))
     found = read(tmp_path / "photos", size=32).x[0].permute(1, 2, 0).numpy()
-    assert np.abs(found.astype(int) - expected).max() <= 4
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.mean() < 1 and difference.max() < 8
 
 
 @pytest.mark.parametrize("crop", ["centre", "stretch"])
@@ -224,10 +221,11 @@ def test_the_size_is_the_one_that_all_share(sizes: list[tuple[int, int]], expect
     assert source.resolved == {"channels": "colour"} | ({"size": 64} if expected[1] == 64 else {})
 
 
-def test_one_image_of_another_size_among_many_changes_the_size_of_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["77", "78"])  # neighbours: a guess from a few files has not seen both
+def test_one_image_of_another_size_among_many_changes_the_size_of_all(name: str, tmp_path: Path) -> None:
     folder(tmp_path / "photos", count=100)
     assert read(tmp_path / "photos").spec.input_shape == (3, 10, 12)
-    photo(tmp_path / "photos/bees/77.png", size=(13, 10))
+    photo(tmp_path / f"photos/bees/{name}.png", size=(13, 10))
     source = read(tmp_path / "photos")
     assert source.spec.input_shape == (3, 64, 64) and len(source.x) == 200
 
