@@ -167,8 +167,8 @@ def test_a_large_photograph_is_decoded_smaller_and_still_looks_the_same(turned: 
     exif[0x0112] = 6 if turned else 1
     Image.fromarray(pixels).save(tmp_path / "photos/ants/0.jpg", quality=95, exif=exif)
     upright = Image.fromarray(np.rot90(pixels, -1) if turned else pixels)
-    expected = np.asarray(upright.resize((32, 32), box=(0, 160, 960, 1120) if turned else (160, 0, 1120, 960)))
-    found = read(tmp_path / "photos", size=32).x[0].permute(1, 2, 0).numpy()
+    expected = np.asarray(upright.resize((160, 160), box=(0, 160, 960, 1120) if turned else (160, 0, 1120, 960)))
+    found = read(tmp_path / "photos", size=160).x[0].permute(1, 2, 0).numpy()
     difference = np.abs(found.astype(int) - expected)
     assert difference.mean() < 1 and difference.max() < 8
 
