@@ -113,7 +113,7 @@ def test_damage_leads_to_decoding_again(storage: Any, damage: str, root: Path, c
         described.write_text("" if damage == "empty json" else '{"shape": [1, 2], "sha256": 3}')
     assert same(first, read(root, storage=storage))
     assert same(first, read(root))
-    assert {path.suffix for path in cache.iterdir()} == {".pixels", ".json", ".files", ".lock"}
+    assert {path.suffix for path in cache.iterdir()} == {".pixels", ".json", ".sums", ".files", ".lock"}
 
 
 def train(*words: str) -> "subprocess.Popen[str]":
@@ -128,7 +128,7 @@ def test_two_that_need_it_at_once_both_get_it(tmp_path: Path, cache: Path) -> No
     assert [child.returncode for child in both] == [0, 0], told
     found = [(tmp_path / name / "1/data.json").read_text() for name in ("one", "two")]
     assert found[0] == found[1]
-    assert {path.suffix for path in cache.iterdir()} == {".pixels", ".json", ".files", ".lock"}
+    assert {path.suffix for path in cache.iterdir()} == {".pixels", ".json", ".sums", ".files", ".lock"}
     only(cache, "*.pixels")
 
 

@@ -424,28 +424,41 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
 # Runs on data that changes, or that is other data
 
 
-def test_changed_images_are_told_by_eval_and_resume(call: Call, tmp_path: Path) -> None:
+def test_changed_images_are_told_by_eval_and_resume(call: Call, cache: Path, tmp_path: Path) -> None:
     root = folder(tmp_path / "photos", count=10)
     assert call("train", "cnn", "--data", "images:photos", "--epochs", "1")[0] == 0
     name = f"images:{root}"
-    changed = (
-        f"error: data {name} has changed since the model was trained on it: restore it, or use it as it is now with "
-        f"--data {name}\n"
-    )
+
+    def changed(what: str) -> tuple[int, str, str]:
+        return (
+            3,
+            "",
+            f"error: data {name} has changed since the model was trained on it{what}: restore it, or use it as it is "
+            f"now with --data {name}\n",
+        )
+
     file = root / "ants/3.png"
     before = file.read_bytes()
     photo(file, seed=4711)
-    assert call("eval", "1") == (3, "", changed)
-    assert call("resume", "1", "--epochs", "2") == (3, "", changed)
+    photo(root / "bees/new.png")
+    assert call("eval", "1") == changed(" (1 new, 1 changed)")
+    assert call("resume", "1", "--epochs", "2") == changed(" (1 new, 1 changed)")
     assert call("eval", "1", "--data", name)[0] == 0
     file.write_bytes(before)
+    (root / "bees/new.png").unlink()
     assert call("eval", "1")[0] == 0
     file.rename(root / "ants/33.png")
-    assert call("eval", "1") == (3, "", changed)
+    assert call("eval", "1") == changed(" (1 new, 1 missing)")
+    for sums in cache.glob("*.sums"):
+        sums.write_text("junk")
+    assert call("eval", "1") == changed("")
     file.hardlink_to(root / "ants/33.png")
-    assert call("eval", "1") == (3, "", changed)
     (root / "ants/33.png").unlink()
     assert call("eval", "1")[0] == 0
+    (root / "wasps").mkdir()
+    file.rename(root / "wasps/3.png")
+    assert call("eval", "1") == changed(" (1 new, 1 missing)")
+    (root / "wasps/3.png").rename(file)
     root.rename(tmp_path / "moved")
     assert call("eval", "1")[0] == 3
     assert "exact: no" in call("resume", "1", "--epochs", "2", "--data", "images:moved")[2]

@@ -1,7 +1,8 @@
 """Decoded images, kept in the user's cache: each set of files is decoded once for each size.
 
 `KEY.pixels` holds uint8 pixels (N, H, W, C); KEY is the sha256 of what they are made of: names and contents of the
-files, and how they were fitted. `KEY.json` is written last; without it there is no entry. `FOLDER.files` tells, of each
+files, and how they were fitted. `KEY.sums` lists the files with their sha256, so that it can be told what has changed.
+`KEY.json` is written last; without it there is no entry. `FOLDER.files` tells, of each
 file of a folder, what it held when it was last changed, so that unchanged files are not read again. The lock of a
 folder lets one process decode, and others wait for it.
 """
@@ -239,12 +240,35 @@ def _write(place: _Place, fit: Fit, wanted: Wanted) -> list[Facts]:
                 key = _key(place.names, facts, fit)
                 os.replace(temporary, place.folder / f"{key}.pixels")
                 flush_folder(place.folder)
+                sums = {name: fact.sha256 for name, fact in zip(place.names, facts, strict=True)}
+                write_bytes(place.folder / f"{key}.sums", json.dumps(sums).encode())
                 shape = [count, fit.height, fit.width, fit.channels]
                 described = {"shape": shape, "sha256": digest.hexdigest(), "folder": str(place.root)}
                 write_json(place.folder / f"{key}.json", described)
     finally:
         temporary.unlink(missing_ok=True)
     return facts
+
+
+def changes(before: str, after: str) -> str:
+    """`3 new, 1 missing, 2 changed`: how the files of two keys differ; empty if the cache does not know."""
+    try:
+        one, other = (_sums(key) for key in (before, after))
+    except (OSError, ValueError):
+        return ""
+    counts = {
+        "new": len(other.keys() - one.keys()),
+        "missing": len(one.keys() - other.keys()),
+        "changed": sum(one[name] != other[name] for name in one.keys() & other.keys()),
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
+def _sums(key: str) -> dict[str, str]:
+    found = parse_json(read_bytes(user_cache() / "images" / f"{key}.sums", most=_MOST_FILES_JSON))
+    if not isinstance(found, dict):
+        raise ValueError
+    return found
 
 
 @contextlib.contextmanager

@@ -61,8 +61,8 @@ def load_data(
         )
     source = read_source(config)
     changed = (
-        f"data {config.data} has changed since the model was trained on it: restore it, or use it as it is now with "
-        f"--data {config.data}"
+        f"data {config.data} has changed since the model was trained on it{_difference(source, fingerprint)}: restore "
+        f"it, or use it as it is now with --data {config.data}"
     )
     if preprocessing is not None:
         if fingerprint is not None and (source.spec, source.alphabet) != (preprocessing.spec, preprocessing.alphabet):
@@ -80,6 +80,16 @@ def load_data(
     if fingerprint is not None and found.fingerprint != fingerprint:
         raise DataError(changed)
     return found
+
+
+def _difference(source: Source, fingerprint: str | None) -> str:
+    """` (3 new, 1 changed)` for the files of a folder, as far as it is known, or nothing."""
+    if not source.crop or fingerprint is None or not re.fullmatch("[0-9a-f]{64}", fingerprint):
+        return ""
+    from dlcli.data.image_cache import changes
+
+    told = changes(fingerprint, source.digest)
+    return f" ({told})" if told else ""
 
 
 def data_folder(config: TrainConfig) -> Path:
