@@ -112,7 +112,7 @@ def _read(path: str) -> tuple[Stamp, bytes]:
     with open(open_regular(path), "rb") as file:
         stamp = stamp_of(os.fstat(file.fileno()))
         assert stamp is not None
-        return stamp, file.read(MOST_BYTES + 1)
+        return stamp, file.read(min(stamp.size, MOST_BYTES) + 1)
 
 
 def _cores() -> int:
