@@ -365,6 +365,12 @@ def test_a_test_file_is_the_test_split_and_its_dots_are_taken_off(tmp_path: Path
     )
 
 
+def test_the_path_of_a_test_file_does_not_depend_on_the_current_folder(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig("mlp", data="table:a.csv", data_options={"target": "y", "test": "later/b.csv"})
+    assert (config.data, config.data_options["test"]) == (f"table:{tmp_path}/a.csv", f"{tmp_path}/later/b.csv")
+
+
 # The task
 
 

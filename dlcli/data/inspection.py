@@ -28,7 +28,7 @@ def described(opened: Opened, encoding: Encoding) -> list[dict[str, Any]]:
                 "type": column.kind,
                 "missing": int((cells.codes < 0).sum()),
                 "distinct": len(cells.values),
-                "examples": [cells.values[place][:40] for place in frequent],
+                "examples": [cells.values[place][:24] for place in frequent],
                 "features": len(column.features),
                 "treatment": _treatment(column, opened),
             }
