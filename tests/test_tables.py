@@ -325,7 +325,8 @@ def test_classes_have_the_same_share_in_every_split(tmp_path: Path) -> None:
 def test_a_class_of_one_row_is_trained_on(tmp_path: Path) -> None:
     frame = people(100).assign(y=["only"] + ["a", "b", "c"] * 33)
     for seed in range(5):
-        data = loaded(written(tmp_path, frame), "y", settings={"seed": seed})
+        settings = {"seed": seed, "val_fraction": 0.8, "test_fraction": 0.6}
+        data = loaded(written(tmp_path, frame), "y", settings=settings)
         assert 0 in data.train.index and data.preprocessing.class_names == ("a", "b", "c", "only")
 
 
@@ -617,6 +618,8 @@ def test_resume_refuses_a_changed_table(dlcli: Dlcli, tmp_path: Path) -> None:
         f"with --data table:{path}\n"
     )
     assert json.loads(dlcli("eval", "1", "--data", f"table:{path}", "--json").stdout)["samples"] == 40
+    written(tmp_path, people().assign(age="old"))
+    assert dlcli("eval", "1", check=3).stderr == done.stderr
 
 
 # Inspect
@@ -657,6 +660,13 @@ def test_inspect_tells_what_would_be_made_of_a_table(dlcli: Dlcli, tmp_path: Pat
 def test_inspect_warns_of_rare_classes_and_correlated_numbers(dlcli: Dlcli, tmp_path: Path) -> None:
     frame = people()[["age", "city", "income"]].assign(y=["rare"] * 6 + ["often"] * 194)
     frame["twice"] = frame["income"] * 2 + 1
+    frame["price"] = frame["city"].map({"Bern": 9.0, "Köln": 5.0, "Paris": -2.0}).fillna(1.0) + frame["income"] / 1e6
+    written(tmp_path, frame)
+    words = ("table:a.csv", "--target", "price", "--set", "data.drop=age,twice,income", "--json")
+    assert json.loads(dlcli("datasets", "inspect", *words).stdout)["warnings"] == [
+        "city alone predicts price (correlation ratio 1.000): is it known before the answer?"
+    ]
+    frame = frame.drop(columns="price")
     written(tmp_path, frame)
     found = json.loads(dlcli("datasets", "inspect", "table:a.csv", "--target", "y", "--json").stdout)
     assert found["warnings"] == ["class rare of y has 3.00% of the rows"]
