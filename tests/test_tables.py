@@ -20,6 +20,8 @@ from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.readers.tables import read_table
 from dlcli.experiment.load import load_data
 from tests.conftest import DATA_DIR, Dlcli, needs_data
+from tests.evil import NAMES
+from tests.test_evil import COMMANDS_A_TERMINAL
 
 CITIES = ("Bern", "Köln", "Paris")
 
@@ -688,6 +690,23 @@ def test_inspect_needs_data_and_only_it_takes_settings(dlcli: Dlcli) -> None:
     assert {name: sum(parts.values()) for name, parts in found["classes"].items()} == {
         "setosa": 50, "versicolor": 50, "virginica": 50,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [NAMES[:6], NAMES[6:]])
+def test_names_and_values_of_a_file_never_command_a_terminal(names: Any, dlcli: Dlcli, tmp_path: Path) -> None:
+    names = [name.replace("\x00", "") for name in names]
+    frame = pd.DataFrame({name: [str(i) + names[i % 3] for i in range(60)] for name in names})
+    frame = frame.assign(size=np.random.default_rng(0).normal(size=60), y=[names[i % 3] for i in range(60)])
+    frame[names[0]] = [names[i % 2] for i in range(60)]
+    written(tmp_path, frame, quoting=1)
+    done = [dlcli("datasets", "inspect", "table:a.csv", "--target", "y")]
+    done += [dlcli("train", "logistic", "--data", "table:a.csv", "--target", "y", "--epochs", "1", "--device", "cpu")]
+    done += [dlcli("train", "mlp", "--data", "table:a.csv", "--target", "z", check=2)]
+    done += [dlcli("eval", "1"), dlcli("predict", "1", "a.csv", "--probabilities")]
+    written(tmp_path, frame.drop(columns=names[0]), "b.csv", quoting=1)
+    done += [dlcli("predict", "1", "b.csv", check=3)]
+    for each in done:
+        assert not COMMANDS_A_TERMINAL.search(each.stdout + each.stderr)
 
 
 # Files as people have them

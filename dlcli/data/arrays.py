@@ -110,6 +110,8 @@ def _read(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             if file.is_file()
         }
         return {name: _array(read, f"{path}/{name}.npy") for name, read in readers.items()}
+    if not path.is_file():
+        raise DataError(f"{path} is no regular file")
     if path.suffix.lower() == ".npz":
         return _from_npz(path)
     if path.suffix.lower() == ".safetensors":

@@ -28,6 +28,7 @@ MISSING = frozenset(("", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", 
 _DELIMITERS = ",;\t|"
 _SAMPLE = 100_000  # characters in which the delimiter is looked for
 _CHUNK = 20_000  # rows
+_PIECE = 1 << 20  # bytes
 _MOST_COLUMNS = 10_000
 
 
@@ -107,12 +108,15 @@ def _inflated(path: Path, content: bytes) -> bytes:
         return content
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-            content = file.read(MOST_BYTES + 1)
+            size = 0
+            while size <= MOST_BYTES and (piece := file.read(_PIECE)):  # counted before it takes memory
+                size += len(piece)
+            if size > MOST_BYTES:
+                raise DataError(f"{path} unpacks to more than {MOST_BYTES:,} bytes")
+            file.seek(0)
+            return file.read(size)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is a damaged .gz file: {error}") from None
-    if len(content) > MOST_BYTES:
-        raise DataError(f"{path} unpacks to more than {MOST_BYTES:,} bytes")
-    return content
 
 
 def _decoded(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
