@@ -9,10 +9,10 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,12 +218,11 @@ class _Builder:
     """Collects the cells of a column."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, int] = defaultdict(count().__next__)  # a new text gets the next number
         self._codes: list[np.ndarray[Any, Any]] = []
 
     def add(self, cells: Sequence[str]) -> None:
-        seen = self._seen
-        codes = (seen.setdefault(cell, len(seen)) for cell in cells)
+        codes = map(self._seen.__getitem__, cells)
         self._codes.append(np.fromiter(codes, dtype=np.int32, count=len(cells)))
 
     def cells(self) -> Cells:
