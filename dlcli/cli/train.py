@@ -102,6 +102,7 @@ def _opening(session: Any) -> list[str]:
         f"run {run.number} in {run.path}" + (f", named {name}" if (name := name_of(run)) else ""),
         f"{config.model} ({parameters:,} parameters) on {config.data} ({', '.join(parts)}); {built.device}{threads}",
     ]
+    lines += data.notes
     if data.val is None:
         lines.append("nothing is held out for validation (val_fraction = 0): best is the last checkpoint")
     return lines

@@ -52,7 +52,8 @@ class TrainConfig:
 
     model: str
     data: str = _setting(
-        "digits", "Data set: a name of `dlcli datasets`, text:FILE, or your own package.module:name.", group="Data",
+        "digits", "Data set: a name of `dlcli datasets`, table:FILE, text:FILE, or your own package.module:name.",
+        group="Data",
         shown="that of the model, mostly digits",
     )  # fmt: skip
     model_options: dict[str, Any] = field(default_factory=dict)

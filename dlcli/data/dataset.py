@@ -33,6 +33,7 @@ class Dataset:
     fingerprint: sha256 of the data as read.
     typical: of the targets of the training split, how often each class or token occurs (K,), or their mean as the loss
         takes it (1,).
+    notes: sentences about how the data was read, for the user.
     """
 
     preprocessing: Preprocessing
@@ -41,6 +42,7 @@ class Dataset:
     test: Split | None
     fingerprint: str
     typical: Tensor
+    notes: tuple[str, ...] = ()
 
     @property
     def spec(self) -> DataSpec:

@@ -10,18 +10,15 @@ from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.rows import Normalised, Rows, Tensors
-from dlcli.data.source import Source
-
-# If there is no official test set, the test split is drawn with this seed and not with the run's, so that all runs on a
-# data set are measured on the same samples.
-_TEST_SEED = 20240229
+from dlcli.data.source import Source, Unfitted
+from dlcli.data.splits import TEST, divide
 
 # Below it, 1 / std loses digits in float32, or is infinite.
 _SMALLEST_STD = 1e-37
 
 
 def prepare(
-    source: Source,
+    source: Source | Unfitted,
     *,
     val_fraction: float,
     test_fraction: float | None,
@@ -34,25 +31,15 @@ def prepare(
 
     An official test set is the test split, and `test_fraction` must then be None. Otherwise that fraction (default 0.2,
     for a text 0.1) is held out, the same samples for every seed. The validation split is drawn with `seed` from the
-    rest. An `ordered` source is cut instead: train, then val, then test.
+    rest. An `ordered` source is cut instead: train, then val, then test. What is `Unfitted` is then fitted to the
+    training split, or encoded as `preprocessing` says.
     preprocessing: used instead of a computed one, to prepare other data of the same shape.
     ConfigError if `test_fraction` is given with an official test set; DataError if there are too few samples.
     """
-    n = len(source.x)
-    fingerprint = _fingerprint(source)
-    if source.test_x is not None and test_fraction is not None:
-        raise ConfigError(f"test_fraction = {test_fraction} cannot be used with data that has a test set of its own")
-    if test_fraction is None:
-        test_fraction = 0.0 if source.test_x is not None else 0.1 if source.ordered else 0.2
-    test_size = round(n * test_fraction)
-    val_size = round((n - test_size) * val_fraction)
-    if val_fraction and not val_size:
-        val_size = 1
-    if n - test_size - val_size < 1:
-        raise DataError(f"{n} samples are too few for a training, a validation and a test split")
-    rest, test_index = _hold_out(torch.arange(n), test_size, seed=None if source.ordered else _TEST_SEED)
-    train_index, val_index = _hold_out(rest, val_size, seed=None if source.ordered else seed)
-
+    fingerprint = _fingerprint(source) if isinstance(source, Source) else source.fingerprint
+    train_index, val_index, test_index = _divided(source, val_fraction, test_fraction, seed)
+    if not isinstance(source, Source):
+        source = source.fit(train_index, preprocessing)
     if preprocessing is None:
         preprocessing = _fit(source, train_index, normalize)
 
@@ -67,25 +54,39 @@ def prepare(
         return Normalised(Tensors(x, None if y is None else y.to(device)), preprocessing)
 
     rows = stored(source.x, source.y)
-    train = Split(rows, train_index.to(device) if test_size or val_size else None)
-    val = Split(rows, val_index.to(device)) if val_size else None
+    train = Split(rows, train_index.to(device) if len(test_index) or len(val_index) else None)
+    val = Split(rows, val_index.to(device)) if len(val_index) else None
     test: Split | None
     if source.test_x is not None:
         test = Split(stored(source.test_x, source.test_y))
     else:
-        test = Split(rows, test_index.to(device)) if test_size else None
-    return Dataset(preprocessing, train, val, test, fingerprint, _typical(source, train_index, preprocessing))
+        test = Split(rows, test_index.to(device)) if len(test_index) else None
+    typical = _typical(source, train_index, preprocessing)
+    return Dataset(preprocessing, train, val, test, fingerprint, typical, source.notes)
 
 
-def _hold_out(index: Tensor, size: int, *, seed: int | None) -> tuple[Tensor, Tensor]:
-    """The entries of `index` that are kept and the `size` entries that are held out: the last ones, or, with a seed,
-    random ones. Both keep the order of `index`."""
-    if not size:
-        return index, index[:0]
-    if seed is None:
-        return index[:-size], index[-size:]
-    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))
-    return index[order[size:].sort().values], index[order[:size].sort().values]
+def _divided(
+    source: Source | Unfitted, val_fraction: float, test_fraction: float | None, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The row numbers of the training, validation and test split; the last is empty with an official test set."""
+    rows = source.rows
+    ordered, classes, parts = False, None, None
+    if isinstance(source, Source):
+        ordered = source.ordered
+    else:
+        classes, parts = source.classes, source.parts
+    official = source.has_test or (parts is not None and bool((parts == TEST).any()))
+    if official and test_fraction is not None:
+        raise ConfigError(f"test_fraction = {test_fraction} cannot be used with data that has a test set of its own")
+    if test_fraction is None:
+        test_fraction = 0.0 if official else 0.1 if ordered else 0.2
+    found = divide(
+        rows, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed, ordered=ordered, classes=classes,
+        parts=parts,
+    )  # fmt: skip
+    if not len(found[0]):
+        raise DataError(f"{rows} samples are too few for a training, a validation and a test split")
+    return found
 
 
 def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
@@ -95,6 +96,10 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
     if normalize and source.spec.kind != "tokens":
         x = source.x if source.x.dtype == torch.uint8 else source.x.float()  # the values that are normalised
         mean, std = _mean_and_std(x, train_index)
+        if source.encoding is not None:  # features that are 0 or 1 stay so
+            scaled = source.encoding.scaled
+            mean = tuple(m if s else 0.0 for m, s in zip(mean, scaled, strict=True))
+            std = tuple(d if s else 1.0 for d, s in zip(std, scaled, strict=True))
         _refuse_tiny(std, source.feature_names)
         if source.spec.task == "regression" and source.y is not None:
             y = source.y[train_index].double()
@@ -111,6 +116,7 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
         feature_names=source.feature_names,
         alphabet=source.alphabet,
         pixel_max=source.pixel_max,
+        encoding=source.encoding,
     )
 
 

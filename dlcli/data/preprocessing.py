@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dlcli.core.documents import NUMBER, TABLE, TEXT, Kind, check, list_of
 from dlcli.core.spec import DataSpec
+from dlcli.data.encoding import Encoding
 from dlcli.data.kinds import laid_out
 
 
@@ -22,6 +23,7 @@ class Preprocessing:
     target_mean, target_std: of the target of a regression, in its own units; 0 and 1 if it is not normalised.
     alphabet: the characters of a text; token i is the i-th.
     pixel_max: the raw value of a white pixel.
+    encoding: how the columns of a table become features.
     """
 
     spec: DataSpec
@@ -33,6 +35,7 @@ class Preprocessing:
     feature_names: tuple[str, ...] = ()
     alphabet: str = ""
     pixel_max: float = 255.0
+    encoding: Encoding | None = None
 
     def apply(self, x: Tensor) -> Tensor:
         """Raw (N, ...) values -> model input: float32, normalised, channels-last images; tokens are unchanged."""
@@ -72,6 +75,7 @@ class Preprocessing:
             "feature_names": list(self.feature_names),
             "alphabet": self.alphabet,
             "pixel_max": self.pixel_max,
+            **({} if self.encoding is None else {"encoding": self.encoding.as_dict()}),
         }
 
     @classmethod
@@ -88,6 +92,9 @@ class Preprocessing:
                 raise ValueError(f"{name} has {len(values[name])} values, but the data is {spec} for {spec.task}")
         if len(values["mean"]) != len(values["std"]):
             raise ValueError("mean and std are not of the same length")
+        encoding = Encoding.from_dict(values["encoding"]) if "encoding" in values else None
+        if encoding is not None and (spec.kind != "features" or len(encoding.feature_names) != spec.input_shape[0]):
+            raise ValueError(f"encoding makes {len(encoding.feature_names)} features, but the data is {spec}")
         return cls(
             spec=spec,
             mean=tuple(values["mean"]),
@@ -98,6 +105,7 @@ class Preprocessing:
             feature_names=tuple(values["feature_names"]),
             alphabet=values["alphabet"],
             pixel_max=values["pixel_max"],
+            encoding=encoding,
         )
 
 

@@ -1,15 +1,16 @@
-"""Source: what a loader returns, before splitting and normalising, and the check of it."""
+"""Source: what a loader returns, before splitting and normalising, and the check of it; Unfitted: what becomes one."""
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dlcli.core.spec import DataSpec
+from dlcli.data.encoding import Encoding
 from dlcli.data.preprocessing import Preprocessing
 
 
@@ -23,6 +24,8 @@ class Source:
     test_x, test_y: the official test set, if the data has one.
     pixel_max: the value of a white pixel.
     ordered: the order of the rows matters (a text), so splits are contiguous instead of drawn at random.
+    encoding: how x was made of the columns of a table.
+    notes: sentences about how the data was read, for the user.
     """
 
     spec: DataSpec
@@ -35,6 +38,43 @@ class Source:
     alphabet: str = ""
     pixel_max: float = 255.0
     ordered: bool = False
+    encoding: Encoding | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return len(self.x)
+
+    @property
+    def has_test(self) -> bool:
+        return self.test_x is not None
+
+
+class Unfitted(Protocol):
+    """Data that becomes a Source when its training rows are known, because its encoding is learned from them."""
+
+    @property
+    def rows(self) -> int:
+        """Without those of an official test set."""
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is an official test set."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the data as read."""
+
+    @property
+    def classes(self) -> Tensor | None:
+        """int64 (rows,), the class of each row, if all splits are to have them in the same proportions."""
+
+    @property
+    def parts(self) -> Tensor | None:
+        """int64 (rows,), TRAIN, VAL or TEST of splits.py, if the data says it of each row."""
+
+    def fit(self, train: Tensor, about: Preprocessing | None) -> Source:
+        """Encoded with what the rows in `train` show, or, for a trained model, as its Preprocessing says."""
 
 
 # Data types of a tensor of numbers.
