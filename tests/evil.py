@@ -476,6 +476,54 @@ def data_from_a_fifo(run: Path) -> None:
 
 
 @kind("eval", "resume", "train")
+def a_table_from_a_fifo(run: Path) -> None:
+    os.mkfifo(run / "a.csv")
+    set_in(run / "config.json", "data", to={"name": f"table:{run / 'a.csv'}", "target": "y"})
+
+
+@kind("eval", "resume", "train")
+def a_table_from_dev_zero(run: Path) -> None:
+    set_in(run / "config.json", "data", to={"name": "table:/dev/zero", "target": "y"})
+
+
+@kind("eval", "resume", "train")
+def a_table_that_unpacks_to_too_much(run: Path) -> None:
+    (run / "a.csv.gz").write_bytes(zlib.compress(b"a,y\n" + b"1,2\n" * 10**6, wbits=31) * 300)
+    set_in(run / "config.json", "data", to={"name": f"table:{run / 'a.csv.gz'}", "target": "y"})
+
+
+@kind("eval", "resume", "train")
+def arrays_from_a_fifo(run: Path) -> None:
+    os.mkfifo(run / "a.npz")
+    set_in(run / "config.json", "data", to={"name": f"arrays:{run / 'a.npz'}"})
+
+
+@kind("eval", "resume", "train")
+def arrays_that_are_pickled(run: Path) -> None:
+    (run / "arrays").mkdir()
+    for name in ("x", "y"):
+        (run / "arrays" / f"{name}.npy").write_bytes(pickle.dumps(Payload(marker(run))))
+    set_in(run / "config.json", "data", to={"name": f"arrays:{run / 'arrays'}"})
+
+
+@kind("eval", "predict")
+def an_encoding_of_another_shape(run: Path) -> None:
+    column = {"name": "a", "kind": "number", "fills": [0.0]}
+    set_in(run / "data.json", "encoding", to={"columns": [column], "header": True, "invalid": "error"})
+
+
+@kind("eval", "predict")
+def an_encoding_that_is_none(run: Path) -> None:
+    set_in(run / "data.json", "encoding", to=[1, 2])
+
+
+@kind("predict")
+def an_encoding_whose_names_command_a_terminal(run: Path) -> None:
+    columns = [{"name": name, "kind": "number", "fills": [0.0]} for name in NAMES[1:5]]
+    set_in(run / "data.json", "encoding", to={"columns": columns, "header": True, "invalid": "error"})
+
+
+@kind("eval", "resume", "train")
 def data_with_a_nul_in_its_name(run: Path) -> None:
     set_in(run / "config.json", "data", to={"name": "text:/a\0b"})
 

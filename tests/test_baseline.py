@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 
@@ -141,3 +142,36 @@ def test_a_monitored_metric_that_is_undefined_is_replaced_by_the_loss(dlcli: Dlc
     assert measured["epoch"] == 6 and measured["metrics"]["loss"] == pytest.approx(losses[-1], rel=1e-12)
     compared = dlcli("eval", "1", "--split", "val", "--baseline", "1")
     assert compared.stderr.startswith("loss ")
+
+
+COLUMN = """import torch
+from dlcli import DataSpec, Source
+
+def _source(column: bool) -> Source:
+    x = torch.arange(600).view(200, 3).float().sin()
+    y = 5 + x @ torch.tensor([1.0, -2.0, 3.0])
+    return Source(DataSpec("regression", "features", (3,), 1), x, y[:, None] if column else y)
+
+def column(data_dir) -> Source:
+    return _source(True)
+
+def row(data_dir) -> Source:
+    return _source(False)
+"""
+
+
+def test_targets_in_a_column_are_those_in_a_row(dlcli: Dlcli, tmp_path: Path) -> None:
+    """(N, 1) targets once broadcast to an r2 near 0. The expected value is scikit-learn's, of the predictions."""
+    (tmp_path / "mine.py").write_text(COLUMN)
+    found = []
+    for run, data in enumerate(("mine:column", "mine:row"), 1):
+        dlcli("train", "linear", "--data", data, "--optimizer", "sgd", "--epochs", "20", "--quiet")
+        found.append(json.loads(dlcli("eval", str(run), "--json").stdout)["metrics"])
+    assert found[0] == found[1]
+    x = torch.arange(600).view(200, 3).float().sin()
+    y = 5 + x @ torch.tensor([1.0, -2.0, 3.0])
+    test = torch.randperm(200, generator=torch.Generator().manual_seed(20240229))[:40].sort().values
+    (tmp_path / "new.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in x[test].tolist()))
+    answers = [row["value"] for row in json.loads(dlcli("predict", "1", "new.csv", "--json").stdout)]
+    assert found[0]["r2"] == pytest.approx(r2_score(y[test].numpy(), answers), rel=1e-5)
+    assert found[0]["r2"] > 0.9

@@ -36,8 +36,11 @@ READ = (
         ("train cnn --data Fashion_MNIST", "unknown data 'Fashion_MNIST': did you mean fashion-mnist?"),
         ("train cnn --data cnn", "unknown data 'cnn': it is a model, as in `dlcli train cnn`"),
         ("train cnn --data mine.py", "unknown data 'mine.py': did you mean mine:load?"),
-        ("train cnn --data foo.csv", f"unknown data 'foo.csv': tables {READ}"),
-        ("train cnn --data a/b/X.npz", f"unknown data 'a/b/X.npz': arrays {READ}"),
+        (
+            "train cnn --data foo.csv",
+            "unknown data 'foo.csv': did you mean --data table:foo.csv --set data.target=COLUMN?",
+        ),
+        ("train cnn --data a/b/X.npz", "unknown data 'a/b/X.npz': did you mean arrays:a/b/X.npz?"),
         ("train cnn --data photos", "unknown data 'photos': did you mean images:photos?"),
         ("train cnn --data nowhere/", "unknown data 'nowhere/': did you mean images:nowhere/?"),
         (
@@ -46,7 +49,7 @@ READ = (
             "images:FOLDER",
         ),
         ("train cnn --data photos.zip", f"unknown data 'photos.zip': archives {READ}"),
-        ("train cnn --data table:foo.csv", f"unknown data 'table:foo.csv': tables {READ}"),
+        ("train cnn --data foo.xlsx", f"unknown data 'foo.xlsx': .xlsx files {READ}"),
         ("train cnn --data archive:a.zip", f"unknown data 'archive:a.zip': archives {READ}"),
         ("train rnn --data story.txt", "unknown data 'story.txt': did you mean text:story.txt?"),
         ("train rnn --data README", "unknown data 'README': did you mean text:README?"),

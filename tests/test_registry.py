@@ -28,7 +28,7 @@ def test_every_model_is_a_module_whose_options_have_good_defaults(name: str) -> 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_is_a_function_of_the_data_folder(name: str) -> None:
     found = load(DATASETS[name].target)
-    assert found.__doc__ or name == "text"
+    assert found.__doc__
     assert list(inspect.signature(found).parameters)[0] == "data_dir"
     given = {"path": "a.txt"} if DATASETS[name].file else {}
     assert options.resolve(found, given, where="data") == options.defaults(found) | given
@@ -48,7 +48,7 @@ def test_the_eight_models_and_all_data_sets_are_there() -> None:
     assert list(MODELS) == ["linear", "logistic", "mlp", "lenet", "cnn", "simple-cnn", "rnn", "attention"]
     assert set(DATASETS) >= set(
         "digits breast-cancer iris wine diabetes line make-regression random recall pydocs "
-        "mnist fashion-mnist kmnist cifar10 text tinyshakespeare".split()
+        "mnist fashion-mnist kmnist cifar10 text table arrays tinyshakespeare".split()
     )
 
 

@@ -16,18 +16,36 @@ from dlcli.config.settings import TrainConfig
 from dlcli.config.toml import read_file
 from dlcli.core.errors import ConfigError
 
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="COLUMN",
+        help="Column of table:FILE that is predicted: the same as --set data.target=COLUMN.",
+        rich_help_panel="Data",
+        show_default=False,
+    ),
+]
+# Option -> the setting that it stands for, where the two have different names.
+_STANDS_FOR = {"target": "data.target"}
+
 _PANELS = {"Data": "Data", "Training": "Training", "Optimizer": "Optimizer and schedule"}
 _PANELS |= {"Selection": "Best checkpoint", "Machine": "Machine"}
 
 
 def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Callable[..., Any]:
-    """Replace the parameter `settings` of a command by one option for each field of TrainConfig.
+    """Replace the parameter `settings` of a command by one option for each field of TrainConfig, and --target.
 
-    The argument `settings` is a dict of field -> text or bool, with only the options that were given.
+    The argument `settings` is a dict of setting -> text or bool, with only the options that were given.
     defaults: whether the help shows TrainConfig's defaults.
     """
     options = [_option(f, default=defaults) for f in fields(TrainConfig) if f.metadata]
-    return with_options(command, "settings", options, lambda given: {n: v for n, v in given.items() if v is not None})
+    options.insert(1, option("target", Target, default=None))
+
+    def settings(given: Mapping[str, Any]) -> dict[str, Any]:
+        return {_STANDS_FOR.get(name, name): value for name, value in given.items() if value is not None}
+
+    return with_options(command, "settings", options, settings)
 
 
 def resolve(*, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]) -> TrainConfig:

@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import with_format
+from dlcli.cli.arguments import Assignments, with_format
+from dlcli.cli.flags import Target, typed_layer
 from dlcli.cli.output import Column, Format, byte_size, emit, setting
 from dlcli.config.environment import read_environment
 from dlcli.config.registry import DATASETS, MODELS
+from dlcli.core.errors import ConfigError
 
 _OPTIONS = [
     Column("name", "option", fixed=True),
@@ -68,9 +70,14 @@ def datasets(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="Show all about this data set, text:FILE, images:FOLDER, or your own package.module:name.",
+            help="Show all about this data set, text:FILE, images:FOLDER, or your own package.module:name; or inspect.",
         ),
     ] = None,
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="After inspect: the data to read, such as table:FILE.")
+    ] = None,
+    target: Target = None,
+    set_: Assignments = None,
     data_dir: Annotated[
         str | None,
         typer.Option("--data-dir", metavar="PATH", help="Folder of data sets. (default: the user's cache folder)"),
@@ -83,11 +90,25 @@ def datasets(
     With NAME: its task, shape, size, licence and origin, its options with
     their types and defaults, and where its files are; --csv and --md print
     its options only. Nothing is downloaded.
+
+    `dlcli datasets inspect table:FILE --target COLUMN` reads the data, and
+    shows what would be made of it: its columns or classes, and its splits.
     """
+    folder = data_dir or read_environment().get("data_dir")
+    if name == "inspect":
+        if data is None:
+            raise ConfigError("inspect needs data: dlcli datasets inspect table:FILE --target COLUMN")
+        from dlcli.cli.inspect import inspect
+
+        given = {"data": data, "data_dir": folder, "data.target": target}
+        inspect(typed_layer(set_ or [], {n: v for n, v in given.items() if v is not None}), format=format)
+        return
+    if data is not None or target is not None or set_:
+        raise ConfigError(f"{data or '--target and --set'} can only follow inspect: dlcli datasets inspect DATA")
     if name is not None:
         from dlcli.experiment.catalogue import about_data
 
-        found = about_data(name, data_dir=data_dir or read_environment().get("data_dir"))
+        found = about_data(name, data_dir=folder)
         facts = {
             "what it is": found["summary"],
             "task": found["task"],

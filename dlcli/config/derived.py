@@ -24,6 +24,9 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         values["batch_size"] = "full"
     if (found := split_file(name)) is not None:
         values["data"] = f"{found[0]}:{Path(found[1]).absolute()}"
+        options = values.get("data_options")
+        if isinstance(options, Mapping) and isinstance(options.get("test"), str):
+            values["data_options"] = {**options, "test": str(Path(options["test"]).absolute())}
     if values.get("data_dir"):
         try:
             folder = Path(convert(values["data_dir"], str, name="data_dir")).expanduser()

@@ -41,13 +41,17 @@ _ZOOS = ("torchvision", "timm")
 
 # Kinds of data that there will be, and endings of files of theirs.
 _NOT_READ = {
-    "table": ("tables", (".csv", ".tsv", ".parquet", ".xlsx", ".json", ".jsonl")),
     "archive": ("archives", (".zip", ".tar", ".gz", ".tgz")),
-    "arrays": ("arrays", (".npy", ".npz", ".pt", ".pth", ".pkl", ".h5", ".hdf5", ".mat", ".safetensors")),
     "texts": ("folders of texts", ()),
 }
 _IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
-_TEXTS = (".txt", ".text", ".md", ".rst", ".log")
+_OTHERS = (".parquet", ".xlsx", ".json", ".npy", ".pt", ".pth", ".pkl", ".h5", ".hdf5", ".mat")
+# What to write for a file with such an ending.
+_READ = {
+    "--data table:{} --set data.target=COLUMN": (".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz"),
+    "arrays:{}": (".npz", ".safetensors"),
+    "text:{}": (".txt", ".text", ".md", ".rst", ".log"),
+}
 
 
 def meant_setting(name: str, known: Iterable[str]) -> str:
@@ -101,11 +105,16 @@ def _as_file(name: str) -> str | None:
     path = Path(name)
     if path.is_dir() or name.endswith("/"):
         return f"did you mean images:{name}?"
+    for words, endings in _READ.items():
+        if name.lower().endswith(endings):
+            return f"did you mean {words.format(name)}?"
     suffix = path.suffix.lower()
     for what, endings in _NOT_READ.values():
         if suffix in endings:
             return _not_read(what)
-    return f"did you mean text:{name}?" if suffix in _TEXTS or path.is_file() else None
+    if suffix in _OTHERS:
+        return _not_read(f"{suffix} files")
+    return f"did you mean text:{name}?" if path.is_file() else None
 
 
 def _not_read(what: str) -> str:

@@ -1,4 +1,5 @@
-"""What a name stands for: a registered model or data set, text:FILE, images:FOLDER, or your own package.module:Name."""
+"""What a name stands for: a registered model or data set, one with a file (text:FILE, images:FOLDER), or your own
+package.module:Name."""
 
 from dlcli.config.meant import meant_data, meant_model
 from dlcli.config.registry import DATASETS, MODELS, DataEntry, ModelEntry

@@ -52,8 +52,10 @@ class TrainConfig:
 
     model: str
     data: str = _setting(
-        "digits", "Data set: a name of `dlcli datasets`, text:FILE, images:FOLDER, or your own package.module:name.",
-        group="Data", shown="that of the model, mostly digits",
+        "digits",
+        "Data set: a name of `dlcli datasets`, table:FILE, images:FOLDER, text:FILE, or your own package.module:name.",
+        group="Data",
+        shown="that of the model, mostly digits",
     )  # fmt: skip
     model_options: dict[str, Any] = field(default_factory=dict)
     data_options: dict[str, Any] = field(default_factory=dict)

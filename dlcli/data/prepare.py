@@ -10,11 +10,8 @@ from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.rows import Mapped, Normalised, Rows, Tensors
-from dlcli.data.source import Source
-
-# If there is no official test set, the test split is drawn with this seed and not with the run's, so that all runs on a
-# data set are measured on the same samples.
-_TEST_SEED = 20240229
+from dlcli.data.source import Source, Unfitted
+from dlcli.data.splits import TEST, divide
 
 # Images whose pixels are counted at a time: all of them may be more than the memory holds.
 _AT_ONCE = 1024
@@ -24,7 +21,7 @@ _SMALLEST_STD = 1e-37
 
 
 def prepare(
-    source: Source,
+    source: Source | Unfitted,
     *,
     val_fraction: float | None,
     test_fraction: float | None,
@@ -38,30 +35,15 @@ def prepare(
     An official test set is the test split, and `test_fraction` must then be None. Otherwise that fraction (default 0.2,
     for a text 0.1) is held out, the same samples for every seed. The validation split is drawn with `seed` from the
     rest. An `ordered` source is cut instead: train, then val, then test. An official validation set is the validation
-    split, and `val_fraction` must then be None.
+    split, and `val_fraction` must then be None. What is `Unfitted` is then fitted to the training split, or encoded as
+    `preprocessing` says.
     preprocessing: used instead of a computed one, to prepare other data of the same shape.
     ConfigError if a fraction is given with an official set; DataError if there are too few samples.
     """
-    n = len(source.x)
-    fingerprint = _fingerprint(source)
-    if source.test_x is not None and test_fraction is not None:
-        raise ConfigError(f"test_fraction = {test_fraction} cannot be used with data that has a test set of its own")
-    if source.val_x is not None and val_fraction is not None:
-        raise ConfigError(
-            f"val_fraction = {val_fraction} cannot be used with data that has a validation set of its own"
-        )
-    val_fraction = val_fraction or 0.0
-    if test_fraction is None:
-        test_fraction = 0.0 if source.test_x is not None else 0.1 if source.ordered else 0.2
-    test_size = round(n * test_fraction)
-    val_size = round((n - test_size) * val_fraction)
-    if val_fraction and not val_size:
-        val_size = 1
-    if n - test_size - val_size < 1:
-        raise DataError(f"{n} samples are too few for a training, a validation and a test split")
-    rest, test_index = _hold_out(torch.arange(n), test_size, seed=None if source.ordered else _TEST_SEED)
-    train_index, val_index = _hold_out(rest, val_size, seed=None if source.ordered else seed)
-
+    fingerprint = _fingerprint(source) if isinstance(source, Source) else source.fingerprint
+    train_index, val_index, test_index = _divided(source, val_fraction, test_fraction, seed)
+    if not isinstance(source, Source):
+        source = source.fit(train_index, preprocessing)
     if preprocessing is None:
         preprocessing = _fit(source, train_index, normalize)
 
@@ -78,7 +60,7 @@ def prepare(
         return Normalised(Mapped(x, y, torch.device(device)) if source.mapped else Tensors(x, y), preprocessing)
 
     rows = stored(source.x, source.y)
-    train = Split(rows, train_index.to(device) if test_size or val_size else None)
+    train = Split(rows, train_index.to(device) if len(test_index) or len(val_index) else None)
 
     def held_out(x: Tensor | None, y: Tensor | None, index: Tensor) -> Split | None:
         if x is not None:
@@ -97,15 +79,32 @@ def prepare(
     )
 
 
-def _hold_out(index: Tensor, size: int, *, seed: int | None) -> tuple[Tensor, Tensor]:
-    """The entries of `index` that are kept and the `size` entries that are held out: the last ones, or, with a seed,
-    random ones. Both keep the order of `index`."""
-    if not size:
-        return index, index[:0]
-    if seed is None:
-        return index[:-size], index[-size:]
-    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))
-    return index[order[size:].sort().values], index[order[:size].sort().values]
+def _divided(
+    source: Source | Unfitted, val_fraction: float | None, test_fraction: float | None, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The row numbers of the training, validation and test split; the last is empty with an official test set."""
+    rows = source.rows
+    ordered, classes, parts = False, None, None
+    if isinstance(source, Source):
+        ordered = source.ordered
+        if source.val_x is not None and val_fraction is not None:
+            raise ConfigError(
+                f"val_fraction = {val_fraction} cannot be used with data that has a validation set of its own"
+            )
+    else:
+        classes, parts = source.classes, source.parts
+    official = source.has_test or (parts is not None and bool((parts == TEST).any()))
+    if official and test_fraction is not None:
+        raise ConfigError(f"test_fraction = {test_fraction} cannot be used with data that has a test set of its own")
+    if test_fraction is None:
+        test_fraction = 0.0 if official else 0.1 if ordered else 0.2
+    found = divide(
+        rows, test_fraction=test_fraction, val_fraction=val_fraction or 0.0, seed=seed, ordered=ordered,
+        classes=classes, parts=parts,
+    )  # fmt: skip
+    if not len(found[0]):
+        raise DataError(f"{rows} samples are too few for a training, a validation and a test split")
+    return found
 
 
 def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
@@ -115,6 +114,10 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
     if normalize and source.spec.kind != "tokens":
         x = source.x if source.x.dtype == torch.uint8 else source.x.float()  # the values that are normalised
         mean, std = _mean_and_std(x, train_index)
+        if source.encoding is not None:  # features that are 0 or 1 stay so
+            scaled = source.encoding.scaled
+            mean = tuple(m if s else 0.0 for m, s in zip(mean, scaled, strict=True))
+            std = tuple(d if s else 1.0 for d, s in zip(std, scaled, strict=True))
         _refuse_tiny(std, source.feature_names)
         if source.spec.task == "regression" and source.y is not None:
             y = source.y[train_index].double()
@@ -132,6 +135,7 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
         alphabet=source.alphabet,
         pixel_max=source.pixel_max,
         crop=source.crop,
+        encoding=source.encoding,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dlcli.core.documents import NUMBER, TABLE, TEXT, Kind, check, list_of
 from dlcli.core.spec import DataSpec
+from dlcli.data.encoding import Encoding
 from dlcli.data.kinds import laid_out
 
 
@@ -24,6 +25,7 @@ class Preprocessing:
     pixel_max: the raw value of a white pixel.
     crop: how an image file is fitted to the input: `centre` or `stretch`, see readers/pictures.py; empty if the
         training data were no image files.
+    encoding: how the columns of a table become features.
     """
 
     spec: DataSpec
@@ -36,6 +38,7 @@ class Preprocessing:
     alphabet: str = ""
     pixel_max: float = 255.0
     crop: str = ""
+    encoding: Encoding | None = None
 
     def apply(self, x: Tensor) -> Tensor:
         """Raw (N, ...) values -> model input: float32, normalised, channels-last images; tokens are unchanged."""
@@ -76,6 +79,7 @@ class Preprocessing:
             "alphabet": self.alphabet,
             "pixel_max": self.pixel_max,
             **({"crop": self.crop} if self.crop else {}),
+            **({} if self.encoding is None else {"encoding": self.encoding.as_dict()}),
         }
 
     @classmethod
@@ -93,6 +97,9 @@ class Preprocessing:
                 raise ValueError(f"{name} has {len(values[name])} values, but the data is {spec} for {spec.task}")
         if len(values["mean"]) != len(values["std"]):
             raise ValueError("mean and std are not of the same length")
+        encoding = Encoding.from_dict(values["encoding"]) if "encoding" in values else None
+        if encoding is not None and (spec.kind != "features" or len(encoding.feature_names) != spec.input_shape[0]):
+            raise ValueError(f"encoding makes {len(encoding.feature_names)} features, but the data is {spec}")
         return cls(
             spec=spec,
             mean=tuple(values["mean"]),
@@ -104,6 +111,7 @@ class Preprocessing:
             alphabet=values["alphabet"],
             pixel_max=values["pixel_max"],
             crop=values.get("crop", ""),
+            encoding=encoding,
         )
 
 

@@ -1,15 +1,16 @@
-"""Source: what a loader returns, before splitting and normalising, and the check of it."""
+"""Source: what a loader returns, before splitting and normalising, and the check of it; Unfitted: what becomes one."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dlcli.core.spec import DataSpec
+from dlcli.data.encoding import Encoding
 from dlcli.data.preprocessing import Preprocessing
 
 
@@ -28,7 +29,8 @@ class Source:
     mapped: whether the inputs lie in a memory-mapped file, from which only the rows of a batch are read. The tensors
         are then uint8 images in channels-last memory.
     resolved: options that were left to the loader, with the values that it chose.
-    notes: what a person should know of the data, one sentence each.
+    encoding: how x was made of the columns of a table.
+    notes: sentences about how the data was read, for the user.
     """
 
     spec: DataSpec
@@ -47,7 +49,43 @@ class Source:
     digest: str = ""
     mapped: bool = False
     resolved: Mapping[str, Any] = field(default_factory=dict)
+    encoding: Encoding | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return len(self.x)
+
+    @property
+    def has_test(self) -> bool:
+        return self.test_x is not None
+
+
+class Unfitted(Protocol):
+    """Data that becomes a Source when its training rows are known, because its encoding is learned from them."""
+
+    @property
+    def rows(self) -> int:
+        """Without those of an official test set."""
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is an official test set."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the data as read."""
+
+    @property
+    def classes(self) -> Tensor | None:
+        """int64 (rows,), the class of each row, if all splits are to have them in the same proportions."""
+
+    @property
+    def parts(self) -> Tensor | None:
+        """int64 (rows,), TRAIN, VAL or TEST of splits.py, if the data says it of each row."""
+
+    def fit(self, train: Tensor, about: Preprocessing | None) -> Source:
+        """Encoded with what the rows in `train` show, or, for a trained model, as its Preprocessing says."""
 
 
 _PAIRS = (("x", "y"), ("val_x", "val_y"), ("test_x", "test_y"))

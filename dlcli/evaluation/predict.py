@@ -46,7 +46,8 @@ def predict(
 
     top: number of likeliest classes to return. probabilities: also return the probability of every class.
     keep: columns of .csv files to copy to each prediction. invert: swap black and white of images.
-    tell: called with a sentence about skipped files, or about images that are unlike the training data.
+    tell: called with a sentence about skipped files, about categories that the training data did not have, or about
+        images that are unlike it.
     Raises ConfigError (exit 2) for an argument that does not fit the model, and DataError (exit 3), which names the
     file and, for rows, the line.
     """
@@ -80,6 +81,8 @@ def _predictions(
             yield Prediction(str(path), _score_text(restored, path))
             continue
         samples = read_samples(path, about, keep=keep)
+        if samples.note:
+            tell(samples.note)
         raw = about.pixel_max - samples.raw if invert else samples.raw
         if about.spec.kind == "image":
             pixels.add(raw)

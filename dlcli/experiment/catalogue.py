@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.config.own_code import load
-from dlcli.config.schemes import data_entry, model_entry
+from dlcli.config.schemes import data_entry, model_entry, split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
 from dlcli.data.published import DOWNLOADS
@@ -61,9 +61,8 @@ def about_data(name: str, *, data_dir: str | None) -> dict[str, Any]:
 
 
 def _files(name: str, data_folder: Path) -> dict[str, Any] | None:
-    kind, colon, path = name.partition(":")
-    if kind == "text" and colon:
-        folder, names, download = Path(path).parent, [Path(path).name], 0
+    if (own := split_file(name)) is not None:
+        folder, names, download = Path(own[1]).parent, [Path(own[1]).name], 0
     elif name in DOWNLOADS:
         place, archives = DOWNLOADS[name]
         folder, names = data_folder / place, [file.name for archive in archives for file in archive.files]

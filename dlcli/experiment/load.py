@@ -23,7 +23,7 @@ from dlcli.core.seeds import derive
 from dlcli.data.dataset import Dataset
 from dlcli.data.prepare import prepare
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.source import Source, sound
+from dlcli.data.source import Source, Unfitted, sound
 
 
 def import_own(config: TrainConfig, *, runs_dir: str | Path) -> None:
@@ -46,45 +46,69 @@ def load_data(
     """The data set of `config`, split and on `device`.
 
     name: another data set to use instead. If it has the same loader, the data options and `test_fraction` of `config`
-        apply to it as well.
+        apply to it as well, but a test file does not.
     preprocessing: the one that a model was trained with. DataError if the data has another shape; a text is encoded
         with its alphabet.
     fingerprint: of the data that a model was trained on; DataError if this data is different.
     """
     # Of data that is named instead of the run's own, a validation set of its own is used without a question.
-    val_given = "val_fraction" in config.given and name is None
+    own_val = "val_fraction" not in config.given or name is not None
     if name is not None and name != config.data:
         same_loader = data_entry(name).target == data_entry(config.data).target
-        kept = config.data_options if same_loader else {}
+        kept = {n: v for n, v in config.data_options.items() if n != "test"} if same_loader else {}
         config = config.with_values(
             data=name, data_options=kept, test_fraction=config.test_fraction if same_loader else None
         )
-    source = read_source(config)
+    if preprocessing is not None and preprocessing.encoding is not None and "task" in config.data_options:
+        config = config.with_values(data_options=config.data_options | {"task": preprocessing.spec.task})
+    source = read(config)
     changed = (
         f"data {config.data} has changed since the model was trained on it{_difference(source, fingerprint)}: restore "
         f"it, or use it as it is now with --data {config.data}"
     )
-    if preprocessing is not None:
+    if not isinstance(source, Source):
+        if fingerprint is not None and source.fingerprint != fingerprint:
+            raise DataError(changed)
+    elif preprocessing is not None:
         if fingerprint is not None and (source.spec, source.alphabet) != (preprocessing.spec, preprocessing.alphabet):
             raise DataError(changed)
         source = _fitting(source, preprocessing, config.data)
-    found = prepare(
+    found = prepared(source, config, own_val=own_val, device=device, preprocessing=preprocessing)
+    if fingerprint is not None and found.fingerprint != fingerprint:
+        raise DataError(changed)
+    return found
+
+
+def prepared(
+    source: Source | Unfitted,
+    config: TrainConfig,
+    *,
+    own_val: bool = True,
+    device: torch.device | str = "cpu",
+    preprocessing: Preprocessing | None = None,
+) -> Dataset:
+    """As `prepare`, with the settings of `config`. own_val: whether a validation set of the data takes the place of
+    `val_fraction`."""
+    official = own_val and isinstance(source, Source) and source.val_x is not None
+    return prepare(
         source,
-        val_fraction=config.val_fraction if source.val_x is None or val_given else None,
+        val_fraction=None if official else config.val_fraction,
         test_fraction=config.test_fraction,
         normalize=config.normalize,
         seed=derive(config.seed, "split"),
         device=device,
         preprocessing=preprocessing,
     )
-    if fingerprint is not None and found.fingerprint != fingerprint:
-        raise DataError(changed)
-    return found
 
 
-def _difference(source: Source, fingerprint: str | None) -> str:
+def _difference(source: Source | Unfitted, fingerprint: str | None) -> str:
     """` (3 new, 1 changed)` for the files of a folder, as far as it is known, or nothing."""
-    if not source.crop or fingerprint is None or not re.fullmatch("[0-9a-f]{64}", fingerprint):
+    if (
+        not isinstance(source, Source)
+        or not source.crop
+        or fingerprint is None
+        or not re.fullmatch("[0-9a-f]{64}", fingerprint)
+    ):
         return ""
     from dlcli.data.image_cache import changes
 
@@ -98,6 +122,12 @@ def data_folder(config: TrainConfig) -> Path:
 
 
 def read_source(config: TrainConfig) -> Source:
+    """As `read`; a table is encoded with all its rows."""
+    found = read(config)
+    return found if isinstance(found, Source) else found.fit(torch.arange(found.rows), None)
+
+
+def read(config: TrainConfig) -> Source | Unfitted:
     """What the loader of the data set of `config` returns. DataError if a user's own loader fails or does not return a
     valid Source; ResourceError if the data does not fit into memory."""
     loader = _loader(config.data)
@@ -113,6 +143,8 @@ def read_source(config: TrainConfig) -> Source:
                 f"data {config.data} does not fit into memory{asked_for(error)}: this machine has "
                 f"{devices.memory() / 1e9:.1f} GB; take a smaller part of it"
             ) from None
+    if not _is_own(config.data) and not isinstance(source, Source):
+        return source
     try:
         return sound(source)
     except ValueError as error:
@@ -145,7 +177,7 @@ def _with_path(config: TrainConfig) -> dict[str, Any]:
     return config.data_options | ({"path": found[1]} if found else {})
 
 
-def _loader(name: str) -> Callable[..., Source]:
+def _loader(name: str) -> Callable[..., Source | Unfitted]:
     """The function that loads a data set. A user's own loader must be annotated to return a Source, so that a name in
     an untrusted run cannot cause any other function to be called."""
     loader = load(data_entry(name).target)
@@ -155,7 +187,7 @@ def _loader(name: str) -> Callable[..., Source]:
             f"data {name!r} is no function that is annotated to load data: def NAME(data_dir) -> Source"
             + (f", in {place}" if place else "")
         )
-    return cast(Callable[..., Source], loader)
+    return cast(Callable[..., Source | Unfitted], loader)
 
 
 def _is_own(name: str) -> bool:

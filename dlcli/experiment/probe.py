@@ -1,5 +1,8 @@
 """A trial of a model on a batch before a run is created: it must accept the data and return what the task expects."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -13,37 +16,40 @@ from dlcli.tasks.task import Task
 def try_model(model: nn.Module, task: Task, spec: DataSpec, *, model_name: str, data_name: str) -> None:
     """Compute model, loss and metrics for one sample in evaluation mode and two in training mode, zeros, on the CPU.
 
-    Random state, mode and buffers are restored. Raises ConfigError if the model fails, if its output does not have the
-    shape `expected_output`, or if the loss does not depend on its parameters.
+    Raises ConfigError if the model fails, if its output does not have the shape `expected_output`, or if the loss does
+    not depend on its parameters.
     """
-    was_training = model.training
-    try:
-        with torch.random.fork_rng(devices=[]):
-            for training, samples in ((False, 1), (True, 2)):
-                loss = _try(model.train(training), task, spec, samples, model_name=model_name, data_name=data_name)
-        if not loss.requires_grad:
-            raise ConfigError(f"model {model_name} has nothing to train: its output depends on no parameter")
-    finally:
-        model.train(was_training)
+    with _restored(model):
+        for training, samples in ((False, 1), (True, 2)):
+            loss = _try(model.train(training), task, spec, samples, model_name=model_name, data_name=data_name)
+    if not loss.requires_grad:
+        raise ConfigError(f"model {model_name} has nothing to train: its output depends on no parameter")
 
 
 def trains_on_one(model: nn.Module, spec: DataSpec) -> bool:
-    """Whether the model can be trained on a batch of one sample; batch normalization of features cannot.
-
-    The model must be able to train on two. Random state, mode and buffers are afterwards as they were.
-    """
-    was_training = model.training
-    buffers = [(b, b.clone()) for b in model.buffers()]
+    """Whether the model, which can be trained on two samples, can be trained on one; batch normalization of features
+    cannot."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with _restored(model), torch.no_grad():
             model.train()(sample_input(spec, 1))
-        return True
     except (ValueError, RuntimeError):
         return False
+    return True
+
+
+@contextlib.contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Leaves random state, mode, parameters and buffers as they were: a forward pass may change any of them."""
+    was_training = model.training
+    saved = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         model.train(was_training)
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        with torch.no_grad():
+            for tensor, before in saved:
+                tensor.copy_(before)
 
 
 def check_output(
@@ -77,12 +83,8 @@ def expected_output(spec: DataSpec, samples: int) -> tuple[tuple[int, ...], str]
 def _try(model: nn.Module, task: Task, spec: DataSpec, samples: int, *, model_name: str, data_name: str) -> Tensor:
     """The loss for a batch of zeros, after the output has been checked."""
     x = sample_input(spec, samples)
-    buffers = [] if not model.training else [(b, b.clone()) for b in model.buffers()]
     with blamed(ConfigError, f"model {model_name} fails on a batch {tuple(x.shape)} of {data_name}"):
         output = model(x)
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
     mode = "training" if model.training else "evaluation"
     check_output(
         output, spec, samples, name=f"model {model_name}", data=data_name, mode=mode, place=defined(type(model).forward)

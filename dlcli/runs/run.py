@@ -294,7 +294,8 @@ class Run:
             sweep(self.checkpoints)
             yield
         finally:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):  # Linux releases the lock even so
+                os.close(descriptor)
 
     def _holds(self, descriptor: int) -> bool:
         """Whether this open file is still the lock of the run: the folder may have been moved while we waited."""

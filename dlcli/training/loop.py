@@ -62,7 +62,6 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             state.epoch, state.batch = state.epoch + 1, 0
         state.optimizer.zero_grad()
         group = min(config.accumulate, batches_per_epoch - state.batch)
-        samples = built.samples_of(state.batch, group)
         for number in range(state.batch, state.batch + group):
             batch = next(stream)
             with autocasting:
@@ -71,7 +70,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             meter.add(seen, len(batch))
             watch.add(state, number, seen)
             if group > 1:  # every sample counts the same, whatever the size of its batch
-                loss = loss / (samples / len(batch))
+                loss = loss / (built.samples_of(state.batch, group) / len(batch))
             state.backward(loss)
         watch.norm = state.update(lr=lr(state.step), clip_norm=config.clip_norm)
         state.batch += group

@@ -30,12 +30,12 @@ _OPTIMIZER = "import torch; torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]
 # `Stop.reason` is asked after each step: the first time, the process says what it has imported, and ends.
 _FIRST_STEP = f"""
 import json, os, sys, time
-from dlcli.cli import train
+from dlcli.training import signals
 def reason(self):
     now = time.perf_counter()
     print(json.dumps([now, [name for name in {UNWANTED} if name in sys.modules]]), flush=True)
     os._exit(0)
-train.Stop.reason = reason
+signals.Stop.reason = reason
 from dlcli.cli.main import main
 main()
 """

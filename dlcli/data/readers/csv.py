@@ -21,11 +21,13 @@ _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class Samples:
-    """names: `file` or `file:line` of each sample. raw: (N, ...) values. kept: per sample, kept column -> text."""
+    """names: `file` or `file:line` of each sample. raw: (N, ...) values. kept: per sample, kept column -> text.
+    note: a sentence for the user about the samples."""
 
     names: list[str]
     raw: Tensor
     kept: list[dict[str, str]]
+    note: str = ""
 
 
 def read_rows(path: Path, spec: DataSpec, feature_names: Sequence[str] = (), *, keep: Sequence[str] = ()) -> Samples:

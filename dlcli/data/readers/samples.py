@@ -1,13 +1,18 @@
 """Finds the files with samples and reads them with the reader for the kind of data."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from dlcli.core.errors import ConfigError, DataError
+import torch
+
+from dlcli.core.errors import ConfigError, DataError, did_you_mean
 from dlcli.core.reading import files_below
 from dlcli.core.spec import DataSpec
+from dlcli.data.encoding import Encoding
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.readers.csv import Samples, read_rows
+from dlcli.data.readers.tables import Table, read_table
 from dlcli.data.readers.text import STDIN, is_stream
 
 _MOST_FILES = 1_000_000
@@ -34,6 +39,8 @@ def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) 
 
     keep: columns of a .csv file whose text is returned with each row; ConfigError if the file is an image.
     """
+    if about.encoding is not None:
+        return _encoded(path, about.encoding, keep=keep)
     if about.spec.kind != "image" or path.suffix.lower() == ".csv" or is_stream(path):
         return read_rows(path, about.spec, about.feature_names, keep=keep)
     if keep:
@@ -42,6 +49,36 @@ def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) 
 
     pixels = read_image(path, about.spec.input_shape, white=about.pixel_max, crop=about.crop)
     return Samples([str(path)], pixels[None], [{}])
+
+
+def _encoded(path: Path, encoding: Encoding, *, keep: Sequence[str]) -> Samples:
+    """The rows of a table. Its columns may be in any order; the target and other columns may be there or not."""
+    table = read_table(path, streams=True) if encoding.header else _without_header(path, encoding)
+    for name in keep:
+        if name not in table.columns:
+            raise DataError(f"{path} has no column {name!r} for --keep: {did_you_mean(name, table.columns)}")
+    values, unseen = encoding.encode(table)
+    told = ", ".join(f"{name} ({count:,})" for name, count in unseen.items())
+    return Samples(
+        names=[table.where(row) for row in range(len(table))],
+        raw=torch.from_numpy(values),
+        kept=[{name: table.columns[name].text(row) for name in keep} for row in range(len(table))],
+        note=f"{path} has categories that the training rows had rarely or not at all: {told}" if unseen else "",
+    )
+
+
+def _without_header(path: Path, encoding: Encoding) -> Table:
+    """The table in a file without a header, in the order of the training file, with the target or without."""
+    names = [column.name for column in encoding.columns]
+    table = read_table(path, header="none", streams=True)
+    others = [name for name in names if name != encoding.target]
+    for found in (names, others):
+        if len(found) == len(table.columns):
+            columns = dict(zip(found, table.columns.values(), strict=True))
+            return dataclasses.replace(table, columns=columns)
+    raise DataError(
+        f"{path} has {len(table.columns)} columns, but the training file, which has no header either, has {len(names)}"
+    )
 
 
 def _images_in(folder: Path, spec: DataSpec, *, tell: Callable[[str], None]) -> list[Path]:

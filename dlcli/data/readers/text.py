@@ -10,7 +10,7 @@ from dlcli.core.reading import read_bytes
 
 STDIN = Path("/dev/stdin")
 
-_MOST_BYTES = 1_000_000_000
+MOST_BYTES = 1_000_000_000
 
 
 def is_stream(path: Path) -> bool:
@@ -24,15 +24,7 @@ def read_text(path: Path, *, streams: bool = False) -> str:
 
     streams: whether `path` may be a stream, which can be read only once.
     """
-    try:
-        if streams and is_stream(path):
-            content = _drained(path)
-        elif path.is_file():
-            content = read_bytes(path, most=_MOST_BYTES, follow=True)
-        else:
-            raise DataError(f"{path} {_no_file(path)}")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    content = read_content(path, streams=streams)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path} is not UTF-8 text but UTF-16: save it as UTF-8")
     if (zero := content.find(0)) >= 0:
@@ -47,17 +39,29 @@ def read_text(path: Path, *, streams: bool = False) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_content(path: Path, *, streams: bool = False) -> bytes:
+    """The bytes of a regular file or, with `streams`, of a stream; DataError if it cannot be read."""
+    try:
+        if streams and is_stream(path):
+            return _drained(path)
+        if path.is_file():
+            return read_bytes(path, most=MOST_BYTES, follow=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    raise DataError(f"{path} {_no_file(path)}")
+
+
 def _drained(path: Path) -> bytes:
     """All bytes of a stream."""
     if path != STDIN:
         with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
+            content = file.read(MOST_BYTES + 1)
     elif sys.stdin is None:
         raise OSError(errno.EBADF, "it is closed")
     else:
-        content = sys.stdin.buffer.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES:,} bytes")
+        content = sys.stdin.buffer.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES:,} bytes")
     return content
 
 

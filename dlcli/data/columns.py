@@ -1,0 +1,171 @@
+"""What the columns of a table are: numbers, categories, dates, or of no use. Decided by their values in all rows."""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+
+from dlcli.core.errors import DataError
+from dlcli.data.readers.tables import Cells, Table
+
+ColumnKind = Literal["number", "category", "yes/no", "date", "left out", "target"]
+
+Invalid = Literal["error", "missing"]
+
+# More different texts than this, or than a tenth of the rows, are free text; a table of few rows may have _FEW.
+MOST_LEVELS = 50
+_FEW = 10
+# A column of numbers may have fewer cells than this, in relation to all, that are none: they are a mistake in the file.
+_MISTAKES = 0.01
+
+# Python's float() also accepts 1_000, nan, and digits of other scripts.
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_COMMA = re.compile(r"[-+]?([0-9]+,[0-9]*|,[0-9]+)([eE][-+]?[0-9]+)?")
+_LARGEST = float(np.finfo(np.float32).max)
+
+_DATE = re.compile(r"([0-9]{4})[-/]([0-9]{1,2})[-/]([0-9]{1,2})|([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})")
+DATE_PARTS = ("year", "month", "day", "weekday", "hour", "days")
+_EPOCH = datetime(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a column is. reason: why it is left out. levels: both values of a yes/no column, sorted."""
+
+    kind: ColumnKind
+    reason: str = ""
+    levels: tuple[str, ...] = ()
+
+
+def find_out(table: Table, name: str, *, numbers: Collection[str], categories: Collection[str]) -> Found:
+    """What the column is. numbers, categories: columns for which the user says it."""
+    cells = table.columns[name]
+    distinct = len(cells.values)
+    if name in categories:
+        return Found("category")
+    if name in numbers:
+        return Found("number")
+    if not distinct:
+        return Found("left out", "it is empty")
+    missing = bool((cells.codes < 0).any())
+    if distinct == 1 and not missing:
+        return Found("left out", f"it is {cells.values[0][:40]!r} in every row")
+    parsed = [number(text, comma=table.decimal_comma) for text in cells.values]
+    if _mostly(cells, [value is not None for value in parsed]):
+        if _counts_rows(cells, parsed):
+            return Found("left out", "it numbers the rows")
+        two = distinct == 2 and None not in parsed
+        return Found("yes/no", levels=ordered(cells.values, table)) if two else Found("number")
+    if _mostly(cells, [date(text) is not None for text in cells.values]):
+        return Found("date")
+    if distinct == 2:
+        return Found("yes/no", levels=ordered(cells.values, table))
+    present = int((cells.codes >= 0).sum())
+    if distinct <= MOST_LEVELS and distinct <= max(_FEW, present / 10):
+        return Found("category")
+    if distinct == present:
+        return Found("left out", "it is an id or free text: different in every row")
+    return Found("left out", f"it is free text: {distinct:,} different values in {present:,} rows")
+
+
+def _mostly(cells: Cells, fits: list[bool]) -> bool:
+    """Whether all values are of a kind, or so many that the others are mistakes."""
+    if all(fits):
+        return True
+    if len(fits) <= MOST_LEVELS:
+        return False
+    counts = cells.counts()
+    return bool(counts[~np.array(fits)].sum() < _MISTAKES * counts.sum())
+
+
+def _counts_rows(cells: Cells, parsed: list[float | None]) -> bool:
+    """Whether each number is the one before it plus 1, without a missing one."""
+    if len(parsed) != len(cells.codes) or None in parsed or len(parsed) < 3:
+        return False
+    values = np.array(parsed, dtype=np.float64)  # in the order of the rows, since each occurs once
+    return bool((np.diff(values) == 1).all() and values[0].is_integer())
+
+
+def ordered(values: Collection[str], table: Table) -> tuple[str, ...]:
+    """Sorted: as numbers if all of them are numbers."""
+    parsed = {text: number(text, comma=table.decimal_comma) for text in values}
+    if None in parsed.values():
+        return tuple(sorted(values))
+    return tuple(sorted(values, key=lambda text: (parsed[text], text)))
+
+
+def number(text: str, *, comma: bool = False) -> float | None:
+    """The number that a text says, else None. comma: whether 1,5 is one."""
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    return float(text.replace(",", ".")) if comma and _COMMA.fullmatch(text) else None
+
+
+def date(text: str) -> datetime | None:
+    """The time that a text says, else None: 2026-01-31, 2026/1/31 or 31.1.2026, with or without a time of day. A time
+    with a zone is taken in UTC."""
+    match = _DATE.match(text)
+    if match is None or len(text) > 40:
+        return None
+    year, month, day = (match[1], match[2], match[3]) if match[1] else (match[6], match[5], match[4])
+    try:
+        found = datetime.fromisoformat(f"{year}-{int(month):02}-{int(day):02}{text[match.end() :]}")
+        return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        return None
+
+
+def numbers_of(table: Table, name: str, *, invalid: Invalid) -> np.ndarray[Any, Any]:
+    """float64 (rows, 1), NaN where the value is missing. DataError for a cell that is no number, or too large a one,
+    unless `invalid` is missing."""
+
+    def value(text: str) -> tuple[float, ...] | None:
+        found = number(text, comma=table.decimal_comma)
+        return None if found is None or abs(found) > _LARGEST else (found,)
+
+    return _converted(table, name, value, 1, invalid=invalid, what="no number, or too large a one")
+
+
+def dates_of(table: Table, name: str, *, invalid: Invalid) -> np.ndarray[Any, Any]:
+    """float64 (rows, 6), DATE_PARTS of each date (the last: days since 1970), NaN where it is missing. DataError for a
+    cell that is no date, unless `invalid` is missing."""
+
+    def value(text: str) -> tuple[float, ...] | None:
+        found = date(text)
+        if found is None:
+            return None
+        days = (found - _EPOCH).total_seconds() / 86400
+        return (found.year, found.month, found.day, found.weekday(), found.hour, days)
+
+    return _converted(table, name, value, len(DATE_PARTS), invalid=invalid, what="no date")
+
+
+def _converted(
+    table: Table,
+    name: str,
+    value: Callable[[str], tuple[float, ...] | None],
+    width: int,
+    *,
+    invalid: Invalid,
+    what: str,
+) -> np.ndarray[Any, Any]:
+    cells = table.columns[name]
+    found = [value(text) for text in cells.values]
+    wrong = np.array([each is None for each in found] + [False])  # the last one for missing cells
+    if invalid == "error" and wrong.any():
+        rows = np.flatnonzero(wrong[cells.codes])
+        if len(rows):
+            more = f" (and {len(rows) - 1:,} more)" if len(rows) > 1 else ""
+            text = cells.text(int(rows[0]))
+            raise DataError(
+                f"{table.where(int(rows[0]))}: {name} is {text if len(text) <= 40 else text[:37] + '...'!r}, which is "
+                f"{what}{more}: correct it, or take such cells as missing with data.invalid=missing"
+            )
+    nothing = (np.nan,) * width
+    values: np.ndarray[Any, Any] = np.array(
+        [nothing if each is None else each for each in [*found, None]], dtype=np.float64
+    )
+    return np.take(values, cells.codes, axis=0)

@@ -1,0 +1,237 @@
+"""Encoding: how the columns of a table become features. Learned from the training rows, stored in the run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, get_args
+
+import numpy as np
+
+from dlcli.core.documents import FLAG, NUMBER, TEXT, Kind, check, list_of
+from dlcli.core.errors import DataError, did_you_mean
+from dlcli.data.columns import DATE_PARTS, ColumnKind, Found, Invalid, dates_of, number, numbers_of
+from dlcli.data.readers.tables import Table
+
+_MOST_FEATURES = 50_000
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column, and what becomes of it: its features are 32-bit numbers, in this order.
+
+    kind: number: its value. yes/no: 1 for the second of `levels`. category: one feature for each of `levels`, 1 for
+        that of the cell. date: its `parts`. The target, and what is left out, have no features.
+    reason: why it is left out.
+    fills: of each feature of a number, yes/no or date: what stands for a missing value.
+    rare: whether a further feature is 1 for all levels that are not in `levels`. Without it none is 1 for them.
+    missing: whether a further feature is 1 where the value is missing.
+    """
+
+    name: str
+    kind: ColumnKind
+    reason: str = ""
+    levels: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    fills: tuple[float, ...] = ()
+    rare: bool = False
+    missing: bool = False
+
+    @property
+    def is_used(self) -> bool:
+        return self.kind not in ("left out", "target")
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        own = {
+            "number": (self.name,),
+            "yes/no": tuple(f"{self.name}={level}" for level in self.levels[1:]),
+            "category": tuple(f"{self.name}={level}" for level in self.levels),
+            "date": tuple(f"{self.name}.{part}" for part in self.parts),
+        }.get(self.kind, ())
+        return own + (f"{self.name}=other",) * self.rare + (f"{self.name}=missing",) * self.missing
+
+    @property
+    def scaled(self) -> int:
+        """How many features, the first ones, are numbers that are standardised; the others are 0 or 1."""
+        return {"number": 1, "date": len(self.parts)}.get(self.kind, 0)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """columns: all of the file, in its order. header: whether the file has one. invalid: whether a cell that does not
+    suit its column is an error or missing."""
+
+    columns: tuple[Column, ...]
+    header: bool = True
+    invalid: Invalid = "error"
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(name for column in self.columns for name in column.features)
+
+    @property
+    def target(self) -> str:
+        return next((column.name for column in self.columns if column.kind == "target"), "")
+
+    @property
+    def scaled(self) -> tuple[bool, ...]:
+        """Of each feature, whether it is standardised."""
+        return tuple(place < column.scaled for column in self.columns for place in range(len(column.features)))
+
+    def encode(self, table: Table) -> tuple[np.ndarray[Any, Any], dict[str, int]]:
+        """float32 (rows, features), and for each column how many of its cells hold a category that the training
+        rows did not have, or rarely, if any. DataError for a column that is needed and not there, and for a cell that
+        does not suit its column."""
+        for column in self.columns:
+            if column.is_used and column.name not in table.columns:
+                known = [each.name for each in self.columns]
+                near = did_you_mean(column.name, [name for name in table.columns if name not in known])
+                raise DataError(
+                    f"{table.path} has no column {column.name!r}" + (f": {near}" if near.startswith("did") else "")
+                )
+        found = np.zeros((len(table), len(self.feature_names)), dtype=np.float32)
+        unseen: dict[str, int] = {}
+        place = 0
+        for column in self.columns:
+            width = len(column.features)
+            if column.is_used:
+                unknown = _fill_in(column, table, found[:, place : place + width], invalid=self.invalid)
+                unseen |= {column.name: unknown} if unknown else {}
+            place += width
+        return found, unseen
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"columns": [_compact(c) for c in self.columns], "header": self.header, "invalid": self.invalid}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Encoding":
+        """The inverse of `as_dict`; ValueError if the values are invalid or do not match each other."""
+        check(values, _FIELDS, needed=True)
+        columns = tuple(_column(each) for each in values["columns"])
+        names = [column.name for column in columns]
+        if len(set(names)) < len(names) or [c.kind for c in columns].count("target") > 1:
+            raise ValueError("two of its columns have one name, or two are the target")
+        return cls(columns, values["header"], values["invalid"])
+
+
+def fit(
+    table: Table, found: Mapping[str, Found], rows: np.ndarray[Any, Any], *, min_count: int, header: bool,
+    invalid: Invalid,
+) -> Encoding:  # fmt: skip
+    """Learned from these rows only. found: what each column is. min_count: a category in fewer rows is rare."""
+    part = table.rows(rows)
+    columns = tuple(_fitted(part, name, about, min_count=min_count, invalid=invalid) for name, about in found.items())
+    encoding = Encoding(columns, header, invalid)
+    count = len(encoding.feature_names)
+    if count > _MOST_FEATURES:
+        widest = max(columns, key=lambda column: len(column.features))
+        raise DataError(
+            f"{table.path} makes {count:,} features, {len(widest.features):,} of them of {widest.name}: raise "
+            "data.min_count, or leave columns out with data.drop"
+        )
+    if not count:
+        told = "; ".join(f"{c.name}: {c.reason}" for c in columns if c.reason) or "the target is its only one"
+        raise DataError(
+            f"{table.path} has no column to learn from ({told}): name columns in data.numbers or data.categories"
+        )
+    return encoding
+
+
+def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: Invalid) -> Column:
+    cells, kind = table.columns[name], about.kind
+    missing = bool((cells.codes < 0).any())
+    if kind in ("left out", "target"):
+        return Column(name, kind, about.reason)
+    if kind == "category":
+        counts = dict(zip(cells.values, cells.counts().tolist(), strict=True))
+        levels = sorted((c for c in counts if counts[c] >= min_count), key=lambda c: (-counts[c], c))
+        rare = any(0 < count < min_count for count in counts.values())
+        return Column(name, kind, levels=tuple(levels), rare=rare, missing=missing)
+    if kind == "yes/no":
+        second = about.levels[1]
+        counts = dict(zip(cells.values, cells.counts().tolist(), strict=True))
+        usual = float(2 * counts[second] > sum(counts.values()))
+        return Column(name, kind, levels=about.levels, fills=(usual,), missing=missing)
+    values = (numbers_of if kind == "number" else dates_of)(table, name, invalid=invalid)
+    there = values[~np.isnan(values[:, 0])]
+    missing = len(there) < len(values)
+    fills = np.median(there, axis=0) if len(there) else np.zeros(values.shape[1])
+    if kind == "number":
+        return Column(name, kind, fills=tuple(fills.tolist()), missing=missing)
+    varies = [place for place in range(len(DATE_PARTS)) if len(there) and np.ptp(there[:, place]) > 0]
+    parts = tuple(DATE_PARTS[place] for place in varies)
+    return Column(name, kind, parts=parts, fills=tuple(fills[varies].tolist()), missing=missing)
+
+
+def _fill_in(column: Column, table: Table, into: np.ndarray[Any, Any], *, invalid: Invalid) -> int:
+    """Write the features of a column; returns how many cells hold a level that it does not have."""
+    cells = table.columns[column.name]
+    if column.kind in ("number", "date"):
+        values = (numbers_of if column.kind == "number" else dates_of)(table, column.name, invalid=invalid)
+        empty = np.isnan(values[:, 0])
+        if column.kind == "date":
+            values = values[:, [DATE_PARTS.index(part) for part in column.parts]]
+        into[:, : column.scaled] = np.where(empty[:, None], np.array(column.fills), values)
+        if column.missing:
+            into[:, -1] = empty
+        return 0
+    empty, own = cells.codes < 0, places(column.levels, table, column.name)
+    unknown = (own < 0) & ~empty
+    if column.kind == "yes/no":
+        into[:, 0] = np.where(own < 0, column.fills[0], own)
+    else:
+        known = np.flatnonzero(own >= 0)
+        into[known, own[known]] = 1
+        if column.rare:
+            into[unknown, len(column.levels)] = 1
+    if column.missing:
+        into[empty, -1] = 1
+    return int(unknown.sum())
+
+
+def places(levels: Sequence[str], table: Table, name: str) -> np.ndarray[Any, Any]:
+    """int64 (rows,): which of `levels` is in this column of each row, -1 if none. 1 and 1.0 are the same level."""
+    place = {level: at for at, level in enumerate(levels)}
+    by_value = {number(level): at for level, at in place.items()}
+    by_value.pop(None, None)
+
+    def found(text: str) -> int:
+        return place[text] if text in place else by_value.get(number(text, comma=table.decimal_comma), -1)
+
+    cells = table.columns[name]
+    of_values: np.ndarray[Any, Any] = np.array([*map(found, cells.values), -1])
+    return np.take(of_values, cells.codes)
+
+
+def _compact(column: Column) -> dict[str, Any]:
+    """Without what is as by default."""
+    values = {f.name: getattr(column, f.name) for f in fields(Column)}
+    plain = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+    return {name: value for name, value in plain.items() if value or name in ("name", "kind")}
+
+
+def _column(values: Any) -> Column:
+    check(values, _COLUMN)
+    check(values, {"name": TEXT, "kind": _COLUMN["kind"]}, needed=True)
+    known = {f.name: values[f.name] for f in fields(Column) if f.name in values}
+    frozen: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
+    column = Column(**frozen)
+    fills = {"number": 1, "yes/no": 1, "date": len(column.parts)}.get(column.kind, 0)
+    if len(column.fills) != fills or (column.kind == "yes/no" and len(column.levels) != 2):
+        raise ValueError(f"column {column.name[:40]!r} is a {column.kind} with other levels or fills")
+    if len(set(column.levels)) < len(column.levels):
+        raise ValueError(f"column {column.name[:40]!r} has a level twice")
+    return column
+
+
+def _one_of(choices: Sequence[str]) -> Kind:
+    return Kind(f"one of {', '.join(choices)}", lambda v: isinstance(v, str) and v in choices)
+
+
+_COLUMN = {
+    "name": TEXT, "kind": _one_of(get_args(ColumnKind)), "reason": TEXT, "levels": list_of(TEXT),
+    "parts": list_of(_one_of(DATE_PARTS)), "fills": list_of(NUMBER), "rare": FLAG, "missing": FLAG,
+}  # fmt: skip
+_FIELDS = {
+    "columns": Kind("a list", lambda v: isinstance(v, list)), "header": FLAG, "invalid": _one_of(get_args(Invalid)),
+}  # fmt: skip

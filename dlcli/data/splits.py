@@ -1,0 +1,73 @@
+"""Which rows are for training, validation and testing."""
+
+import torch
+from torch import Tensor
+
+# If there is no official test set, the test split is drawn with this seed and not with the run's, so that all runs on a
+# data set are measured on the same samples.
+_TEST_SEED = 20240229
+
+# What a table may say of a row, as a number.
+TRAIN, VAL, TEST = 0, 1, 2
+
+
+def divide(
+    count: int,
+    *,
+    test_fraction: float,
+    val_fraction: float,
+    seed: int,
+    ordered: bool = False,
+    classes: Tensor | None = None,
+    parts: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The row numbers of the training, validation and test split, each in ascending order.
+
+    The test split is `test_fraction` of all, the same rows for every seed; the validation split, drawn with `seed`,
+    `val_fraction` of the others, and at least one. ordered: they are cut from the end instead.
+    classes: (N,) the class of each row: each class is divided in the same proportions, and keeps a training row.
+    parts: (N,) TRAIN, VAL or TEST of each row; only what it leaves out is drawn, from its TRAIN rows.
+    """
+    rows = torch.arange(count)
+    val, test = rows[:0], rows[:0]
+    if parts is not None:
+        rows, val, test = (rows[parts == part] for part in (TRAIN, VAL, TEST))
+    if not len(test):
+        size = round(len(rows) * test_fraction)
+        rows, test = _hold_out(rows, size, seed=None if ordered else _TEST_SEED, classes=classes)
+    if not len(val):
+        size = round(len(rows) * val_fraction)
+        size = size if size or not val_fraction else 1
+        rows, val = _hold_out(rows, size, seed=None if ordered else seed, classes=classes)
+    return rows, val, test
+
+
+def _hold_out(rows: Tensor, size: int, *, seed: int | None, classes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The entries of `rows` that are kept and the `size` entries that are held out: the last ones, or, with a seed,
+    random ones. Both keep the order of `rows`. More than there are: all of them."""
+    if not size:
+        return rows, rows[:0]
+    if seed is None:
+        return rows[:-size], rows[-size:]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    if classes is not None:
+        order, size = _balanced(order, classes[rows[order]], size)
+    return rows[order[size:].sort().values], rows[order[:size].sort().values]
+
+
+def _balanced(order: Tensor, classes: Tensor, size: int) -> tuple[Tensor, int]:
+    """`order` with the rows first that are held out, each class in proportion, and their number: `size`, or less where
+    a class would lose its last row. classes: (N,) of the rows in this order."""
+    counts = classes.bincount().double()
+    share = counts * size / len(order)
+    quota = torch.minimum(share.floor(), (counts - 1).clamp_min(0))
+    for number in (share - share.floor()).argsort(descending=True, stable=True).tolist():
+        if quota.sum() < size and quota[number] + 1 < counts[number]:
+            quota[number] += 1
+    # The how-manieth of its class each row is, from 0.
+    by_class = classes.argsort(stable=True)
+    first = counts.cumsum(0) - counts
+    rank = torch.empty(len(order), dtype=torch.float64)
+    rank[by_class] = torch.arange(len(order), dtype=torch.float64) - first[classes[by_class]]
+    held = rank < quota[classes]
+    return torch.cat((order[held], order[~held])), int(held.sum())

@@ -1,0 +1,274 @@
+"""table:FILE -> data for a model of features: what the columns are, what is predicted, and which rows are for what."""
+
+import dataclasses
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlcli.core.errors import ConfigError, DataError, did_you_mean
+from dlcli.core.spec import DataSpec, TaskName
+from dlcli.data.columns import Found, Invalid, find_out, number, numbers_of, ordered
+from dlcli.data.encoding import Encoding, fit, places
+from dlcli.data.preprocessing import Preprocessing
+from dlcli.data.readers.tables import Table, read_table
+from dlcli.data.source import Source
+from dlcli.data.splits import TEST, TRAIN, VAL
+
+Task = Literal["auto", "regression", "binary", "multiclass"]
+
+# Whole numbers with this many different values at most may be classes or not: the user must say it.
+_MAY_BE_CLASSES = 20
+_MOST_CLASSES = 1_000
+_PARTS = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A table, read and understood, but not yet encoded: it is Unfitted. All rows have a target.
+
+    test: the table of an official test file. found: what each column is. header: whether the file names its columns.
+    parts: TRAIN, VAL or TEST of each row, if a column says it. notes: sentences for the user.
+    """
+
+    table: Table
+    test: Table | None
+    target: str
+    task: TaskName
+    found: dict[str, Found]
+    header: bool
+    min_count: int
+    invalid: Invalid
+    parts: Tensor | None
+    notes: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        return len(self.table)
+
+    @property
+    def has_test(self) -> bool:
+        return self.test is not None
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.table.sha256} {self.test and self.test.sha256} {self.target}".encode())
+        if self.parts is not None:
+            digest.update(self.parts.numpy().data)
+        return digest.hexdigest()
+
+    @property
+    def classes(self) -> Tensor | None:
+        if self.task == "regression":
+            return None
+        return torch.from_numpy(self.table.columns[self.target].codes.astype(np.int64))
+
+    def fit(self, train: Tensor, about: Preprocessing | None) -> Source:
+        """See `Unfitted.fit`. DataError for a class that no training row has."""
+        rows = train.numpy()
+        if about is None:
+            encoding = fit(
+                self.table, self.found, rows, min_count=self.min_count, header=self.header, invalid=self.invalid
+            )
+            names = self._classes_in(rows)
+        else:
+            encoding, names = _stored(about, self.table), about.class_names
+        x, y = self._encoded(self.table, encoding, names)
+        test_x, test_y = (None, None) if self.test is None else self._encoded(self.test, encoding, names)
+        outputs = len(names) if self.task == "multiclass" else 1
+        return Source(
+            DataSpec(self.task, "features", (x.shape[1],), outputs),
+            x,
+            y,
+            test_x,
+            test_y,
+            class_names=names,
+            feature_names=encoding.feature_names,
+            encoding=encoding,
+            notes=self.notes,
+        )
+
+    def _classes_in(self, rows: np.ndarray[Any, Any]) -> tuple[str, ...]:
+        """The classes of these rows, sorted; empty for a regression."""
+        if self.task == "regression":
+            return ()
+        cells = self.table.columns[self.target]
+        counts = cells.counts(rows)
+        names = ordered([name for name, count in zip(cells.values, counts, strict=True) if count], self.table)
+        if len(names) < 2 or (self.task == "binary" and len(names) > 2):
+            raise DataError(
+                f"{self.table.path}: the training rows have {len(names)} different values of {self.target}, but "
+                f"{self.task} needs {'2' if self.task == 'binary' else 'at least 2'}"
+            )
+        return names
+
+    def _encoded(self, table: Table, encoding: Encoding, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        x = torch.from_numpy(encoding.encode(table)[0])
+        if self.task == "regression":
+            return x, torch.from_numpy(numbers_of(table, self.target, invalid="error")[:, 0].astype(np.float32))
+        classes = places(names, table, self.target)
+        if len(wrong := np.flatnonzero(classes < 0)):
+            row = int(wrong[0])
+            raise DataError(
+                f"{table.where(row)}: {self.target} is {table.columns[self.target].text(row)[:40]!r}, a class that no "
+                f"training row has: known are {', '.join(names[:20])}"
+            )
+        return x, torch.from_numpy(classes)
+
+
+def table(
+    data_dir: Path,
+    *,
+    path: str,
+    target: str | None = None,
+    task: Task = "auto",
+    header: Literal["first", "none"] = "first",
+    columns: tuple[str, ...] = (),
+    drop: tuple[str, ...] = (),
+    numbers: tuple[str, ...] = (),
+    categories: tuple[str, ...] = (),
+    test: str | None = None,
+    split_column: str | None = None,
+    min_count: int = 2,
+    invalid: Invalid = "error",
+) -> Opened:
+    """The rows of a table, with one column as the target.
+
+    ConfigError (exit 2) for an option that does not fit the table, DataError (exit 3) for a table that cannot be used.
+    """
+    if columns and header != "none":
+        raise ConfigError("data.columns names the columns of a file without a header: add data.header=none")
+    if min_count < 1:
+        raise ConfigError(f"data.min_count = {min_count} must be at least 1")
+    read = partial(read_table, header=header, names=columns)
+    whole = read(Path(path))
+    if target is None:
+        raise ConfigError(f"data.target must be given, the column to predict: {_shown(whole.columns)} in {path}")
+    _need_columns(whole, header, target=[target], drop=drop, numbers=numbers, categories=categories)
+    _need_columns(whole, header, split_column=[split_column] if split_column else [])
+    for name in {*drop, *numbers, *categories, split_column} & {target}:
+        raise ConfigError(f"data.target = {name} is named in another option as well: leave it out there")
+    goal = _task(whole, target, task, invalid)
+    known, notes = _with_target(whole, target, goal, invalid)
+    tested = None
+    if test is not None:
+        tested, more = _with_target(_need_target(read(Path(test)), target), target, goal, invalid)
+        tested, dotted = _without_dots(tested, known, target) if goal != "regression" else (tested, ())
+        notes += (*more, *dotted)
+    left_out = dict.fromkeys(drop, "data.drop names it") | {split_column or "": "it says the split"}
+    found = {
+        name: Found("target") if name == target
+        else Found("left out", left_out[name]) if name in left_out
+        else find_out(known, name, numbers=numbers, categories=categories)
+        for name in known.columns
+    }  # fmt: skip
+    parts = _parts(known, split_column) if split_column else None
+    if parts is not None and tested is not None and bool((parts == TEST).any()):
+        raise ConfigError(f"data.test = {test} does not go with test rows in data.split_column = {split_column}")
+    return Opened(
+        known, tested, target, goal, found, header == "first", min_count, invalid, parts, notes + _told(found)
+    )
+
+
+def _told(found: dict[str, Found]) -> tuple[str, ...]:
+    gone = [f"{name} ({about.reason})" for name, about in found.items() if about.kind == "left out"]
+    return (f"left out: {', '.join(gone[:10])}{' and more' * (len(gone) > 10)}",) if gone else ()
+
+
+def _need_columns(table: Table, header: str, **options: Collection[str]) -> None:
+    """ConfigError for a column that an option names and the table does not have."""
+    for option, names in options.items():
+        for name in names:
+            if name not in table.columns:
+                told = did_you_mean(name, table.columns) if len(table.columns) <= 30 else _shown(table.columns)
+                bare = header == "first" and any(number(column) is not None for column in table.columns)
+                hint = "; a file without a header is read with data.header=none" if bare else ""
+                raise ConfigError(f"data.{option} = {name} is no column of {table.path}: {told}{hint}")
+
+
+def _shown(columns: Collection[str]) -> str:
+    return ", ".join(list(columns)[:20]) + (f" and {len(columns) - 20} more" if len(columns) > 20 else "")
+
+
+def _task(table: Table, target: str, task: Task, invalid: Invalid) -> TaskName:
+    cells = table.columns[target]
+    distinct = len(cells.values)
+    if not distinct:
+        raise DataError(f"{table.path} has no value in its column {target}, the target: name another in data.target")
+    if task != "auto":
+        return task
+    if distinct == 1:
+        raise DataError(f"{table.path}: {target} is {cells.values[0][:40]!r} in every row: there is nothing to predict")
+    if distinct == 2:
+        return "binary"
+    all_numbers = None not in [number(text, comma=table.decimal_comma) for text in cells.values]
+    if all_numbers or find_out(table, target, numbers=(), categories=()).kind == "number":
+        values = numbers_of(table, target, invalid=invalid)
+        whole = bool((np.isnan(values) | (values == np.round(values))).all())
+        if whole and distinct <= _MAY_BE_CLASSES:
+            raise ConfigError(
+                f"data.target = {target} has {distinct} different whole numbers, which may be classes or amounts: give "
+                "data.task=multiclass or data.task=regression"
+            )
+        return "regression"
+    if distinct > _MOST_CLASSES or 2 * distinct > len(table):
+        raise ConfigError(
+            f"data.target = {target} is text with {distinct:,} different values in {len(table):,} rows, too many for "
+            "classes: name another column"
+        )
+    return "multiclass"
+
+
+def _with_target(table: Table, target: str, task: TaskName, invalid: Invalid) -> tuple[Table, tuple[str, ...]]:
+    """The rows that have a target, and what to say of the others."""
+    there = table.columns[target].codes >= 0
+    if task == "regression":
+        there = ~np.isnan(numbers_of(table, target, invalid=invalid)[:, 0])
+    gone = int((~there).sum())
+    if gone == len(table):
+        raise DataError(f"{table.path} has no value in its column {target}, the target: name another in data.target")
+    if not gone:
+        return table, table.notes
+    told = f"{gone:,} of {len(table):,} rows of {table.path.name} are left out: they have no {target}"
+    return table.rows(np.flatnonzero(there)), (*table.notes, told)
+
+
+def _need_target(test: Table, target: str) -> Table:
+    if target not in test.columns:
+        raise DataError(f"{test.path} has no column {target!r}, the target: {did_you_mean(target, test.columns)}")
+    return test
+
+
+def _without_dots(test: Table, table: Table, target: str) -> tuple[Table, tuple[str, ...]]:
+    """The test table with classes as in the training table, if all that differs is a dot at their end."""
+    cells = test.columns[target]
+    known = set(table.columns[target].values)
+    bare = tuple(text.removesuffix(".") for text in cells.values)
+    if known.issuperset(cells.values) or not known.issuperset(bare) or len(set(bare)) < len(bare):
+        return test, ()
+    changed = {**test.columns, target: dataclasses.replace(cells, values=bare)}
+    note = f"the values of {target} in {test.path.name} end in a dot, which is left out"
+    return dataclasses.replace(test, columns=changed), (note,)
+
+
+def _parts(table: Table, name: str) -> Tensor:
+    """Which part each row belongs to, by this column."""
+    cells = table.columns[name]
+    table_of = np.array([*(_PARTS.get(text.lower(), -1) for text in cells.values), -1])
+    parts = table_of[cells.codes]
+    if len(wrong := np.flatnonzero(parts < 0)):
+        row = int(wrong[0])
+        raise DataError(f"{table.where(row)}: {name} is {cells.text(row)[:40]!r}, but train, val or test is expected")
+    return torch.from_numpy(parts)
+
+
+def _stored(about: Preprocessing, table: Table) -> Encoding:
+    if about.encoding is None:
+        raise DataError(f"{table.path} is a table, but the model was trained on other data: {about.spec}")
+    return about.encoding
