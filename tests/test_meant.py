@@ -95,12 +95,12 @@ def test_a_setting_of_another_tool_in_a_file_and_in_the_environment(dlcli: Dlcli
 
 
 def test_own_code_of_such_a_name_is_still_own_code(dlcli: Dlcli, tmp_path: Path) -> None:
-    (tmp_path / "arrays.py").write_text(
+    (tmp_path / "texts.py").write_text(
         "from dlcli import Source\nfrom dlcli.data.builtin import digits\n\n\n"
         "def load(data_dir) -> Source:\n    return digits(data_dir)\n"
     )
-    done = dlcli("train", "mlp", "--data", "arrays:load", "--epochs", "1", "--device", "cpu")
-    assert "on arrays:load (1,294 train" in done.stderr
+    done = dlcli("train", "mlp", "--data", "texts:load", "--epochs", "1", "--device", "cpu")
+    assert "on texts:load (1,294 train" in done.stderr
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4])
