@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,19 @@ def test_files_that_are_no_arrays(tmp_path: Path) -> None:
     whole = saved(tmp_path, x=FEATURES, y=CLASSES).read_bytes()
     (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
     assert said(tmp_path / "a.npz") == "a.npz is no .npz file, or damaged: File is not a zip file"
+    encrypted = bytearray(whole)
+    for mark, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the header of each member, and its entry in the index
+        for place in re.finditer(re.escape(mark), whole):
+            encrypted[place.start() + flags] |= 1
+    (tmp_path / "a.npz").write_bytes(encrypted)
+    assert said(tmp_path / "a.npz") == (
+        "a.npz: x is no array, or damaged: File 'x.npy' is encrypted, password required for extraction"
+    )
+    np.savez_compressed(tmp_path / "a.npz", x=FEATURES, y=CLASSES)
+    broken = bytearray((tmp_path / "a.npz").read_bytes())
+    broken[120:160] = b"\xff" * 40
+    (tmp_path / "a.npz").write_bytes(broken)
+    assert said(tmp_path / "a.npz").startswith("a.npz: x is no array, or damaged: Error -3 while decompressing data")
     (tmp_path / "a.safetensors").write_bytes(b"nonsense")
     assert said(tmp_path / "a.safetensors").startswith("a.safetensors is no .safetensors file, or damaged: ")
     (tmp_path / "a.h5").write_bytes(b"")

@@ -68,8 +68,8 @@ def test_the_data_are_read_once_and_the_weights_from_the_disk(tmp_path: Path, mo
     from dlcli.checkpoints import checkpoint
 
     read, loaded = [], []
-    real_read, real_load = load.read_source, checkpoint.load
-    monkeypatch.setattr(load, "read_source", lambda config: read.append(config.data) or real_read(config))
+    real_read, real_load = load.read, checkpoint.load
+    monkeypatch.setattr(load, "read", lambda config: read.append(config.data) or real_read(config))
     monkeypatch.setattr(checkpoint, "load", lambda *a, **k: loaded.append(a) or real_load(*a, **k))
     invoke(tmp_path, *QUICK, "--eval", "test")
     assert read == ["digits"]

@@ -66,6 +66,16 @@ READ = (
         ),
         ("eval 1 --frobnicate", "no such option --frobnicate: see `dlcli eval --help`"),
         ("tran cnn", "no such command 'tran': did you mean `dlcli train`?"),
+        (
+            "train foo.csv",
+            "unknown model 'foo.csv': it is a file or a folder: name a model first, as in "
+            "`dlcli train mlp --data foo.csv`",
+        ),
+        (
+            "gradcheck resnet18",
+            "unknown target 'resnet18': models of torchvision and timm are not built in yet; put it into a class of "
+            "your own, Net(torch.nn.Module) in mine.py, and name mine:Net",
+        ),
         ("Train cnn", "no such command 'Train': did you mean `dlcli train`?"),
         ("test 1", "no such command 'test': did you mean `dlcli eval`?"),
         ("cnn", "no such command 'cnn': did you mean `dlcli train cnn`?"),

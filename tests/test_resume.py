@@ -518,6 +518,19 @@ def test_what_would_need_another_state(dlcli: Dlcli, change: tuple[str, str], me
     dlcli("resume", "1", "--epochs", "2", "--exact")  # nothing of it was written
 
 
+def test_a_run_is_not_shortened_to_less_than_it_has_done(dlcli: Dlcli, tmp_path: Path) -> None:
+    """It once became a finished run of 3/2 epochs, without a step."""
+    made = TrainConfig(model="mlp", data="iris", epochs=9, device="cpu")
+    steps = iter(range(100))
+    list(train(made, runs_dir=tmp_path / "runs", stop=lambda: "enough" if next(steps) == 20 else None))
+    info = (tmp_path / "runs/1/run.json").read_text()
+    done = dlcli("resume", "1", "--epochs", "2", check=2)
+    assert done.stderr == "error: epochs = 2 ends at step 14, but runs/1 has done 21 steps: take a larger --epochs\n"
+    assert (tmp_path / "runs/1/run.json").read_text() == info
+    dlcli("resume", "1", "--epochs", "3", "--quiet")  # exactly as many: it has finished
+    assert Run(tmp_path / "runs", 1).info()["status"] == "finished"
+
+
 def test_the_help_of_resume_shows_no_defaults_of_train() -> None:
     text = " ".join(CliRunner().invoke(app, ["resume", "--help"], env={"COLUMNS": "200"}).stdout.split())
     assert re.findall(r"\(default: \w+", text) == ["(default: runs"]  # of --runs-dir

@@ -73,8 +73,7 @@ def _arrange(cell: str, *, width: int, cut: bool) -> list[str]:
         start = cell[: width - 3]
         while _width(start) > width - 3:
             start = start[:-1]
-        words = start.rpartition(" ")[0]
-        return [f"{words if len(words) > len(start) / 2 else start}..."]
+        return [f"{start.rpartition(' ')[0] or start}..."]
     return fold(cell, width=width)
 
 

@@ -63,17 +63,27 @@ def meant_setting(name: str, known: Iterable[str]) -> str:
 
 def meant_model(name: str) -> str | None:
     """Of a name that is not registered; None for one of the form of own code, package.module:Name."""
-    kind, colon, _ = name.partition(":")
-    if kind in _ZOOS or _ZOO.fullmatch(name.lower()):
-        return (
-            "models of torchvision and timm are not built in yet; put it into a class of your own, "
-            "Net(torch.nn.Module) in mine.py, and name mine:Net"
-        )
-    if colon:
+    if (zoo := meant_zoo(name)) is not None:
+        return zoo
+    if ":" in name:
         return _as_own_code(name, "Net")
     if name in DATASETS:
         return f"it is a data set, as in `dlcli train MODEL --data {name}`"
-    return _as_own_code(name, "Net") or did_you_mean(name, MODELS)
+    if (own := _as_own_code(name, "Net")) is not None:
+        return own
+    if _as_file(name) is not None:
+        return f"it is a file or a folder: name a model first, as in `dlcli train mlp --data {name}`"
+    return did_you_mean(name, MODELS)
+
+
+def meant_zoo(name: str) -> str | None:
+    """Of the name of a model that people know from torchvision or timm."""
+    if name.partition(":")[0] not in _ZOOS and not _ZOO.fullmatch(name.lower()):
+        return None
+    return (
+        "models of torchvision and timm are not built in yet; put it into a class of your own, "
+        "Net(torch.nn.Module) in mine.py, and name mine:Net"
+    )
 
 
 def meant_data(name: str) -> str | None:

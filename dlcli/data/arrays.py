@@ -5,6 +5,7 @@ The file is untrusted: nothing in it is unpickled, and no array is made larger t
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def _array(read: Callable[[], Any], where: str) -> np.ndarray[Any, Any]:
                 f"{where} holds Python objects, which are never read: save numbers, as array.astype('float32')"
             ) from None
         raise DataError(f"{where} is no array, or damaged: {error}") from None
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError, SyntaxError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, SyntaxError, RuntimeError) as error:
         raise DataError(f"{where} is no array, or damaged: {error}") from None
     if not isinstance(found, np.ndarray):
         raise DataError(f"{where} is no array, or damaged")

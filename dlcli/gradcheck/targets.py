@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from dlcli.config.meant import meant_zoo
 from dlcli.config.own_code import load
 from dlcli.config.registry import MODELS
 from dlcli.core import options
@@ -122,7 +123,8 @@ def cases(
             found.append(own_case(target, inputs=inputs, settings=settings, data=data, data_dir=data_dir))
             continue
         if target not in ("all", *names()):
-            raise ConfigError(f"unknown target {target!r}: {did_you_mean(target, ['all', *names()])}")
+            meant = meant_zoo(target) or did_you_mean(target, ["all", *names()])
+            raise ConfigError(f"unknown target {target!r}: {meant}")
         for name in names() if target == "all" else [target]:
             found += built_in_cases(name)
     return list({case.name: case for case in found}.values())

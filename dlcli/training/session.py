@@ -114,8 +114,7 @@ def resumed(
             weights=saved.weights if saved else None,
             fingerprint=None if other_data else run.data().get("fingerprint"),
         )
-        if before["status"] == "finished" and saved is not None and saved.state["step"] >= built.total_steps:
-            raise ConfigError(_nothing_left(run, built))
+        _check_something_is_left(run, built, saved, finished=before["status"] == "finished")
         check_memory(built)
         now_is = describe(built, command)
         settings = (flatten(stored.as_dict()), flatten(built.config.as_dict()))
@@ -207,11 +206,17 @@ def _check_state_is_kept(run: Run, stored: TrainConfig, config: TrainConfig) -> 
         raise ConfigError(f"ema = {config.ema}, but {run} has no average of its weights: leave it, or train a new run")
 
 
-def _nothing_left(run: Run, built: Experiment) -> str:
-    config = built.config
-    if config.epochs is None:
-        return f"{run} has done its {config.steps} steps: extend it with --steps above {config.steps}"
-    return f"{run} has done its {config.epochs} epochs: extend it with --epochs above {config.epochs}"
+def _check_something_is_left(run: Run, built: Experiment, saved: Checkpoint | None, *, finished: bool) -> None:
+    """ConfigError for a run that has done all its steps, or more than its settings now ask for."""
+    done, total = 0 if saved is None else saved.state["step"], built.total_steps
+    name = "steps" if built.config.epochs is None else "epochs"
+    length = getattr(built.config, name)
+    if done > total:
+        raise ConfigError(
+            f"{name} = {length} ends at step {total:,}, but {run} has done {done:,} steps: take a larger --{name}"
+        )
+    if finished and done == total:
+        raise ConfigError(f"{run} has done its {length} {name}: extend it with --{name} above {length}")
 
 
 def _continued(

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlcli.core.files import sha256_of
+
 CACHE = Path(__file__).parent.parent.parent / "build" / "benchmark-data"
 ALL, TEST = 60_000, 10_000
 MEAN, STD = 0.286, 0.353  # of Fashion-MNIST
@@ -39,6 +41,9 @@ def folder(samples: int = ALL, test: int = TEST) -> Path:
             unfinished = pixels.with_suffix(f".{os.getpid()}")
             unfinished.write_bytes(_header(3, (count, 28, 28)) + content[0][16 : 16 + count * 784])
             unfinished.rename(pixels)
+    raw = pixels.parent  # its files are of the published size, or not: either way they say that they are our own
+    sums = (f"{sha256_of(file)}  {file.name}\n" for file in sorted(raw.glob("*-ubyte")))
+    (raw / "SHA256SUMS").write_text("".join(sums))
     return found
 
 
