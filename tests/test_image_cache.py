@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from dlcli.core.errors import ResourceError
-from dlcli.data import decoding, image_cache
+from dlcli.data.images import cache as image_cache
+from dlcli.data.images import decoding
 from dlcli.data.readers.pictures import Fit
 from dlcli.data.source import Source
 from tests.test_image_folder import cache, folder, photo, read

@@ -16,7 +16,7 @@ from dlcli import TrainConfig
 from dlcli.checkpoints import checkpoint
 from dlcli.cli.main import app
 from dlcli.core.errors import ConfigError, DataError
-from dlcli.data.image_folder import images
+from dlcli.data.images.folder import images
 from dlcli.data.readers.images import read_image
 from dlcli.data.source import Source
 from dlcli.experiment.build import build

@@ -206,7 +206,7 @@ DATASETS: dict[str, DataEntry] = {
         file="FILE",
     ),
     "images": DataEntry(
-        "dlcli.data.image_folder:images",
+        "dlcli.data.images.folder:images",
         "image files of your own, a folder for each class: --data images:FOLDER",
         "classes",
         "the size that all share, or 3x64x64",
@@ -216,7 +216,7 @@ DATASETS: dict[str, DataEntry] = {
         file="FOLDER",
     ),
     "table": DataEntry(
-        "dlcli.data.tables:table",
+        "dlcli.data.tables.table:table",
         "your own table: --data table:FILE --set data.target=COLUMN",
         "that of the target",
         "a row",

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dlcli.core.documents import NUMBER, TABLE, TEXT, Kind, check, list_of
 from dlcli.core.spec import DataSpec
-from dlcli.data.encoding import Encoding
 from dlcli.data.kinds import laid_out
+from dlcli.data.tables.encoding import Encoding
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dlcli.core.spec import DataSpec
-from dlcli.data.encoding import Encoding
 from dlcli.data.preprocessing import Preprocessing
+from dlcli.data.tables.encoding import Encoding
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from dlcli.config.settings import TrainConfig
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.source import Source
-from dlcli.data.tables import Opened
+from dlcli.data.tables.table import Opened
 from dlcli.experiment.load import prepared, read
 
 
@@ -34,7 +34,7 @@ def inspect(config: TrainConfig) -> dict[str, Any]:
     encoding = data.preprocessing.encoding
     if isinstance(source, Source) or encoding is None:
         return found
-    from dlcli.data.inspection import described, warnings
+    from dlcli.data.tables.inspection import described, warnings
 
     assert isinstance(source, Opened)
     held_out = np.ones(source.rows, dtype=bool)

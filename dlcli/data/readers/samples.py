@@ -9,11 +9,11 @@ import torch
 from dlcli.core.errors import ConfigError, DataError, did_you_mean
 from dlcli.core.reading import files_below
 from dlcli.core.spec import DataSpec
-from dlcli.data.encoding import Encoding
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.readers.csv import Samples, read_rows
 from dlcli.data.readers.tables import Table, read_table
 from dlcli.data.readers.text import STDIN, is_stream
+from dlcli.data.tables.encoding import Encoding
 
 _MOST_FILES = 1_000_000
 

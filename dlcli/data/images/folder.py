@@ -9,9 +9,9 @@ import torch
 
 from dlcli.core.errors import ConfigError, DataError
 from dlcli.core.spec import DataSpec
-from dlcli.data.decoding import Facts
-from dlcli.data.folder_layout import Layout, layout
-from dlcli.data.image_cache import Stored, Wanted, stored
+from dlcli.data.images.cache import Stored, Wanted, stored
+from dlcli.data.images.decoding import Facts
+from dlcli.data.images.layout import Layout, layout
 from dlcli.data.source import Source
 
 _LARGEST = 2048  # pixels

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from dlcli.data.columns import MOST_LEVELS, numbers_of
-from dlcli.data.encoding import Column, Encoding
 from dlcli.data.readers.tables import Table
-from dlcli.data.tables import Opened
+from dlcli.data.tables.columns import MOST_LEVELS, numbers_of
+from dlcli.data.tables.encoding import Column, Encoding
+from dlcli.data.tables.table import Opened
 
 _EXAMPLES = 3
 # A column that predicts the target better than this alone is suspected to be made of it.

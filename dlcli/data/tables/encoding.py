@@ -9,8 +9,8 @@ import numpy as np
 
 from dlcli.core.documents import FLAG, NUMBER, TEXT, Kind, check, list_of
 from dlcli.core.errors import DataError, did_you_mean
-from dlcli.data.columns import DATE_PARTS, ColumnKind, Found, Invalid, dates_of, number, numbers_of
 from dlcli.data.readers.tables import Table
+from dlcli.data.tables.columns import DATE_PARTS, ColumnKind, Found, Invalid, dates_of, number, numbers_of
 
 _MOST_FEATURES = 50_000
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from dlcli.core.errors import ConfigError, DataError, did_you_mean
 from dlcli.core.spec import DataSpec, TaskName
-from dlcli.data.columns import Found, Invalid, find_out, number, numbers_of, ordered
-from dlcli.data.encoding import Encoding, fit, places
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.readers.tables import Table, read_table
 from dlcli.data.source import Source
 from dlcli.data.splits import TEST, TRAIN, VAL
+from dlcli.data.tables.columns import Found, Invalid, find_out, number, numbers_of, ordered
+from dlcli.data.tables.encoding import Encoding, fit, places
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
 

@@ -30,7 +30,7 @@ from dlcli.core.cache import user_cache
 from dlcli.core.errors import ResourceError, RunError
 from dlcli.core.files import flush_folder, held, write_bytes, write_json
 from dlcli.core.reading import parse_json, read_bytes, read_json
-from dlcli.data.decoding import Facts, Stamp, decode, decoded, stamp_of
+from dlcli.data.images.decoding import Facts, Stamp, decode, decoded, stamp_of
 from dlcli.data.readers.pictures import Fit
 
 # Of the code that decodes: other pixels for the same file need another number.
