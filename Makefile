@@ -18,7 +18,7 @@ run: setup
 	$(BIN)/dlcli runs
 
 test: check
-	$(BIN)/pytest -m "not slow and not cuda"
+	$(BIN)/pytest -m "not slow and not cuda" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup
 	$(BIN)/pytest -m "slow and not cuda" -s

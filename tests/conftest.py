@@ -3,11 +3,12 @@
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.warm import Warm
 
 # For the tests that load ONNX Runtime themselves: its telemetry would create files in the home folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -44,19 +45,19 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    process = Warm()
+    yield process
+    process.close()
+
+
 @pytest.fixture
-def dlcli(tmp_path: Path) -> Dlcli:
+def dlcli(tmp_path: Path, warm: Warm) -> Dlcli:
     """Run `dlcli WORDS` as a process in tmp_path; its runs are in tmp_path/runs."""
 
     def run(*words: str, check: int | None = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [sys.executable, "-m", "dlcli", *words],
-            cwd=tmp_path,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=1200,
-        )
+        done = warm.run(words, cwd=tmp_path, environment=environment, timeout=1200)
         assert check is None or done.returncode == check, done.stderr + done.stdout
         return done
 

@@ -22,6 +22,7 @@ from dlcli.experiment.load import load_data
 from tests.conftest import DATA_DIR, Dlcli, needs_data
 from tests.evil import NAMES
 from tests.test_evil import COMMANDS_A_TERMINAL
+from tests.warm import Warm
 
 CITIES = ("Bern", "Köln", "Paris")
 
@@ -520,15 +521,12 @@ def test_the_encoding_survives_json_and_damage_is_told(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Path:
     """A folder with a.csv and runs/1, a logistic regression on it, trained by the command."""
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("tables")
     written(folder, people(400))
     words = ["train", "logistic", "--data", "table:a.csv", "--target", "plan", "--epochs", "2", "--device", "cpu"]
-    done = subprocess.run([sys.executable, "-m", "dlcli", *words], cwd=folder, capture_output=True, text=True)
+    done = warm.run(words, cwd=folder, environment={}, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines[1] == (
