@@ -107,6 +107,8 @@ def warn(report: "Evaluation") -> None:
     tell_damage(report.damage)
     if report.unrecorded:
         say(f"warning: {report.unrecorded}: these numbers are not recorded in the run")
+    if report.undefined:
+        say(f"undefined: {', '.join(f'{name} ({reason})' for name, reason in report.undefined.items())}")
     if report.status != "finished":
         state = f"{report.status}: {report.reason}" if report.reason else report.status
         checkpoint = f"its {report.checkpoint} checkpoint, of epoch {report.epoch}, is measured"

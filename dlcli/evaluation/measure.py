@@ -17,6 +17,7 @@ from dlcli.experiment.load import load_data
 from dlcli.experiment.restore import restore
 from dlcli.runs.names import as_run
 from dlcli.runs.run import Run, now
+from dlcli.tasks.choose import why_undefined
 from dlcli.tasks.task import Measures, Task
 
 
@@ -46,6 +47,11 @@ class Evaluation:
     damage: tuple[str, ...] = ()
     unrecorded: str | None = None
 
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Why each metric without a value has none."""
+        return {name: why_undefined(name, self.metrics) for name, value in self.metrics.items() if value is None}
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "run": str(self.run),
@@ -58,6 +64,7 @@ class Evaluation:
             "split": self.split,
             "samples": self.samples,
             "metrics": self.metrics,
+            "undefined": self.undefined,
             "class_names": list(self.class_names),
             "per_class": self.per_class,
             "confusion": self.confusion,
@@ -75,8 +82,11 @@ def measure(
     threads: int,
     precision: str,
     device: torch.device,
+    whole: bool = False,
 ) -> list[Measures]:
     """The task's measures of every batch, in order; the mode of the model (training or evaluation) is restored.
+
+    whole: those that the tables of the task need, too.
 
     Training and `dlcli eval` both call this function with the same batches and the same number of threads, so their
     numbers are the same.
@@ -85,7 +95,7 @@ def measure(
     model.eval()
     try:
         with computing(threads), autocast(precision, device):
-            return [task.measure(model(batch.x), batch.y) for batch in in_order(split, batch_size)]
+            return [task.measure(model(batch.x), batch.y, whole=whole) for batch in in_order(split, batch_size)]
     finally:
         model.train(was_training)
 
@@ -137,6 +147,7 @@ def evaluate(
         threads=torch.get_num_threads(),
         precision=config.precision,
         device=restored.device,
+        whole=True,
     )
     tables = restored.task.tables(measures)
     found = Evaluation(
@@ -149,7 +160,7 @@ def evaluate(
         data=data or config.data,
         split=split,
         samples=len(part),
-        metrics=finite(restored.task.metrics(measures)) | tables.metrics,
+        metrics=finite(restored.task.metrics(measures)) | finite(tables.metrics),
         class_names=restored.preprocessing.class_names,
         per_class=tables.per_class,
         confusion=tables.confusion,

@@ -11,7 +11,7 @@ from dlcli.core.errors import CheckError, ConfigError, did_you_mean
 from dlcli.evaluation.measure import Evaluation
 from dlcli.experiment.restore import preprocessing_of
 from dlcli.runs.run import Run
-from dlcli.tasks.choose import UNDEFINED, choose_task, higher_is_better
+from dlcli.tasks.choose import choose_task, higher_is_better, why_undefined
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -84,8 +84,7 @@ def check_rules(metrics: Mapping[str, float | None], rules: Sequence[Rule]) -> l
 def _verdict(rule: Rule, metrics: Mapping[str, float | None]) -> Verdict:
     value = metrics[rule.metric]
     if value is None:
-        known = metrics.get("loss") is not None and rule.metric in UNDEFINED
-        reason = UNDEFINED[rule.metric] if known else "its value is not finite"
+        reason = why_undefined(rule.metric, metrics)
         return Verdict(rule, None, False, f"{rule.text} does not hold: {rule.metric} is undefined, since {reason}")
     holds = _COMPARISONS[rule.comparison](value, rule.bound)
     return Verdict(rule, value, holds, f"{rule.text} {'holds' if holds else 'does not hold'}: the value is {value:.6g}")

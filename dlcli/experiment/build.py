@@ -24,7 +24,7 @@ from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, choose_objective
 from dlcli.experiment.probe import trains_on_one, try_model
 from dlcli.tasks.choose import choose_task, default_loss
-from dlcli.tasks.task import AnsweringTask, Task
+from dlcli.tasks.task import AnsweringTask
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Experiment:
     threads: int
     dataset: Dataset
     model: nn.Module
-    task: Task
+    task: AnsweringTask
     augmentations: tuple[Augmentation, ...]
     monitor: str
     cost: Cost
@@ -163,11 +163,11 @@ def _flops_to_train(cost: Cost, samples: int) -> float:
     return 3.0 * samples * cost.flops
 
 
-def _monitor(config: TrainConfig, data: Dataset, task: Task) -> str:
+def _monitor(config: TrainConfig, data: Dataset, task: AnsweringTask) -> str:
     """The monitored metric without `val/`; ConfigError if the task has no such metric."""
     if config.monitor == "auto":
         return task.monitor
-    known = task.names
+    known = (*task.names, *task.table_names)
     name = config.monitor.removeprefix("val/")
     if name not in known:
         raise ConfigError(f"monitor = {config.monitor} is no metric of {data.spec.task}: use {', '.join(known)}")

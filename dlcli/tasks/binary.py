@@ -1,7 +1,7 @@
 """Binary classification: one logit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlcli.tasks.classes import class_tables, likeliest
+from dlcli.tasks.scores import area_under_curve, average_precision, calibration_error
 from dlcli.tasks.sums import _joined, _total
 from dlcli.tasks.task import AnsweringTask, Measures, Tables
 
@@ -19,7 +20,10 @@ class Binary(AnsweringTask):
 
     monitor: str = "loss"
 
-    table_names = ("macro_f1",)
+    table_names = (
+        "macro_f1", "balanced_accuracy", "f1", "precision", "recall", "average_precision", "log_loss",
+        "calibration_error",
+    )  # fmt: skip
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -28,7 +32,7 @@ class Binary(AnsweringTask):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(output.squeeze(-1), target.to(output.dtype))
 
-    def measure(self, output: Tensor, target: Tensor) -> Measures:
+    def measure(self, output: Tensor, target: Tensor, *, whole: bool = False) -> Measures:
         output = output.float()
         return {"loss": self.loss(output, target) * len(target), "score": output.squeeze(-1), "target": target}
 
@@ -41,7 +45,18 @@ class Binary(AnsweringTask):
         }
 
     def tables(self, measures: Sequence[Measures]) -> Tables:
-        return class_tables((_joined(measures, "score") > 0).long(), _joined(measures, "target"), 2)
+        score, target = _joined(measures, "score").double(), _joined(measures, "target")
+        tables = class_tables((score > 0).long(), target, 2)
+        assert tables.per_class is not None
+        found = {name: tables.per_class[1][name] for name in ("f1", "precision", "recall")}
+        if bool(torch.isfinite(score).all()):
+            found |= {
+                "average_precision": average_precision(score, target == 1),
+                "log_loss": F.binary_cross_entropy_with_logits(score, target.double()).item(),
+                "calibration_error": calibration_error(torch.sigmoid(score), target == 1),
+            }
+        metrics = dict.fromkeys(self.table_names) | tables.metrics | found
+        return replace(tables, metrics=metrics)
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """The likeliest class and its probability."""
@@ -53,20 +68,3 @@ class Binary(AnsweringTask):
 
     def scores(self, answer: Tensor) -> Tensor:
         return torch.cat([torch.zeros_like(answer), answer], -1)
-
-
-def area_under_curve(score: Tensor, positive: Tensor) -> float | None:
-    """Area under the ROC curve: the probability that a positive scores higher than a negative; ties count half.
-
-    score: (N,) real numbers. positive: (N,) bool. None if a class is absent.
-    Computed as the Mann-Whitney statistic from mean ranks (Hanley and McNeil 1982).
-    """
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if not positives or not negatives:
-        return None
-    _, inverse, counts = torch.unique(score.double(), return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    mean_rank = last - (counts.double() - 1) / 2
-    ranks = float(mean_rank[inverse][positive].sum())
-    return (ranks - positives * (positives + 1) / 2) / (positives * negatives)

@@ -1,5 +1,6 @@
 """The task for a kind of data."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from dlcli.core.errors import ConfigError
@@ -36,14 +37,32 @@ def choose_task(
 
 # Why a metric may have no value, for messages.
 UNDEFINED = {
-    "auc": "all samples are of one class",
+    "auc": "not every class has samples",
+    "balanced_accuracy": "all samples are of one class",
+    "f1": "class 1 has no samples and is never predicted",
+    "precision": "class 1 is never predicted",
+    "recall": "class 1 has no samples",
+    "average_precision": "class 1 has no samples",
+    "mape": "a target is 0",
     "r2": "all targets are the same",
     "perplexity": "the loss is too large",
 }
 
 
+_HIGHER = (
+    "accuracy", "balanced_accuracy", "top5_accuracy", "f1", "macro_f1", "precision", "recall", "auc",
+    "average_precision", "r2",
+)  # fmt: skip
+
+
+def why_undefined(metric: str, metrics: Mapping[str, float | None]) -> str:
+    """Why this one of an evaluation's metrics has no value."""
+    known = metrics.get("loss") is not None and metric in UNDEFINED
+    return UNDEFINED[metric] if known else "its value is not finite"
+
+
 def higher_is_better(metric: str) -> bool:
-    return metric.rpartition("/")[2] in ("accuracy", "top5_accuracy", "macro_f1", "auc", "r2")
+    return metric.rpartition("/")[2] in _HIGHER
 
 
 def default_loss(task: str) -> Literal["mse", "bce", "cross-entropy"]:

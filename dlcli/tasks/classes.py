@@ -34,7 +34,8 @@ def class_tables(prediction: Tensor, target: Tensor, classes: int) -> Tables:
     """The tables for (N,) predicted classes and (N,) targets."""
     confusion = confusion_matrix(prediction, target, classes)
     rows = per_class(confusion)
-    return Tables({"macro_f1": macro_f1(rows)}, rows, confusion.tolist())
+    metrics = {"macro_f1": macro_f1(rows), "balanced_accuracy": balanced_accuracy(rows)}
+    return Tables(metrics, rows, confusion.tolist())
 
 
 def confusion_matrix(prediction: Tensor, target: Tensor, classes: int) -> Tensor:
@@ -62,3 +63,9 @@ def macro_f1(rows: Sequence[dict[str, Any]]) -> float | None:
     """Mean F1 of the classes that occur or are predicted (scikit-learn's f1_score, average="macro")."""
     scores = [row["f1"] for row in rows if row["f1"] is not None]
     return sum(scores) / len(scores) if scores else None
+
+
+def balanced_accuracy(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Mean recall of the classes that occur; None if fewer than two do."""
+    recalls = [row["recall"] for row in rows if row["recall"] is not None]
+    return sum(recalls) / len(recalls) if len(recalls) > 1 else None

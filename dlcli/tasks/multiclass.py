@@ -1,7 +1,7 @@
 """Multiclass classification: one logit per class."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlcli.tasks.classes import class_tables, likeliest
+from dlcli.tasks.scores import calibration_error, log_sum_exp, one_against_rest
 from dlcli.tasks.sums import _joined, _total
 from dlcli.tasks.task import AnsweringTask, Measures, Tables
 
@@ -24,7 +25,7 @@ class Multiclass(AnsweringTask):
     label_smoothing: float = 0.0
     monitor: str = "accuracy"
 
-    table_names = ("macro_f1",)
+    table_names = ("macro_f1", "balanced_accuracy", "auc", "log_loss", "calibration_error")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -33,7 +34,7 @@ class Multiclass(AnsweringTask):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
 
-    def measure(self, output: Tensor, target: Tensor) -> Measures:
+    def measure(self, output: Tensor, target: Tensor, *, whole: bool = False) -> Measures:
         output = output.float()
         measures = {
             "loss": _summed_cross_entropy(output, target),
@@ -42,7 +43,7 @@ class Multiclass(AnsweringTask):
         }
         if self.classes >= 10:
             measures["top5"] = (output.topk(5, dim=1).indices == target[:, None]).any(1).sum()
-        return measures
+        return measures | {"output": output} if whole else measures
 
     def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
         prediction, target = _joined(measures, "prediction"), _joined(measures, "target")
@@ -55,7 +56,20 @@ class Multiclass(AnsweringTask):
         return values
 
     def tables(self, measures: Sequence[Measures]) -> Tables:
-        return class_tables(_joined(measures, "prediction"), _joined(measures, "target"), self.classes)
+        prediction, target = _joined(measures, "prediction"), _joined(measures, "target")
+        output = _joined(measures, "output")
+        tables = class_tables(prediction, target, self.classes)
+        found: dict[str, float | None] = {}
+        if bool(torch.isfinite(output).all()):
+            normaliser = log_sum_exp(output)
+            own = output.gather(1, target[:, None])[:, 0].double()
+            confidence = (output.amax(1).double() - normaliser).exp()
+            found = {
+                "auc": one_against_rest(output, normaliser, target),
+                "log_loss": (normaliser - own).mean().item(),
+                "calibration_error": calibration_error(confidence, prediction == target),
+            }
+        return replace(tables, metrics=dict.fromkeys(self.table_names) | tables.metrics | found)
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """The likeliest class and its probability."""

@@ -18,7 +18,7 @@ Shape = tuple[int | str, ...]  # a variable size is a name
 class Tables:
     """What an evaluation reports besides the metrics.
 
-    metrics: further metrics, computed from the tables. per_class: one row per class with precision, recall, f1 and
+    metrics: further metrics. per_class: one row per class with precision, recall, f1 and
     count. confusion: one row per actual class, one column per predicted class. The last two are None for a task without
     classes.
     """
@@ -42,8 +42,8 @@ class Task(Protocol):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The training loss, averaged over the batch: a scalar."""
 
-    def measure(self, output: Tensor, target: Tensor) -> Measures:
-        """The tensors of one batch from which `metrics` is computed."""
+    def measure(self, output: Tensor, target: Tensor, *, whole: bool = False) -> Measures:
+        """The tensors of one batch from which `metrics` is computed; `whole`: those that `tables` needs, too."""
 
     def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
         """Metrics over all batches; None for one that is undefined."""
@@ -62,7 +62,7 @@ class AnsweringTask(Task, Protocol):
     table_names: ClassVar[tuple[str, ...]] = ()
 
     def tables(self, measures: Sequence[Measures]) -> Tables:
-        """What an evaluation reports besides `metrics`."""
+        """What an evaluation reports besides `metrics`, from `whole` measures."""
         return Tables()
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
