@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CheckpointRole, DataDir, Device, RunName, RunsDir, one_of, with_format
-from dlcli.cli.output import Column, Format, emit, say, tell_damage
+from dlcli.cli.output import Column, Format, emit, number, say, tell_damage
 from dlcli.config.ranges import check_range
 from dlcli.core.errors import CheckError, ConfigError
 
@@ -46,6 +46,15 @@ def evaluate(
         ),
     ] = None,
     data_dir: DataDir = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            metavar="X",
+            help="Of two classes, predict the second above this probability.",
+            show_default="that of the run",
+        ),
+    ] = None,
     require: Require = None,
     baseline: Annotated[
         str | None,
@@ -85,7 +94,7 @@ def evaluate(
         "device": device,
         "allow_fallback": allow_fallback,
     }
-    report = evaluate(found, checkpoint=checkpoint, **where)
+    report = evaluate(found, checkpoint=checkpoint, threshold=threshold, **where)
     warn(report)
     verdicts = check_rules(report.metrics, rules)
     show(report, format=format, document=document(report, verdicts))
@@ -127,7 +136,8 @@ def show(report: "Evaluation", *, format: Format, document: Any) -> None:
         [Column("metric", "metric", fixed=True), Column("value", "value", right=True)],
         format=format,
         title=f"{report.run}: {report.checkpoint} checkpoint (epoch {report.epoch}) on {report.split} of "
-        f"{report.data}, {report.samples:,} samples",
+        f"{report.data}, {report.samples:,} samples"
+        + ("" if report.threshold is None else f", threshold {number(report.threshold)}"),
         document=document,
     )
     if format is Format.table:

@@ -10,13 +10,15 @@ from torch import nn
 
 from dlcli.compute.devices import autocast, set_deterministic
 from dlcli.compute.threads import computing
-from dlcli.core.errors import ResourceError, RunError
+from dlcli.config.ranges import check_range
+from dlcli.core.errors import ConfigError, ResourceError, RunError
 from dlcli.data.batches import in_order
 from dlcli.data.dataset import Dataset, Split
 from dlcli.experiment.load import load_data
 from dlcli.experiment.restore import restore
 from dlcli.runs.names import as_run
 from dlcli.runs.run import Run, now
+from dlcli.tasks.binary import Binary
 from dlcli.tasks.choose import why_undefined
 from dlcli.tasks.task import Measures, Task
 
@@ -28,6 +30,7 @@ class Evaluation:
     metrics: name -> value, None if undefined. per_class: one row per class with precision, recall, f1 and count.
     confusion: one row per actual class, one column per predicted class. Both are None for a task without classes.
     status, reason: of the run; unless the status is `finished`, the training did not run to its end.
+    threshold: of two classes, the probability above which the second is predicted.
     damage: of newer checkpoints that could not be used. unrecorded: why the record could not be written to the run.
     """
 
@@ -44,6 +47,7 @@ class Evaluation:
     class_names: tuple[str, ...]
     per_class: list[dict[str, Any]] | None
     confusion: list[list[int]] | None
+    threshold: float | None = None
     damage: tuple[str, ...] = ()
     unrecorded: str | None = None
 
@@ -63,6 +67,7 @@ class Evaluation:
             "data": self.data,
             "split": self.split,
             "samples": self.samples,
+            "threshold": self.threshold,
             "metrics": self.metrics,
             "undefined": self.undefined,
             "class_names": list(self.class_names),
@@ -110,6 +115,7 @@ def evaluate(
     device: str = "auto",
     allow_fallback: bool = False,
     loaded: Dataset | None = None,
+    threshold: float | None = None,
 ) -> Evaluation:
     """Measure a run's checkpoint and write eval/SPLIT.json into the run.
 
@@ -118,9 +124,11 @@ def evaluate(
         Without it the run's own data is used; DataError if it has changed since the training.
     data_dir: the data folder, if it is not the one of the training.
     allow_fallback: measure an older checkpoint if the newest is damaged, instead of raising RunError.
+    threshold: of two classes, another one than that of the run; the record is then eval/SPLIT-threshold-X.json.
     loaded: the run's data, if it is in memory on `device` already; it is then not read again.
     """
     run = as_run(run)
+    check_range(threshold, "(0, 1)", name="--threshold")
     restored = restore(run, role=checkpoint, device=device)
     info, config, saved = run.info(), restored.config, restored.checkpoint
     if data_dir is not None:
@@ -138,18 +146,22 @@ def evaluate(
         preprocessing=restored.preprocessing,
         fingerprint=run.data().get("fingerprint") if data is None else None,
     )
-    part = dataset.split(split)
+    part, task = dataset.split(split), restored.task
+    if threshold is not None:
+        if not isinstance(task, Binary):
+            raise ConfigError(f"--threshold is for two classes, and {run} is for {restored.preprocessing.spec.task}")
+        task = replace(task, threshold=threshold)
     measures = measure(
         restored.model,
         part,
-        restored.task,
+        task,
         batch_size=restored.eval_batch_size,
         threads=torch.get_num_threads(),
         precision=config.precision,
         device=restored.device,
         whole=True,
     )
-    tables = restored.task.tables(measures)
+    tables = task.tables(measures)
     found = Evaluation(
         run=run,
         status=info["status"],
@@ -160,14 +172,16 @@ def evaluate(
         data=data or config.data,
         split=split,
         samples=len(part),
-        metrics=finite(restored.task.metrics(measures)) | finite(tables.metrics),
+        metrics=finite(task.metrics(measures)) | finite(tables.metrics),
         class_names=restored.preprocessing.class_names,
         per_class=tables.per_class,
         confusion=tables.confusion,
+        threshold=task.threshold,
         damage=saved.damage,
     )
     record = {**found.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
     other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)
+    other += "" if threshold is None else f"-threshold-{threshold:g}"
     try:
         run.write_record("eval", split + other, record)
     except ResourceError as error:  # a read-only folder or a full disk: the numbers are valid

@@ -19,19 +19,28 @@ def choose_task(
     label_smoothing: float = 0.0,
     target_mean: float = 0.0,
     target_std: float = 1.0,
+    class_weights: tuple[float, ...] = (),
+    threshold: float | str = 0.5,
 ) -> AnsweringTask:
-    """The task of `spec`; ConfigError if it does not support `loss` or `label_smoothing`."""
+    """The task of `spec`; ConfigError if it does not support a setting.
+
+    class_weights: one for each class; empty for none. threshold: of two classes, or best:METRIC.
+    """
     own = {"regression": ("mse", "l1", "huber"), "binary": ("bce",)}.get(spec.task, ("cross-entropy",))
     if loss not in ("auto", *own):
         raise ConfigError(f"loss = {loss} does not go with {spec.task}: use {' or '.join(own)}")
     if label_smoothing and own != ("cross-entropy",):
         raise ConfigError(f"label_smoothing = {label_smoothing} needs cross-entropy, but the task is {spec.task}")
+    if threshold != 0.5 and spec.task != "binary":
+        raise ConfigError(f"threshold = {threshold} is for two classes, but the task is {spec.task}")
     if spec.task == "regression":
         return Regression("mse" if loss == "auto" else loss, mean=target_mean, std=target_std)
     if spec.task == "binary":
-        return Binary()
+        if isinstance(threshold, str):
+            return Binary(class_weights, criterion=threshold.removeprefix("best:"))
+        return Binary(class_weights, threshold)
     if spec.task == "multiclass":
-        return Multiclass(spec.outputs, label_smoothing)
+        return Multiclass(spec.outputs, label_smoothing, class_weights)
     return NextToken(label_smoothing)
 
 

@@ -8,18 +8,22 @@ from torch import Tensor
 from dlcli.tasks.task import Tables
 
 
-def likeliest(probability: Tensor, names: Sequence[str], *, top: int = 1, every: bool = False) -> list[dict[str, Any]]:
+def likeliest(
+    probability: Tensor, names: Sequence[str], *, scores: Tensor | None = None, top: int = 1, every: bool = False
+) -> list[dict[str, Any]]:
     """(N, K) probabilities -> for each sample class and probability, class_2 and probability_2, and so on up to `top`.
 
-    names: of the classes; if empty, their numbers are used. every: also probability/NAME of every class, in order, or
+    names: of the classes; if empty, their numbers are used. scores: (N, K), what ranks them instead of the probability,
+    as with a decision threshold. every: also probability/NAME of every class, in order, or
     probability/NUMBER if two classes have the same name.
     """
     numbers = [str(k) for k in range(probability.shape[1])]
     names = names or numbers
     columns = names if len(set(names)) == len(names) else numbers
     rows = []
-    for row in probability.tolist():
-        best = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:top]
+    ranks = probability if scores is None else scores
+    for row, rank in zip(probability.tolist(), ranks.tolist(), strict=True):
+        best = sorted(range(len(row)), key=rank.__getitem__, reverse=True)[:top]
         values: dict[str, Any] = {}
         for place, k in enumerate(best, 1):
             mark = f"_{place}" if place > 1 else ""

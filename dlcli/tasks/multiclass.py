@@ -12,6 +12,7 @@ from dlcli.tasks.classes import class_tables, likeliest
 from dlcli.tasks.scores import calibration_error, log_sum_exp, one_against_rest
 from dlcli.tasks.sums import _joined, _total
 from dlcli.tasks.task import AnsweringTask, Measures, Tables
+from dlcli.tasks.weights import weighted_mean
 
 # Numbers in a vector register. With fewer classes, softmax is not vectorised unless the class axis comes first.
 _LANES = 16
@@ -19,10 +20,14 @@ _LANES = 16
 
 @dataclass(frozen=True)
 class Multiclass(AnsweringTask):
-    """(B, K) logits against (B,) classes. Label smoothing affects the training loss only."""
+    """(B, K) logits against (B,) classes. Label smoothing affects the training loss only.
+
+    class_weights: of each class in the loss; empty for none.
+    """
 
     classes: int
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
     monitor: str = "accuracy"
 
     table_names = ("macro_f1", "balanced_accuracy", "auc", "log_loss", "calibration_error")
@@ -32,12 +37,23 @@ class Multiclass(AnsweringTask):
         return ("loss", "accuracy", "top5_accuracy") if self.classes >= 10 else ("loss", "accuracy")
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
+        if not self.class_weights:
+            return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
+        losses = F.cross_entropy(output, target, label_smoothing=self.label_smoothing, reduction="none")
+        return weighted_mean(losses, target, self.class_weights)
+
+    def weighted(self, counts: Tensor) -> Tensor:
+        return counts * torch.tensor(self.class_weights) if self.class_weights else counts
 
     def measure(self, output: Tensor, target: Tensor, *, whole: bool = False) -> Measures:
         output = output.float()
+        if self.class_weights:
+            loss = weighted_mean(F.cross_entropy(output, target, reduction="none"), target, self.class_weights)
+            loss = loss * len(target)
+        else:
+            loss = _summed_cross_entropy(output, target)
         measures = {
-            "loss": _summed_cross_entropy(output, target),
+            "loss": loss,
             "prediction": output.argmax(1),
             "target": target,
         }

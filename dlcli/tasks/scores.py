@@ -8,6 +8,9 @@ _BINS = 15
 # Rows of (N, K) scores that are converted to float64 at a time.
 _AT_ONCE = 4096
 
+# The smallest threshold, and the smallest distance of one from 1.
+_SURE = 1e-12
+
 
 def area_under_curve(score: Tensor, positive: Tensor) -> float | None:
     """Area under the ROC curve: the probability that a positive scores higher than a negative; ties count half.
@@ -71,3 +74,28 @@ def one_against_rest(scores: Tensor, normaliser: Tensor, target: Tensor) -> floa
             return None
         areas.append(area)
     return sum(areas) / len(areas)
+
+
+def best_threshold(score: Tensor, positive: Tensor, criterion: str) -> float | None:
+    """The threshold between 0 and 1 for the probability of a positive that gives the best f1, accuracy or
+    balanced_accuracy; of equal ones that next to 0.5. None if a class is absent.
+
+    score: (N,) logits. positive: (N,) bool. Tried are the middles between two logits, 0.5, and all or none as positive.
+    """
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return None
+    ranked, order = score.double().sort()
+    ends = torch.stack([torch.zeros_like(ranked[0]), ranked[0] - 1, ranked[-1] + 1])
+    threshold = torch.cat([ends, (ranked[1:] + ranked[:-1]) / 2]).sigmoid().clamp(_SURE, 1 - _SURE)
+    below = torch.searchsorted(ranked, threshold.logit(), right=True)  # how many are not above the threshold
+    missed = torch.cat([torch.zeros(1), positive[order].double().cumsum(0)])[below]
+    hits, right = positives - missed, below - missed
+    value = {
+        "f1": 2 * hits / (2 * hits + missed + negatives - right),
+        "accuracy": (hits + right) / len(positive),
+        "balanced_accuracy": (hits / positives + right / negatives) / 2,
+    }[criterion]
+    best = threshold[value >= value.max() - 1e-12]
+    return float(best[(best - 0.5).abs().argmin()])

@@ -61,6 +61,19 @@ class AnsweringTask(Task, Protocol):
     judged_by: ClassVar[str] = "accuracy"
     table_names: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def threshold(self) -> float | None:
+        """The probability above which class 1 is predicted; None unless there are two classes."""
+        return None
+
+    def settled(self, measures: Sequence[Measures]) -> "AnsweringTask":
+        """The task with the threshold that suits these measures best, if it is one that chooses it."""
+        return self
+
+    def weighted(self, counts: Tensor) -> Tensor:
+        """Counts of the classes (K,), as the loss weighs them."""
+        return counts
+
     def tables(self, measures: Sequence[Measures]) -> Tables:
         """What an evaluation reports besides `metrics`, from `whole` measures."""
         return Tables()

@@ -124,10 +124,13 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
             batch_size=built.eval_batch_size, threads=built.eval_threads, precision=config.precision,
             device=built.device, whole=bool(further),
         )  # fmt: skip
+        task = task.settled(measures)
         found = task.metrics(measures)
         if further:
             tabled = task.tables(measures).metrics
             found |= {name: tabled[name] for name in further}
+        if isinstance(config.threshold, str):
+            found["threshold"] = task.threshold
         metrics |= {f"val/{name}": value for name, value in finite(found).items()}
     best = state.is_best(metrics, built.monitor)
     state.evaluations += 1
@@ -193,6 +196,6 @@ def _further(session: Session) -> list[str]:
 
 def _columns(session: Session) -> list[str]:
     built = session.built
-    names = (*built.task.names, *_further(session))
+    names = (*built.task.names, *_further(session), *["threshold"] * isinstance(built.config.threshold, str))
     val = [f"val/{name}" for name in names] if built.dataset.val is not None else []
     return ["epoch", "step", "train/loss", *val, "lr", "seconds", "samples_per_second"]
