@@ -11,6 +11,7 @@ from dlcli.config.ranges import check_range
 from dlcli.core.errors import CheckError, ConfigError
 
 if TYPE_CHECKING:
+    from dlcli.evaluation.importance import Importance
     from dlcli.evaluation.measure import Evaluation
     from dlcli.evaluation.rules import Verdict
 
@@ -55,6 +56,10 @@ def evaluate(
             show_default="that of the run",
         ),
     ] = None,
+    importance: Annotated[
+        bool,
+        typer.Option("--importance", help="Also tell how much worse the run becomes when each column is shuffled."),
+    ] = False,
     require: Require = None,
     baseline: Annotated[
         str | None,
@@ -83,8 +88,8 @@ def evaluate(
 
     found = find_one(run, runs_dir)
     other = find_one(baseline, runs_dir) if baseline else None
-    from dlcli.evaluation.measure import evaluate
-    from dlcli.evaluation.rules import check_drop, check_rules, main_metric, parse_rules
+    from dlcli.evaluation.measure import evaluate, main_metric
+    from dlcli.evaluation.rules import check_drop, check_rules, parse_rules
 
     rules = parse_rules(require or [])
     where: dict[str, Any] = {
@@ -94,7 +99,7 @@ def evaluate(
         "device": device,
         "allow_fallback": allow_fallback,
     }
-    report = evaluate(found, checkpoint=checkpoint, threshold=threshold, **where)
+    report = evaluate(found, checkpoint=checkpoint, threshold=threshold, importances=importance, **where)
     warn(report)
     verdicts = check_rules(report.metrics, rules)
     show(report, format=format, document=document(report, verdicts))
@@ -130,7 +135,11 @@ def document(report: "Evaluation", verdicts: Sequence["Verdict"]) -> dict[str, A
 
 
 def show(report: "Evaluation", *, format: Format, document: Any) -> None:
-    """Print the metrics; in the table format also the metrics per class and the confusion matrix."""
+    """Print the metrics; in the table format also the metrics per class and the confusion matrix. The importance of
+    columns follows, or, since CSV and Markdown hold one table, takes their place."""
+    if report.importance is not None and format in (Format.csv, Format.md):
+        _print_importance(report.importance, format=format)
+        return
     emit(
         [{"metric": name, "value": value} for name, value in report.metrics.items()],
         [Column("metric", "metric", fixed=True), Column("value", "value", right=True)],
@@ -142,6 +151,8 @@ def show(report: "Evaluation", *, format: Format, document: Any) -> None:
     )
     if format is Format.table:
         _print_classes(report)
+        if report.importance is not None:
+            _print_importance(report.importance, format=format)
 
 
 def tell(verdicts: Sequence["Verdict"], *, format: Format) -> list[str]:
@@ -150,6 +161,19 @@ def tell(verdicts: Sequence["Verdict"], *, format: Format) -> list[str]:
         if verdict.holds and format is Format.table:
             say(verdict.sentence)
     return [verdict.sentence for verdict in verdicts if not verdict.holds]
+
+
+def _print_importance(found: "Importance", *, format: Format) -> None:
+    emit(
+        found.columns,
+        [
+            Column("column", "column"),
+            Column("importance", "importance", right=True),
+            Column("std", "std", right=True),
+        ],
+        format=format,
+        title=f"importance: how much worse {found.metric} becomes when a column is shuffled",
+    )
 
 
 def _print_classes(report: Any) -> None:
