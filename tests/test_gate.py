@@ -92,7 +92,10 @@ def test_csv_and_markdown_have_both_in_one_row(tmp_path: Path) -> None:
     assert row["status"] == "finished"
     assert {name: float(row[f"test/{name}"]) for name in metrics} == metrics
     header, _, cells = invoke(tmp_path, *QUICK, "--eval", "val", "--md")[0].splitlines()
-    assert header.endswith("| val/loss | val/accuracy | val/top5_accuracy | val/macro_f1 |")
+    assert header.endswith(
+        "| val/loss | val/accuracy | val/top5_accuracy | val/macro_f1 "
+        "| val/balanced_accuracy | val/auc | val/log_loss | val/calibration_error |"
+    )
     assert header.count("|") == cells.count("|")
 
 
@@ -117,8 +120,9 @@ def test_a_rule_that_does_not_hold_is_exit_7_after_the_result(tmp_path: Path) ->
         (["--eval", "tset"], "--eval tset is not one of train, val, test"),
         (["--eval", "val", "--val-fraction", "0"], "there is no val split: val_fraction is 0 in this run"),
         (
-            ["--require", "auc>0.5"],
-            "--require 'auc>0.5': there is no metric auc: known are loss, accuracy, top5_accuracy, macro_f1",
+            ["--require", "r2>0.5"],
+            "--require 'r2>0.5': there is no metric r2: known are loss, accuracy, top5_accuracy, macro_f1, "
+            "balanced_accuracy, auc, log_loss, calibration_error",
         ),
         (["--require", "accuracy"], "--require 'accuracy' is no rule such as 'accuracy>=0.98'"),
         (["--require", "accuracy!=nan"], "--require 'accuracy!=nan' compares with nan: take a finite number"),
@@ -161,7 +165,7 @@ def test_a_task_names_all_that_an_evaluation_reports(model: str, data: str) -> N
     batch = next(iter(in_order(built.dataset.split("test"), 8)))
     task = make_task(built.config, built.dataset.preprocessing)
     with torch.inference_mode():
-        measures = [task.measure(built.model(batch.x), batch.y)]
+        measures = [task.measure(built.model(batch.x), batch.y, whole=True)]
     assert (*task.metrics(measures), *task.tables(measures).metrics) == (*task.names, *task.table_names)
 
 
@@ -209,7 +213,7 @@ def test_a_rule_on_a_metric_without_a_value_fails_and_says_why(tmp_path: Path) -
         "                  test_x=x, test_y=torch.full((20,), 3.0))\n"
     )
     for data, rule, metric, model, why in (
-        ("binary", "auc!=0.5", "auc", "logistic", "all samples are of one class"),
+        ("binary", "auc!=0.5", "auc", "logistic", "not every class has samples"),
         ("real", "r2<1", "r2", "linear", "all targets are the same"),
     ):
         done = subprocess.run(

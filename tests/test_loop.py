@@ -389,7 +389,8 @@ def test_progress_counts_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"model": "mlp", "loss": "mse"}, "loss = mse does not go with multiclass: use cross-entropy"),
         (
             {"model": "mlp", "monitor": "r2"},
-            "monitor = r2 is no metric of multiclass: use loss, accuracy, top5_accuracy",
+            "monitor = r2 is no metric of multiclass: use loss, accuracy, top5_accuracy, macro_f1, "
+            "balanced_accuracy, auc, log_loss, calibration_error",
         ),
         ({"model": "mlp", "precision": "tf32"}, "precision = tf32 needs a CUDA device, not cpu: use fp32 or bf16"),
         ({"model": "mlp", "augment": ("flap",)}, "unknown augment 'flap': did you mean flip?"),

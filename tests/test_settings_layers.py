@@ -353,7 +353,7 @@ def test_a_run_that_cannot_be_built_lists_shows_and_compares(
 
 
 def test_its_main_metric_is_known(tmp_path: Path) -> None:
-    from dlcli.evaluation.rules import main_metric
+    from dlcli.evaluation.measure import main_metric
 
     list(train(ONE_CYCLE.replace(epochs=1), runs_dir=tmp_path))
     run = Run(tmp_path, 1)

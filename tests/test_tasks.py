@@ -12,13 +12,14 @@ from torch import Tensor
 
 from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
-from dlcli.tasks.binary import Binary, area_under_curve
+from dlcli.tasks.binary import Binary
 from dlcli.tasks.choose import choose_task, default_loss, higher_is_better
 from dlcli.tasks.classes import confusion_matrix, macro_f1, per_class
 from dlcli.tasks.multiclass import Multiclass
 from dlcli.tasks.next_token import NextToken
 from dlcli.tasks.regression import Regression
-from dlcli.tasks.task import Tables, Task
+from dlcli.tasks.scores import area_under_curve
+from dlcli.tasks.task import Task
 
 REGRESSION = DataSpec("regression", "features", (4,), 1)
 BINARY = DataSpec("binary", "features", (4,), 1)
@@ -197,15 +198,17 @@ def test_tables_are_those_of_the_likeliest_class() -> None:
         output, target = sample(spec)
         task = choose_task(spec)
         predicted = (output[:, 0] > 0).long() if spec is BINARY else output.argmax(1)
-        tables = task.tables([task.measure(o, t) for o, t in zip(output.split(10), target.split(10), strict=True)])
+        batches = zip(output.split(10), target.split(10), strict=True)
+        tables = task.tables([task.measure(o, t, whole=True) for o, t in batches])
         assert tables.confusion == reference.confusion_matrix(target.numpy(), predicted.numpy()).tolist()
-        assert tables.metrics == {
-            "macro_f1": pytest.approx(reference.f1_score(target.numpy(), predicted.numpy(), average="macro"))
-        }
+        expected = reference.f1_score(target.numpy(), predicted.numpy(), average="macro")
+        assert tables.metrics["macro_f1"] == pytest.approx(expected)
+        assert tuple(tables.metrics) == task.table_names
         assert tables.per_class == per_class(torch.tensor(tables.confusion))
-    for spec in (REGRESSION, TEXT):
+    for spec, names in ((REGRESSION, ["mape"]), (TEXT, [])):
         task = choose_task(spec)
-        assert task.tables([task.measure(*sample(spec))]) == Tables()
+        tables = task.tables([task.measure(*sample(spec), whole=True)])
+        assert (list(tables.metrics), tables.per_class, tables.confusion) == (names, None, None)
 
 
 def test_answers_are_classes_values_or_the_next_token() -> None:

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from dlcli.config.settings import TrainConfig
 from dlcli.config.toml import read_file
 from dlcli.core.errors import DlcliError
 from dlcli.experiment.build import build
-from dlcli.tasks.task import Measures, Task
+from dlcli.tasks.task import Task
 from dlcli.training.session import begun
 from dlcli.training.train import fit
 
@@ -32,7 +31,6 @@ class _Overheard:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.monitor, self.names = task.monitor, task.names
         self.heard: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -40,11 +38,8 @@ class _Overheard:
         self.heard.append((target, output.detach(), loss.detach()))
         return loss
 
-    def measure(self, output: Tensor, target: Tensor) -> Measures:
-        return self.task.measure(output, target)
-
-    def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
-        return self.task.metrics(measures)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
 
     def hashes(self) -> dict[str, str]:
         heard, self.heard = self.heard, []
@@ -59,7 +54,7 @@ class _Overheard:
 def trace(config: TrainConfig, runs_dir: Path, file: Path) -> None:
     """Train `config` in a new run as `dlcli train` does; hashing draws no random numbers and changes no tensor."""
     built = build(config)
-    task = _Overheard(built.task)
+    task: Any = _Overheard(built.task)
     built = dataclasses.replace(built, task=task)
     step = 0
     with open(file, "w", encoding="utf-8") as lines:

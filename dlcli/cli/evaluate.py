@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlcli.cli.arguments import CheckpointRole, DataDir, Device, RunName, RunsDir, one_of, with_format
-from dlcli.cli.output import Column, Format, emit, say, tell_damage
+from dlcli.cli.output import Column, Format, emit, number, say, tell_damage
 from dlcli.config.ranges import check_range
 from dlcli.core.errors import CheckError, ConfigError
 
 if TYPE_CHECKING:
+    from dlcli.evaluation.importance import Importance
     from dlcli.evaluation.measure import Evaluation
     from dlcli.evaluation.rules import Verdict
 
@@ -46,6 +47,19 @@ def evaluate(
         ),
     ] = None,
     data_dir: DataDir = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            metavar="X",
+            help="Of two classes, predict the second above this probability.",
+            show_default="that of the run",
+        ),
+    ] = None,
+    importance: Annotated[
+        bool,
+        typer.Option("--importance", help="Also tell how much worse the run becomes when each column is shuffled."),
+    ] = False,
     require: Require = None,
     baseline: Annotated[
         str | None,
@@ -74,8 +88,8 @@ def evaluate(
 
     found = find_one(run, runs_dir)
     other = find_one(baseline, runs_dir) if baseline else None
-    from dlcli.evaluation.measure import evaluate
-    from dlcli.evaluation.rules import check_drop, check_rules, main_metric, parse_rules
+    from dlcli.evaluation.measure import evaluate, main_metric
+    from dlcli.evaluation.rules import check_drop, check_rules, parse_rules
 
     rules = parse_rules(require or [])
     where: dict[str, Any] = {
@@ -85,7 +99,7 @@ def evaluate(
         "device": device,
         "allow_fallback": allow_fallback,
     }
-    report = evaluate(found, checkpoint=checkpoint, **where)
+    report = evaluate(found, checkpoint=checkpoint, threshold=threshold, importances=importance, **where)
     warn(report)
     verdicts = check_rules(report.metrics, rules)
     show(report, format=format, document=document(report, verdicts))
@@ -107,6 +121,8 @@ def warn(report: "Evaluation") -> None:
     tell_damage(report.damage)
     if report.unrecorded:
         say(f"warning: {report.unrecorded}: these numbers are not recorded in the run")
+    if report.undefined:
+        say(f"undefined: {', '.join(f'{name} ({reason})' for name, reason in report.undefined.items())}")
     if report.status != "finished":
         state = f"{report.status}: {report.reason}" if report.reason else report.status
         checkpoint = f"its {report.checkpoint} checkpoint, of epoch {report.epoch}, is measured"
@@ -119,17 +135,24 @@ def document(report: "Evaluation", verdicts: Sequence["Verdict"]) -> dict[str, A
 
 
 def show(report: "Evaluation", *, format: Format, document: Any) -> None:
-    """Print the metrics; in the table format also the metrics per class and the confusion matrix."""
+    """Print the metrics; in the table format also the metrics per class and the confusion matrix. The importance of
+    columns follows, or, since CSV and Markdown hold one table, takes their place."""
+    if report.importance is not None and format in (Format.csv, Format.md):
+        _print_importance(report.importance, format=format)
+        return
     emit(
         [{"metric": name, "value": value} for name, value in report.metrics.items()],
         [Column("metric", "metric", fixed=True), Column("value", "value", right=True)],
         format=format,
         title=f"{report.run}: {report.checkpoint} checkpoint (epoch {report.epoch}) on {report.split} of "
-        f"{report.data}, {report.samples:,} samples",
+        f"{report.data}, {report.samples:,} samples"
+        + ("" if report.threshold is None else f", threshold {number(report.threshold)}"),
         document=document,
     )
     if format is Format.table:
         _print_classes(report)
+        if report.importance is not None:
+            _print_importance(report.importance, format=format)
 
 
 def tell(verdicts: Sequence["Verdict"], *, format: Format) -> list[str]:
@@ -138,6 +161,19 @@ def tell(verdicts: Sequence["Verdict"], *, format: Format) -> list[str]:
         if verdict.holds and format is Format.table:
             say(verdict.sentence)
     return [verdict.sentence for verdict in verdicts if not verdict.holds]
+
+
+def _print_importance(found: "Importance", *, format: Format) -> None:
+    emit(
+        found.columns,
+        [
+            Column("column", "column"),
+            Column("importance", "importance", right=True),
+            Column("std", "std", right=True),
+        ],
+        format=format,
+        title=f"importance: how much worse {found.metric} becomes when a column is shuffled",
+    )
 
 
 def _print_classes(report: Any) -> None:

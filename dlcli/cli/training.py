@@ -188,6 +188,8 @@ def _closing(session: "Session", result: dict[str, Any], *, measured: bool) -> s
     early = f" early, without a better one for {built.config.patience} evaluations" if result["reason"] else ""
     hint = "" if measured else f"; measure it: dlcli eval {run.path}"
     best = f": best {result['metric']} {number(result['best'])} in epoch {result['best_epoch']}"
+    chosen = (session.state.best or {}).get("threshold")
+    best += f", threshold {number(chosen)}" if chosen is not None else ""
     return f"{result['status']}{early}{best if result['metric'] else ''}{hint}"
 
 

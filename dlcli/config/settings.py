@@ -92,6 +92,10 @@ class TrainConfig:
     )
     loss: Loss = _setting("auto", "Loss function; auto takes the usual one of the task.", group="Training")
     label_smoothing: float = _setting(0.0, "Label smoothing of the cross-entropy.", group="Training", range="[0, 1)")
+    class_weights: Literal["none", "balanced"] | tuple[str, ...] = _setting(
+        "none", "Weights of the classes in the loss: balanced, one for each class, or NAME=W,NAME=W.",
+        group="Training", metavar="balanced|none|WEIGHTS",
+    )  # fmt: skip
     optimizer: Optimizer = _setting("sgd", "Optimizer; gd is full-batch gradient descent.", group="Optimizer")
     lr: float | None = _setting(
         None, "Learning rate.", group="Optimizer", range="> 0",
@@ -133,6 +137,11 @@ class TrainConfig:
     monitor: str = _setting(
         "auto", "Validation metric that picks the best checkpoint; auto takes the usual one of the task.",
         group="Selection", metavar="METRIC",
+    )  # fmt: skip
+    threshold: float | Literal["best:f1", "best:balanced_accuracy", "best:accuracy"] = _setting(
+        0.5, "Of two classes, the second is predicted above this probability; best:f1, best:balanced_accuracy or "
+        "best:accuracy chooses it on the validation split.",
+        group="Selection", range="(0, 1)", metavar="X|best:METRIC",
     )  # fmt: skip
     patience: int = _setting(
         0, "Stop after this many evaluations without improvement; 0 never stops early.", group="Selection",

@@ -124,6 +124,10 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
             target_mean = y.mean().item()
             constant = bool(_is_constant(y.min(), y.max(), y.mean(), source.y.dtype))
             target_std = 1.0 if constant else y.std(correction=0).item()
+    counts: tuple[int, ...] = ()
+    if source.y is not None and source.spec.task != "regression":
+        classes = 2 if source.spec.task == "binary" else source.spec.outputs
+        counts = tuple(source.y[train_index].long().bincount(minlength=classes).tolist())
     return Preprocessing(
         spec=source.spec,
         mean=mean,
@@ -136,6 +140,7 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
         pixel_max=source.pixel_max,
         crop=source.crop,
         encoding=source.encoding,
+        class_counts=counts,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlcli.core.documents import NUMBER, TABLE, TEXT, Kind, check, list_of
+from dlcli.core.documents import NUMBER, TABLE, TEXT, WHOLE, Kind, check, list_of
 from dlcli.core.spec import DataSpec
 from dlcli.data.kinds import laid_out
 from dlcli.data.tables.encoding import Encoding
@@ -26,6 +26,7 @@ class Preprocessing:
     crop: how an image file is fitted to the input: `centre` or `stretch`, see readers/pictures.py; empty if the
         training data were no image files.
     encoding: how the columns of a table become features.
+    class_counts: samples of each class in the training split; empty for other tasks, and in runs of dlcli 0.1.0.
     """
 
     spec: DataSpec
@@ -39,6 +40,7 @@ class Preprocessing:
     pixel_max: float = 255.0
     crop: str = ""
     encoding: Encoding | None = None
+    class_counts: tuple[int, ...] = ()
 
     def apply(self, x: Tensor) -> Tensor:
         """Raw (N, ...) values -> model input: float32, normalised, channels-last images; tokens are unchanged."""
@@ -78,6 +80,7 @@ class Preprocessing:
             "feature_names": list(self.feature_names),
             "alphabet": self.alphabet,
             "pixel_max": self.pixel_max,
+            **({"class_counts": list(self.class_counts)} if self.class_counts else {}),
             **({"crop": self.crop} if self.crop else {}),
             **({} if self.encoding is None else {"encoding": self.encoding.as_dict()}),
         }
@@ -95,6 +98,9 @@ class Preprocessing:
         for name, size in sizes.items():
             if len(values[name]) not in (0, size):
                 raise ValueError(f"{name} has {len(values[name])} values, but the data is {spec} for {spec.task}")
+        counts = values.get("class_counts", [])
+        if len(counts) not in (0, classes) or (counts and not any(counts)):
+            raise ValueError(f"class_counts = {counts[:10]} are not those of {classes} classes")
         if len(values["mean"]) != len(values["std"]):
             raise ValueError("mean and std are not of the same length")
         encoding = Encoding.from_dict(values["encoding"]) if "encoding" in values else None
@@ -112,6 +118,7 @@ class Preprocessing:
             pixel_max=values["pixel_max"],
             crop=values.get("crop", ""),
             encoding=encoding,
+            class_counts=tuple(counts),
         )
 
 
@@ -121,4 +128,6 @@ _FIELDS = {
     "spec": TABLE, "mean": list_of(NUMBER), "std": list_of(_POSITIVE), "target_mean": NUMBER, "target_std": _POSITIVE,
     "class_names": list_of(TEXT), "feature_names": list_of(TEXT), "alphabet": TEXT, "pixel_max": _POSITIVE,
 }  # fmt: skip
-_OPTIONAL = {"crop": Kind("centre or stretch", lambda v: v in ("", "centre", "stretch"))}
+_OPTIONAL = {
+    "crop": Kind("centre or stretch", lambda v: v in ("", "centre", "stretch")), "class_counts": list_of(WHOLE),
+}  # fmt: skip

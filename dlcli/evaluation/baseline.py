@@ -37,13 +37,18 @@ def baseline(built: Experiment) -> dict[str, float | None]:
     """Metrics by name, such as `val/accuracy`; without a validation split `train/loss`."""
     data = built.dataset
     steps = data.spec.input_shape if data.spec.task == "next-token" else ()
-    model = _Constant(_output(data.spec, data.typical).to(built.device), steps=steps)
-    measures = measure(
-        model, data.val or data.train, built.task,
-        batch_size=built.eval_batch_size, threads=built.eval_threads, precision=built.config.precision,
-        device=built.device,
-    )  # fmt: skip
-    metrics = finite(built.task.metrics(measures))
+
+    def reached(typical: Tensor) -> dict[str, float | None]:
+        measures = measure(
+            _Constant(_output(data.spec, typical).to(built.device), steps=steps), data.val or data.train, built.task,
+            batch_size=built.eval_batch_size, threads=built.eval_threads, precision=built.config.precision,
+            device=built.device,
+        )  # fmt: skip
+        return finite(built.task.metrics(measures))
+
+    metrics, weighted = reached(data.typical), built.task.weighted(data.typical)
+    if weighted is not data.typical:  # another output has the least loss
+        metrics["loss"] = reached(weighted)["loss"]
     if data.val is None:
         return {"train/loss": metrics["loss"]}
     return {f"val/{name}": value for name, value in metrics.items()}

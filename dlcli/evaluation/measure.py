@@ -1,6 +1,8 @@
 """Metrics of a model on a split, and of a run's checkpoint."""
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,18 @@ from torch import nn
 
 from dlcli.compute.devices import autocast, set_deterministic
 from dlcli.compute.threads import computing
-from dlcli.core.errors import ResourceError, RunError
+from dlcli.config.ranges import check_range
+from dlcli.core.errors import ConfigError, DataError, ResourceError, RunError
 from dlcli.data.batches import in_order
 from dlcli.data.dataset import Dataset, Split
+from dlcli.evaluation.importance import Importance, columns_of, importance
 from dlcli.experiment.load import load_data
-from dlcli.experiment.restore import restore
+from dlcli.experiment.restore import Restored, preprocessing_of, restore
 from dlcli.runs.names import as_run
 from dlcli.runs.run import Run, now
-from dlcli.tasks.task import Measures, Task
+from dlcli.tasks.binary import Binary
+from dlcli.tasks.choose import choose_task, why_undefined
+from dlcli.tasks.task import AnsweringTask, Measures, Task
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Evaluation:
     metrics: name -> value, None if undefined. per_class: one row per class with precision, recall, f1 and count.
     confusion: one row per actual class, one column per predicted class. Both are None for a task without classes.
     status, reason: of the run; unless the status is `finished`, the training did not run to its end.
+    threshold: of two classes, the probability above which the second is predicted.
     damage: of newer checkpoints that could not be used. unrecorded: why the record could not be written to the run.
     """
 
@@ -43,8 +50,15 @@ class Evaluation:
     class_names: tuple[str, ...]
     per_class: list[dict[str, Any]] | None
     confusion: list[list[int]] | None
+    threshold: float | None = None
+    importance: Importance | None = None
     damage: tuple[str, ...] = ()
     unrecorded: str | None = None
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Why each metric without a value has none."""
+        return {name: why_undefined(name, self.metrics) for name, value in self.metrics.items() if value is None}
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -57,11 +71,14 @@ class Evaluation:
             "data": self.data,
             "split": self.split,
             "samples": self.samples,
+            "threshold": self.threshold,
             "metrics": self.metrics,
+            "undefined": self.undefined,
             "class_names": list(self.class_names),
             "per_class": self.per_class,
             "confusion": self.confusion,
             "damage": list(self.damage),
+            **({} if self.importance is None else {"importance": self.importance.as_dict()}),
         }
 
 
@@ -75,8 +92,11 @@ def measure(
     threads: int,
     precision: str,
     device: torch.device,
+    whole: bool = False,
 ) -> list[Measures]:
     """The task's measures of every batch, in order; the mode of the model (training or evaluation) is restored.
+
+    whole: those that the tables of the task need, too.
 
     Training and `dlcli eval` both call this function with the same batches and the same number of threads, so their
     numbers are the same.
@@ -85,7 +105,7 @@ def measure(
     model.eval()
     try:
         with computing(threads), autocast(precision, device):
-            return [task.measure(model(batch.x), batch.y) for batch in in_order(split, batch_size)]
+            return [task.measure(model(batch.x), batch.y, whole=whole) for batch in in_order(split, batch_size)]
     finally:
         model.train(was_training)
 
@@ -100,6 +120,8 @@ def evaluate(
     device: str = "auto",
     allow_fallback: bool = False,
     loaded: Dataset | None = None,
+    threshold: float | None = None,
+    importances: bool = False,
 ) -> Evaluation:
     """Measure a run's checkpoint and write eval/SPLIT.json into the run.
 
@@ -108,9 +130,12 @@ def evaluate(
         Without it the run's own data is used; DataError if it has changed since the training.
     data_dir: the data folder, if it is not the one of the training.
     allow_fallback: measure an older checkpoint if the newest is damaged, instead of raising RunError.
+    threshold: of two classes, another one than that of the run; the record is then eval/SPLIT-threshold-X.json.
+    importances: also measure the importance of each column. ConfigError for images and texts.
     loaded: the run's data, if it is in memory on `device` already; it is then not read again.
     """
     run = as_run(run)
+    check_range(threshold, "(0, 1)", name="--threshold")
     restored = restore(run, role=checkpoint, device=device)
     info, config, saved = run.info(), restored.config, restored.checkpoint
     if data_dir is not None:
@@ -128,17 +153,16 @@ def evaluate(
         preprocessing=restored.preprocessing,
         fingerprint=run.data().get("fingerprint") if data is None else None,
     )
-    part = dataset.split(split)
-    measures = measure(
-        restored.model,
-        part,
-        restored.task,
-        batch_size=restored.eval_batch_size,
-        threads=torch.get_num_threads(),
-        precision=config.precision,
-        device=restored.device,
-    )
-    tables = restored.task.tables(measures)
+    part, task = dataset.split(split), restored.task
+    if threshold is not None:
+        if not isinstance(task, Binary):
+            raise ConfigError(f"--threshold is for two classes, and {run} is for {restored.preprocessing.spec.task}")
+        task = replace(task, threshold=threshold)
+    columns = columns_of(restored.preprocessing, run=run) if importances else []
+    measures = _measures(restored, part, task)
+    tables = task.tables(measures)
+    metrics = finite(task.metrics(measures)) | finite(tables.metrics)
+    ranked = _importance(restored, part, task, columns, metrics) if importances else None
     found = Evaluation(
         run=run,
         status=info["status"],
@@ -149,14 +173,17 @@ def evaluate(
         data=data or config.data,
         split=split,
         samples=len(part),
-        metrics=finite(restored.task.metrics(measures)) | tables.metrics,
+        metrics=metrics,
         class_names=restored.preprocessing.class_names,
         per_class=tables.per_class,
         confusion=tables.confusion,
+        threshold=task.threshold,
+        importance=ranked,
         damage=saved.damage,
     )
     record = {**found.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
     other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)
+    other += "" if threshold is None else f"-threshold-{threshold:g}"
     try:
         run.write_record("eval", split + other, record)
     except ResourceError as error:  # a read-only folder or a full disk: the numbers are valid
@@ -166,6 +193,51 @@ def evaluate(
     return found
 
 
+def _measures(restored: Restored, part: Split, task: AnsweringTask) -> list[Measures]:
+    return measure(
+        restored.model,
+        part,
+        task,
+        batch_size=restored.eval_batch_size,
+        threads=torch.get_num_threads(),
+        precision=restored.config.precision,
+        device=restored.device,
+        whole=True,
+    )
+
+
+def _importance(
+    restored: Restored,
+    part: Split,
+    task: AnsweringTask,
+    columns: list[tuple[str, slice]],
+    metrics: Mapping[str, float | None],
+) -> Importance:
+    metric = main_metric(restored.run)
+    if metrics.get(metric) is None:
+        reason = why_undefined(metric, metrics)
+        raise DataError(f"the importance of columns cannot be measured: {metric} is undefined, since {reason}")
+
+    def score(shuffled: Split) -> float:
+        measures = _measures(restored, shuffled, task)
+        found = task.metrics(measures) | (task.tables(measures).metrics if metric in task.table_names else {})
+        value = found[metric]
+        return math.nan if value is None else value
+
+    return importance(part, columns, score, metric=metric, seed=restored.config.seed)
+
+
 def finite(metrics: dict[str, float | None]) -> dict[str, float | None]:
     """NaN and infinity, which JSON cannot represent, become None."""
     return {name: v if v is not None and abs(v) < float("inf") else None for name, v in metrics.items()}
+
+
+def main_metric(run: Run) -> str:
+    """The metric by which this run's best checkpoint was chosen, else the setting `monitor` or its default."""
+    chosen = (run.info().get("best") or {}).get("metric")
+    if chosen is not None:
+        return str(chosen).removeprefix("val/")
+    monitor = run.settings().get("monitor", "auto")
+    if isinstance(monitor, str) and monitor != "auto":
+        return monitor.removeprefix("val/")
+    return choose_task(preprocessing_of(run).spec).monitor

@@ -91,7 +91,8 @@ def _predictions(
         if probability is None:
             answers = restored.task.answers(output, about.class_names)
         else:
-            answers = likeliest(probability, about.class_names, top=top, every=probabilities)
+            scores = restored.task.scores(output)
+            answers = likeliest(probability, about.class_names, scores=scores, top=top, every=probabilities)
         for name, values, kept in zip(samples.names, answers, samples.kept, strict=True):
             yield Prediction(name, values, kept)
     if (warning := pixels.warning(inverted=invert)) is not None:

@@ -9,9 +9,7 @@ from typing import Any
 
 from dlcli.core.errors import CheckError, ConfigError, did_you_mean
 from dlcli.evaluation.measure import Evaluation
-from dlcli.experiment.restore import preprocessing_of
-from dlcli.runs.run import Run
-from dlcli.tasks.choose import UNDEFINED, choose_task, higher_is_better
+from dlcli.tasks.choose import higher_is_better, why_undefined
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -84,8 +82,7 @@ def check_rules(metrics: Mapping[str, float | None], rules: Sequence[Rule]) -> l
 def _verdict(rule: Rule, metrics: Mapping[str, float | None]) -> Verdict:
     value = metrics[rule.metric]
     if value is None:
-        known = metrics.get("loss") is not None and rule.metric in UNDEFINED
-        reason = UNDEFINED[rule.metric] if known else "its value is not finite"
+        reason = why_undefined(rule.metric, metrics)
         return Verdict(rule, None, False, f"{rule.text} does not hold: {rule.metric} is undefined, since {reason}")
     holds = _COMPARISONS[rule.comparison](value, rule.bound)
     return Verdict(rule, value, holds, f"{rule.text} {'holds' if holds else 'does not hold'}: the value is {value:.6g}")
@@ -102,14 +99,3 @@ def check_drop(report: Evaluation, baseline: Evaluation, max_drop: float, metric
     if drop > max_drop:
         raise CheckError(f"{sentence}, more than the {max_drop:g} that --max-drop allows")
     return sentence
-
-
-def main_metric(run: Run) -> str:
-    """The metric by which this run's best checkpoint was chosen, else the setting `monitor` or its default."""
-    chosen = (run.info().get("best") or {}).get("metric")
-    if chosen is not None:
-        return str(chosen).removeprefix("val/")
-    monitor = run.settings().get("monitor", "auto")
-    if isinstance(monitor, str) and monitor != "auto":
-        return monitor.removeprefix("val/")
-    return choose_task(preprocessing_of(run).spec).monitor

@@ -24,7 +24,8 @@ from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, choose_objective
 from dlcli.experiment.probe import trains_on_one, try_model
 from dlcli.tasks.choose import choose_task, default_loss
-from dlcli.tasks.task import AnsweringTask, Task
+from dlcli.tasks.task import AnsweringTask
+from dlcli.tasks.weights import class_weights
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Experiment:
     threads: int
     dataset: Dataset
     model: nn.Module
-    task: Task
+    task: AnsweringTask
     augmentations: tuple[Augmentation, ...]
     monitor: str
     cost: Cost
@@ -112,6 +113,11 @@ def build(
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     task = make_task(config, data.preprocessing)
+    if isinstance(config.threshold, str) and data.val is None:
+        raise ConfigError(
+            f"threshold = {config.threshold} is chosen on the validation split, and there is none: take val_fraction "
+            "above 0, or give a number"
+        )
     try_model(model, task, data.spec, model_name=config.model, data_name=config.data)
     single = len(data.train) % batch_size == 1 or batch_size == 1
     joined = single and not trains_on_one(model, data.spec)
@@ -149,25 +155,35 @@ def resolve_options(config: TrainConfig) -> TrainConfig:
     return config.with_values(model_options=model_options, data_options=data_options)
 
 
-def make_task(config: TrainConfig, preprocessing: Preprocessing) -> AnsweringTask:
+def make_task(config: TrainConfig, preprocessing: Preprocessing, *, threshold: float | None = None) -> AnsweringTask:
+    """The task of a run. threshold: the one that was chosen, if the setting is best:METRIC."""
     return choose_task(
         preprocessing.spec,
         loss=config.loss,
         label_smoothing=config.label_smoothing,
         target_mean=preprocessing.target_mean,
         target_std=preprocessing.target_std,
+        class_weights=_class_weights(config, preprocessing),
+        threshold=config.threshold if threshold is None else threshold,
     )
+
+
+def _class_weights(config: TrainConfig, about: Preprocessing) -> tuple[float, ...]:
+    if config.class_weights != "none" and about.spec.task not in ("binary", "multiclass"):
+        raise ConfigError(f"class_weights are for classes, but the task is {about.spec.task}")
+    names = about.class_names or tuple(str(number) for number in range(len(about.class_counts)))
+    return class_weights(config.class_weights, names, about.class_counts)
 
 
 def _flops_to_train(cost: Cost, samples: int) -> float:
     return 3.0 * samples * cost.flops
 
 
-def _monitor(config: TrainConfig, data: Dataset, task: Task) -> str:
+def _monitor(config: TrainConfig, data: Dataset, task: AnsweringTask) -> str:
     """The monitored metric without `val/`; ConfigError if the task has no such metric."""
     if config.monitor == "auto":
         return task.monitor
-    known = task.names
+    known = (*task.names, *task.table_names)
     name = config.monitor.removeprefix("val/")
     if name not in known:
         raise ConfigError(f"monitor = {config.monitor} is no metric of {data.spec.task}: use {', '.join(known)}")

@@ -13,6 +13,7 @@ from dlcli.checkpoints import checkpoint
 from dlcli.compute import devices
 from dlcli.compute.cost import choose_eval_batch_size, measure_cost
 from dlcli.config.settings import TrainConfig
+from dlcli.core.documents import NUMBER, Kind, check
 from dlcli.core.errors import RunError
 from dlcli.core.reading import told_as_damage
 from dlcli.data.kinds import sample_input
@@ -101,9 +102,22 @@ def restore(run: Run, *, role: str = "best", device: str = "auto") -> Restored:
         device=chosen,
         preprocessing=preprocessing,
         model=model.to(chosen).eval(),
-        task=make_task(config, preprocessing),
+        task=make_task(config, preprocessing, threshold=_threshold(config, saved)),
         checkpoint=saved,
     )
+
+
+def _threshold(config: TrainConfig, saved: checkpoint.Checkpoint) -> float | None:
+    """The threshold that was chosen for these weights, if the training chose one: 0.5 if they were not evaluated."""
+    if not isinstance(config.threshold, str):
+        return None
+    chosen = saved.state["metrics"].get("val/threshold", 0.5)
+    with told_as_damage(saved.path / "state.json"):
+        check(
+            {"val/threshold": chosen},
+            {"val/threshold": Kind("between 0 and 1", lambda v: NUMBER.holds(v) and 0 < v < 1)},
+        )
+    return float(chosen)
 
 
 def preprocessing_of(run: Run) -> Preprocessing:

@@ -130,7 +130,7 @@ class Original:
     def describe(self) -> dict[str, Any]:
         """The metadata of every artifact, without its signature."""
         config, about, state = self.restored.config, self.preprocessing, self.restored.checkpoint.state
-        file = split_file(config.data)
+        file, threshold = split_file(config.data), self.restored.task.threshold
         return {
             "dlcli": __version__,
             "run": self.run.number,
@@ -145,5 +145,6 @@ class Original:
             "dtype": self.dtype,
             "raw": self.raw,
             "class_names": list(about.class_names),
+            **({} if threshold is None else {"threshold": threshold}),
             "preprocessing": about.as_dict(),
         }

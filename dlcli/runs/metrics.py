@@ -15,10 +15,18 @@ _LONGEST_LINE = 100_000  # bytes
 
 
 def append(file: Path, row: Mapping[str, Any], columns: Sequence[str]) -> None:
-    """Append a row, and the header before the first one. An undefined value is an empty cell."""
+    """Append a row, and the header before the first one; later rows have the columns of the header. An undefined value
+    is an empty cell."""
     if not file.exists() or not file.stat().st_size:
         append_line(file, _csv_line(columns))
+    elif (header := _header(file)) != list(columns):  # a resume with another monitor, or of an older version
+        columns = header
     append_line(file, _csv_line(["" if row.get(c) is None else row[c] for c in columns]))
+
+
+def _header(file: Path) -> list[str]:
+    with open(open_regular(file), "rb") as opened:
+        return next(csv.reader([opened.readline(_LONGEST_LINE).decode()]), [])
 
 
 def read(file: Path) -> list[dict[str, float | None]]:

@@ -1,7 +1,8 @@
 """Binary classification: one logit."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,26 +10,56 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlcli.tasks.classes import class_tables, likeliest
+from dlcli.tasks.scores import area_under_curve, average_precision, best_threshold, calibration_error
 from dlcli.tasks.sums import _joined, _total
 from dlcli.tasks.task import AnsweringTask, Measures, Tables
+from dlcli.tasks.weights import weighted_mean
 
 
 @dataclass(frozen=True)
 class Binary(AnsweringTask):
-    """(B, 1) logits of class 1 against (B,) labels 0 and 1."""
+    """(B, 1) logits of class 1 against (B,) labels 0 and 1.
 
+    class_weights: of both classes in the loss; empty for none. threshold: class 1 is predicted if its probability is
+    above it. criterion: the metric for which `settled` chooses the threshold; empty if it is given.
+    """
+
+    class_weights: tuple[float, ...] = ()
+    threshold: float = 0.5
+    criterion: str = ""
     monitor: str = "loss"
 
-    table_names = ("macro_f1",)
+    table_names = (
+        "macro_f1", "balanced_accuracy", "f1", "precision", "recall", "average_precision", "log_loss",
+        "calibration_error",
+    )  # fmt: skip
 
     @property
     def names(self) -> tuple[str, ...]:
         return ("loss", "accuracy", "auc")
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(output.squeeze(-1), target.to(output.dtype))
+    @property
+    def cut(self) -> float:
+        """The logit of the threshold."""
+        return math.log(self.threshold / (1 - self.threshold))
 
-    def measure(self, output: Tensor, target: Tensor) -> Measures:
+    def settled(self, measures: Sequence[Measures]) -> "Binary":
+        if not self.criterion:
+            return self
+        found = best_threshold(_joined(measures, "score"), _joined(measures, "target") == 1, self.criterion)
+        return replace(self, threshold=0.5 if found is None else found)
+
+    def weighted(self, counts: Tensor) -> Tensor:
+        return counts * torch.tensor(self.class_weights) if self.class_weights else counts
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        score, truth = output.squeeze(-1), target.to(output.dtype)
+        if not self.class_weights:
+            return F.binary_cross_entropy_with_logits(score, truth)
+        losses = F.binary_cross_entropy_with_logits(score, truth, reduction="none")
+        return weighted_mean(losses, target, self.class_weights)
+
+    def measure(self, output: Tensor, target: Tensor, *, whole: bool = False) -> Measures:
         output = output.float()
         return {"loss": self.loss(output, target) * len(target), "score": output.squeeze(-1), "target": target}
 
@@ -36,37 +67,32 @@ class Binary(AnsweringTask):
         score, target = _joined(measures, "score"), _joined(measures, "target")
         return {
             "loss": _total(measures, "loss") / len(target),
-            "accuracy": ((score > 0) == (target == 1)).double().mean().item(),
+            "accuracy": ((score.double() > self.cut) == (target == 1)).double().mean().item(),
             "auc": area_under_curve(score, target == 1),
         }
 
     def tables(self, measures: Sequence[Measures]) -> Tables:
-        return class_tables((_joined(measures, "score") > 0).long(), _joined(measures, "target"), 2)
+        score, target = _joined(measures, "score").double(), _joined(measures, "target")
+        tables = class_tables((score > self.cut).long(), target, 2)
+        assert tables.per_class is not None
+        found = {name: tables.per_class[1][name] for name in ("f1", "precision", "recall")}
+        if bool(torch.isfinite(score).all()):
+            found |= {
+                "average_precision": average_precision(score, target == 1),
+                "log_loss": F.binary_cross_entropy_with_logits(score, target.double()).item(),
+                "calibration_error": calibration_error(torch.sigmoid(score), target == 1),
+            }
+        metrics = dict.fromkeys(self.table_names) | tables.metrics | found
+        return replace(tables, metrics=metrics)
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """The likeliest class and its probability."""
-        return likeliest(self.probabilities(output), names)
+        return likeliest(self.probabilities(output), names, scores=self.scores(output))
 
     def probabilities(self, output: Tensor) -> Tensor:
         positive = torch.sigmoid(output[:, 0].double())
         return torch.stack([1 - positive, positive], 1)
 
     def scores(self, answer: Tensor) -> Tensor:
-        return torch.cat([torch.zeros_like(answer), answer], -1)
-
-
-def area_under_curve(score: Tensor, positive: Tensor) -> float | None:
-    """Area under the ROC curve: the probability that a positive scores higher than a negative; ties count half.
-
-    score: (N,) real numbers. positive: (N,) bool. None if a class is absent.
-    Computed as the Mann-Whitney statistic from mean ranks (Hanley and McNeil 1982).
-    """
-    positives = int(positive.sum())
-    negatives = len(positive) - positives
-    if not positives or not negatives:
-        return None
-    _, inverse, counts = torch.unique(score.double(), return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    mean_rank = last - (counts.double() - 1) / 2
-    ranks = float(mean_rank[inverse][positive].sum())
-    return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+        score = answer.double() - self.cut
+        return torch.cat([torch.zeros_like(score), score], -1)

@@ -27,7 +27,7 @@ class NextToken(AnsweringTask):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output.flatten(0, 1), target.flatten(), label_smoothing=self.label_smoothing)
 
-    def measure(self, output: Tensor, target: Tensor) -> Measures:
+    def measure(self, output: Tensor, target: Tensor, *, whole: bool = False) -> Measures:
         output, target = output.flatten(0, 1).float(), target.flatten()
         return {
             "loss": F.cross_entropy(output, target, reduction="sum"),

@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlcli.tasks.sums import _joined, _total
-from dlcli.tasks.task import AnsweringTask, Measures
+from dlcli.tasks.task import AnsweringTask, Measures, Tables
+
+# A target of 0 that was normalised in float32, and back, is off by so much of the mean.
+_EPS = 2.0**-23
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Regression(AnsweringTask):
 
     answer_name = "value"
     judged_by = "r2"
+    table_names = ("mape",)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -35,7 +39,7 @@ class Regression(AnsweringTask):
         losses: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
         return losses[self.kind](output.squeeze(-1), target)
 
-    def measure(self, output: Tensor, target: Tensor) -> Measures:
+    def measure(self, output: Tensor, target: Tensor, *, whole: bool = False) -> Measures:
         output = output.float()
         return {"loss": self.loss(output, target) * len(target), "prediction": output.squeeze(-1), "target": target}
 
@@ -53,6 +57,13 @@ class Regression(AnsweringTask):
             "mae": error.abs().mean().item(),
             "r2": 1 - mse / spread if varies else None,
         }
+
+    def tables(self, measures: Sequence[Measures]) -> Tables:
+        target = self.in_units(_joined(measures, "target"))
+        error = self.in_units(_joined(measures, "prediction")) - target
+        zero = bool((target.abs() <= abs(self.mean) * _EPS).any())
+        mape = None if zero else (error / target).abs().mean().item()
+        return Tables({"mape": mape})
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """The value in the target's units."""

@@ -18,7 +18,7 @@ Shape = tuple[int | str, ...]  # a variable size is a name
 class Tables:
     """What an evaluation reports besides the metrics.
 
-    metrics: further metrics, computed from the tables. per_class: one row per class with precision, recall, f1 and
+    metrics: further metrics. per_class: one row per class with precision, recall, f1 and
     count. confusion: one row per actual class, one column per predicted class. The last two are None for a task without
     classes.
     """
@@ -42,8 +42,8 @@ class Task(Protocol):
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The training loss, averaged over the batch: a scalar."""
 
-    def measure(self, output: Tensor, target: Tensor) -> Measures:
-        """The tensors of one batch from which `metrics` is computed."""
+    def measure(self, output: Tensor, target: Tensor, *, whole: bool = False) -> Measures:
+        """The tensors of one batch from which `metrics` is computed; `whole`: those that `tables` needs, too."""
 
     def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
         """Metrics over all batches; None for one that is undefined."""
@@ -61,8 +61,21 @@ class AnsweringTask(Task, Protocol):
     judged_by: ClassVar[str] = "accuracy"
     table_names: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def threshold(self) -> float | None:
+        """The probability above which class 1 is predicted; None unless there are two classes."""
+        return None
+
+    def settled(self, measures: Sequence[Measures]) -> "AnsweringTask":
+        """The task with the threshold that suits these measures best, if it is one that chooses it."""
+        return self
+
+    def weighted(self, counts: Tensor) -> Tensor:
+        """Counts of the classes (K,), as the loss weighs them."""
+        return counts
+
     def tables(self, measures: Sequence[Measures]) -> Tables:
-        """What an evaluation reports besides `metrics`."""
+        """What an evaluation reports besides `metrics`, from `whole` measures."""
         return Tables()
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
         count=batches_per_epoch, augmentations=built.augmentations, blank=data.blank(),
     )  # fmt: skip
     evaluations = interval(config.eval_every, name="eval_every")
-    columns, lr = _columns(built), _schedule(built)
+    columns, lr = _columns(session), _schedule(built)
     reason = None
     early = _stopped_early_before(session)
     built.model.train()
@@ -118,12 +118,20 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
     metrics: dict[str, float | None] = {"train/loss": watch.look(state)}  # waits for the device
     seconds, rate = meter.times()
     if built.dataset.val is not None:
+        task, further = built.task, _further(session)
         measures = measure(
-            state.evaluated, built.dataset.val, built.task,
+            state.evaluated, built.dataset.val, task,
             batch_size=built.eval_batch_size, threads=built.eval_threads, precision=config.precision,
-            device=built.device,
+            device=built.device, whole=bool(further),
         )  # fmt: skip
-        metrics |= {f"val/{name}": value for name, value in finite(built.task.metrics(measures)).items()}
+        task = task.settled(measures)
+        found = task.metrics(measures)
+        if further:
+            tabled = task.tables(measures).metrics
+            found |= {name: tabled[name] for name in further}
+        if isinstance(config.threshold, str):
+            found["threshold"] = task.threshold
+        metrics |= {f"val/{name}": value for name, value in finite(found).items()}
     best = state.is_best(metrics, built.monitor)
     state.evaluations += 1
     warnings = remarks(session, metrics)
@@ -179,6 +187,15 @@ def _schedule(built: Experiment) -> Callable[[int], float]:
     )
 
 
-def _columns(built: Experiment) -> list[str]:
-    val = [f"val/{name}" for name in built.task.names] if built.dataset.val is not None else []
+def _further(session: Session) -> list[str]:
+    """The metrics beyond those of every evaluation: the monitored one, if it is not among them."""
+    best = (session.state.best or {}).get("metric") or ""  # of a resumed run, which may have monitored another one
+    wanted = dict.fromkeys((session.built.monitor, best.removeprefix("val/")))
+    return [name for name in wanted if name in session.built.task.table_names]
+
+
+def _columns(session: Session) -> list[str]:
+    built = session.built
+    names = (*built.task.names, *_further(session), *["threshold"] * isinstance(built.config.threshold, str))
+    val = [f"val/{name}" for name in names] if built.dataset.val is not None else []
     return ["epoch", "step", "train/loss", *val, "lr", "seconds", "samples_per_second"]

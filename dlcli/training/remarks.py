@@ -18,6 +18,8 @@ def remarks(session: Session, metrics: Mapping[str, float | None]) -> tuple[str,
     if state.evaluations == 1 and metrics.get(monitored, 0.0) is None:
         reason = UNDEFINED.get(built.monitor, "it is not finite")
         found.append(f"warning: {monitored} is undefined, since {reason}: val/loss selects the best checkpoint")
+    if state.evaluations == 1 and "val/threshold" in metrics and metrics["val/auc"] is None:
+        found.append("warning: the threshold stays 0.5, since not every class has validation samples")
     watched = _watched(session, metrics)
     if not state.warned and baseline.explodes(metrics, than):
         state.warned = True

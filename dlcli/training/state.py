@@ -21,7 +21,7 @@ class TrainingState:
     epoch, batch: the next batch, epochs counted from 1 and batches from 0; at the end of an epoch, one after its last
     batch. step: number of optimizer steps done. lr: learning rate of the last one.
     evaluated_at: the step of the last evaluation. evaluations: their number. waited: those since the best one.
-    best: metric, value, epoch and step of the best evaluation, as in run.json.
+    best: metric, value, epoch and step of the best evaluation, and the threshold that it chose, as in run.json.
     warned: whether a warning said that the model has learned nothing.
     """
 
@@ -93,7 +93,8 @@ class TrainingState:
         Best is the better monitored metric, or an equal one with a smaller loss; without validation, the latest. If the
         metric is undefined at the first evaluation, the loss is monitored instead for the whole training.
         """
-        place = {"epoch": self.epoch, "step": self.step}
+        place: dict[str, float | None] = {"epoch": self.epoch, "step": self.step}
+        place |= {"threshold": metrics["val/threshold"]} if "val/threshold" in metrics else {}
         if not any(name.startswith("val/") for name in metrics):
             self.best = {"metric": None, "value": None, "higher_is_better": None, **place}
             return True
