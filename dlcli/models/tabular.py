@@ -1,0 +1,92 @@
+"""A model of tables: embeddings of numbers, and a residual MLP."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dlcli.core.errors import ConfigError
+from dlcli.core.spec import DataSpec
+from dlcli.models.blocks import check_options
+
+
+class Tabular(nn.Module):
+    """Features (B, F) -> (B, outputs): a residual MLP (Gorishniy et al. 2021) on embedded numbers.
+
+    Features that are 0 or 1 enter the first layer as they are: its weights are the embeddings of the categories, which
+    it adds up.
+
+    width: of the residual stream; each block has a hidden layer of twice that. blocks: their number.
+    embedding: values that each number becomes. frequencies: waves of each number. sigma: standard deviation of the
+    initial frequencies, for numbers with a standard deviation of 1. dropout: probability after the layers of a block.
+    """
+
+    numbers: Tensor
+    flags: Tensor
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        width: int = 256,
+        blocks: int = 2,
+        embedding: int = 16,
+        frequencies: int = 24,
+        sigma: float = 0.1,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if spec.kind != "features":
+            raise ConfigError(
+                f"model tabular is for features, but the data is {spec}: choose --data table:FILE, or model mlp"
+            )
+        check_options(width=width, blocks=blocks, embedding=embedding, frequencies=frequencies, dropout=dropout)
+        if not sigma > 0:
+            raise ConfigError(f"model.sigma = {sigma} must be above 0")
+        numbers = sorted(set(range(spec.input_shape[0])) - set(spec.flags))
+        self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64), persistent=False)
+        self.register_buffer("flags", torch.tensor(spec.flags, dtype=torch.int64), persistent=False)
+        self.embedding = Periodic(len(numbers), embedding, frequencies=frequencies, sigma=sigma) if numbers else None
+        self.first = nn.Linear(len(numbers) * embedding + len(spec.flags), width)
+        self.blocks = nn.ModuleList(ResidualBlock(width, dropout=dropout) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, spec.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [] if self.embedding is None else [self.embedding(x[:, self.numbers])]
+        parts += [x[:, self.flags]] if len(self.flags) else []
+        x = self.first(torch.cat(parts, 1))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.output(self.norm(x).relu())  # type: ignore[no-any-return]
+
+
+class Periodic(nn.Module):
+    """The embedding PLR of numbers (Gorishniy et al. 2022): relu(W [cos 2 pi f x, sin 2 pi f x] + b), with frequencies
+    f, weights W and biases b of each number x. (B, N) -> (B, N * width)."""
+
+    def __init__(self, numbers: int, width: int, *, frequencies: int, sigma: float) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(2 * frequencies)
+        self.frequencies = nn.Parameter(sigma * torch.randn(numbers, 1, frequencies))
+        self.weight = nn.Parameter(torch.empty(numbers, 2 * frequencies, width).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(numbers, 1, width).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = 2 * math.pi * x.T[:, :, None] * self.frequencies  # (N, B, frequencies)
+        waves = torch.cat((angles.cos(), angles.sin()), 2)
+        return torch.baddbmm(self.bias, waves, self.weight).relu().transpose(0, 1).flatten(1)
+
+
+class ResidualBlock(nn.Module):
+    """What a block adds: normalisation, a hidden layer of twice the width, and back. (B, width) -> (B, width)."""
+
+    def __init__(self, width: int, *, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Dropout(dropout),
+            nn.Linear(2 * width, width), nn.Dropout(dropout),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)  # type: ignore[no-any-return]
