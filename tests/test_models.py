@@ -159,7 +159,7 @@ def test_a_refusal_says_what_to_choose(name: str, data: str, message: str) -> No
         ("simple-cnn", "digits", {"channels": 0}, "model.channels = 0 must be at least 1"),
         ("tabular", "binary", {"width": 0}, "model.width = 0 must be at least 1"),
         ("tabular", "binary", {"frequencies": 0}, "model.frequencies = 0 must be at least 1"),
-        ("tabular", "binary", {"sigma": 0.0}, "model.sigma = 0.0 must be above 0"),
+        ("tabular", "binary", {"highest": 0.05}, "model.highest = 0.05 must be above 0.05, the lowest frequency"),
         ("rnn", "text", {"embedding": 0}, "model.embedding = 0 must be at least 1"),
         ("attention", "recall", {"heads": 7}, "model.heads = 7 must divide model.width = 64"),
         ("attention", "recall", {"layers": 0}, "model.layers = 0 must be at least 1"),

@@ -9,6 +9,8 @@ from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
 from dlcli.models.blocks import check_options
 
+_SLOWEST = 0.05
+
 
 class Tabular(nn.Module):
     """Features (B, F) -> (B, outputs): a residual MLP (Gorishniy et al. 2021) on embedded numbers.
@@ -16,9 +18,9 @@ class Tabular(nn.Module):
     Features that are 0 or 1 enter the first layer as they are: its weights are the embeddings of the categories, which
     it adds up.
 
-    width: of the residual stream; each block has a hidden layer of twice that. blocks: their number.
-    embedding: values that each number becomes. frequencies: waves of each number. sigma: standard deviation of the
-    initial frequencies, for numbers with a standard deviation of 1. dropout: probability after the layers of a block.
+    width: of each hidden layer. blocks: hidden layers after the first; each adds to its input.
+    embedding: values that each number becomes. frequencies: waves of each number. highest: the highest frequency at
+    the start, in waves per standard deviation. dropout: probability after each hidden layer.
     """
 
     numbers: Tensor
@@ -29,11 +31,11 @@ class Tabular(nn.Module):
         spec: DataSpec,
         *,
         width: int = 256,
-        blocks: int = 2,
+        blocks: int = 1,
         embedding: int = 16,
         frequencies: int = 24,
-        sigma: float = 0.1,
-        dropout: float = 0.1,
+        highest: float = 4.0,
+        dropout: float = 0.3,
     ) -> None:
         super().__init__()
         if spec.kind != "features":
@@ -41,15 +43,16 @@ class Tabular(nn.Module):
                 f"model tabular is for features, but the data is {spec}: choose --data table:FILE, or model mlp"
             )
         check_options(width=width, blocks=blocks, embedding=embedding, frequencies=frequencies, dropout=dropout)
-        if not sigma > 0:
-            raise ConfigError(f"model.sigma = {sigma} must be above 0")
+        if not _SLOWEST < highest < math.inf:
+            raise ConfigError(f"model.highest = {highest} must be above {_SLOWEST}, the lowest frequency")
         numbers = sorted(set(range(spec.input_shape[0])) - set(spec.flags))
         self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64), persistent=False)
         self.register_buffer("flags", torch.tensor(spec.flags, dtype=torch.int64), persistent=False)
-        self.embedding = Periodic(len(numbers), embedding, frequencies=frequencies, sigma=sigma) if numbers else None
-        self.first = nn.Linear(len(numbers) * embedding + len(spec.flags), width)
-        self.blocks = nn.ModuleList(ResidualBlock(width, dropout=dropout) for _ in range(blocks))
-        self.norm = nn.LayerNorm(width)
+        self.embedding = (
+            Periodic(len(numbers), embedding, frequencies=frequencies, highest=highest) if numbers else None
+        )
+        self.first = HiddenLayer(len(numbers) * embedding + len(spec.flags), width, dropout=dropout)
+        self.blocks = nn.ModuleList(HiddenLayer(width, width, dropout=dropout) for _ in range(blocks))
         self.output = nn.Linear(width, spec.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,17 +61,22 @@ class Tabular(nn.Module):
         x = self.first(torch.cat(parts, 1))
         for block in self.blocks:
             x = x + block(x)
-        return self.output(self.norm(x).relu())  # type: ignore[no-any-return]
+        return self.output(x)  # type: ignore[no-any-return]
 
 
 class Periodic(nn.Module):
     """The embedding PLR of numbers (Gorishniy et al. 2022): relu(W [cos 2 pi f x, sin 2 pi f x] + b), with frequencies
-    f, weights W and biases b of each number x. (B, N) -> (B, N * width)."""
+    f, weights W and biases b of each number x. (B, N) -> (B, N * width).
 
-    def __init__(self, numbers: int, width: int, *, frequencies: int, sigma: float) -> None:
+    The frequencies are learned. They start evenly spread on a logarithmic scale, not normally distributed: what is the
+    best standard deviation differs a hundredfold between tables.
+    """
+
+    def __init__(self, numbers: int, width: int, *, frequencies: int, highest: float) -> None:
         super().__init__()
         bound = 1 / math.sqrt(2 * frequencies)
-        self.frequencies = nn.Parameter(sigma * torch.randn(numbers, 1, frequencies))
+        exponents = torch.empty(numbers, 1, frequencies).uniform_(math.log(_SLOWEST), math.log(highest))
+        self.frequencies = nn.Parameter(exponents.exp())
         self.weight = nn.Parameter(torch.empty(numbers, 2 * frequencies, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(numbers, 1, width).uniform_(-bound, bound))
 
@@ -78,15 +86,12 @@ class Periodic(nn.Module):
         return torch.baddbmm(self.bias, waves, self.weight).relu().transpose(0, 1).flatten(1)
 
 
-class ResidualBlock(nn.Module):
-    """What a block adds: normalisation, a hidden layer of twice the width, and back. (B, width) -> (B, width)."""
+class HiddenLayer(nn.Module):
+    """Linear, ReLU, dropout: (B, before) -> (B, width)."""
 
-    def __init__(self, width: int, *, dropout: float) -> None:
+    def __init__(self, before: int, width: int, *, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.ReLU(), nn.Dropout(dropout),
-            nn.Linear(2 * width, width), nn.Dropout(dropout),
-        )  # fmt: skip
+        self.layers = nn.Sequential(nn.Linear(before, width), nn.ReLU(), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)  # type: ignore[no-any-return]
