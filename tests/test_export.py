@@ -49,6 +49,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "linear": {"model": "linear", "data": "line", "optimizer": "sgd", "normalize": True},
     "logistic": {"model": "logistic", "data": "breast-cancer"},
     "mlp": {"model": "mlp", "data": "digits", "model_options": {"dropout": 0.3}},
+    "tabular": {"model": "tabular", "data": "breast-cancer"},
     "lenet": {"model": "lenet", "data": "digits", "optimizer": "adam"},
     "cnn": {"model": "cnn", "data": "digits", "optimizer": "adam"},
     "simple-cnn": {"model": "simple-cnn", "data": "digits"},

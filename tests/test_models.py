@@ -34,6 +34,7 @@ FITS = {
     "linear": {"image-regression", "regression"},
     "logistic": (IMAGES - {"image-regression"}) | {"classes", "binary"},
     "mlp": IMAGES | {"classes", "binary", "regression"},
+    "tabular": {"classes", "binary", "regression"},
     "lenet": IMAGES,
     "cnn": IMAGES,
     "simple-cnn": IMAGES,
@@ -124,6 +125,10 @@ def test_data_that_does_not_suit_a_model_is_refused(name: str, data: str) -> Non
             "model mlp is for features or images, but the data is tokens of 12: choose rnn or attention",
         ),
         (
+            "tabular", "digits",
+            "model tabular is for features, but the data is image of 1x8x8: choose --data table:FILE, or model mlp",
+        ),
+        (
             "cnn", "recall",
             "model cnn is for images, but the data is tokens of 9: choose --data digits, or model mlp",
         ),
@@ -152,6 +157,9 @@ def test_a_refusal_says_what_to_choose(name: str, data: str, message: str) -> No
         ("cnn", "digits", {"hidden": 0}, "model.hidden = 0 must be at least 1"),
         ("cnn", "digits", {"channels": (4, 0)}, "model.channels = (4, 0) must be at least 1"),
         ("simple-cnn", "digits", {"channels": 0}, "model.channels = 0 must be at least 1"),
+        ("tabular", "binary", {"width": 0}, "model.width = 0 must be at least 1"),
+        ("tabular", "binary", {"frequencies": 0}, "model.frequencies = 0 must be at least 1"),
+        ("tabular", "binary", {"highest": 0.05}, "model.highest = 0.05 must be above 0.05, the lowest frequency"),
         ("rnn", "text", {"embedding": 0}, "model.embedding = 0 must be at least 1"),
         ("attention", "recall", {"heads": 7}, "model.heads = 7 must divide model.width = 64"),
         ("attention", "recall", {"layers": 0}, "model.layers = 0 must be at least 1"),
@@ -169,17 +177,20 @@ def test_sizes_that_make_no_network_are_refused(name: str, data: str, options: d
     assert str(caught.value) == message
 
 
+_SUITED = {"rnn": "text", "tabular": "classes"}
+
+
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5])
-@pytest.mark.parametrize("name", ["mlp", "lenet", "cnn", "rnn", "attention"])
+@pytest.mark.parametrize("name", ["mlp", "tabular", "lenet", "cnn", "rnn", "attention"])
 def test_dropout_out_of_range_is_refused(name: str, dropout: float) -> None:
     with pytest.raises(ConfigError) as caught:
-        build(name, SPECS["text" if name == "rnn" else "digits"], dropout=dropout)
+        build(name, SPECS[_SUITED.get(name, "digits")], dropout=dropout)
     assert str(caught.value) == f"model.dropout = {dropout} is out of range: it must be in [0, 1)"
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet", "cnn", "rnn", "attention"])
+@pytest.mark.parametrize("name", ["mlp", "tabular", "lenet", "cnn", "rnn", "attention"])
 def test_dropout_works_in_training_only(name: str) -> None:
-    spec = SPECS["text" if name == "rnn" else "digits"]
+    spec = SPECS[_SUITED.get(name, "digits")]
     model, x = build(name, spec, dropout=0.5), some_input(spec)
     assert not torch.equal(model(x), model(x))
     model.eval()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dlcli.config.layers import stack
+from dlcli.config.layers import kind, stack
 from dlcli.config.schemes import data_entry, model_entry, split_file
 from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
@@ -22,6 +22,9 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     values = stack({**own, "data": name}, given)
     if values.get("optimizer") == "gd" and "batch_size" not in given:
         values["batch_size"] = "full"
+    suits = model.data_options.get(kind(name), {})
+    if suits and isinstance(values.get("data_options", {}), Mapping):
+        values["data_options"] = {**suits, **values.get("data_options", {})}
     if (found := split_file(name)) is not None:
         values["data"] = f"{found[0]}:{Path(found[1]).absolute()}"
         options = values.get("data_options")

@@ -11,13 +11,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """target: "module:attribute" of the nn.Module. data: its default data set. defaults: its own settings."""
+    """target: "module:attribute" of the nn.Module. data: its default data set. defaults: its own settings.
+
+    data_options: options of a data set that suit the model, by its name in DATASETS.
+    """
 
     target: str
     summary: str
     takes: str
     data: str = "digits"
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    data_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,14 @@ MODELS: dict[str, ModelEntry] = {
         "fully connected layers with activations between",
         "features or images; any task but next-token",
         defaults={"epochs": 20},
+    ),
+    "tabular": ModelEntry(
+        "dlcli.models.tabular:Tabular",
+        "embeddings of numbers and categories, residual blocks",
+        "features; any task but next-token",
+        data="breast-cancer",
+        defaults={"optimizer": "adamw", "lr": 0.003, "weight_decay": 0.0003, "schedule": "one-cycle", "epochs": 20},
+        data_options={"table": {"scale": "quantile"}},
     ),
     "lenet": ModelEntry(
         "dlcli.models.lenet:LeNet",

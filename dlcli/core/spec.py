@@ -24,6 +24,7 @@ class DataSpec:
     input_shape: shape of one sample, without the batch dimension.
     outputs: size of the last dimension of the model's output.
     vocabulary: number of different tokens; 0 unless kind is tokens.
+    flags: which features are 0 or 1 only, such as those of a category; the others are numbers.
     """
 
     task: TaskName
@@ -31,14 +32,17 @@ class DataSpec:
     input_shape: tuple[int, ...]
     outputs: int
     vocabulary: int = 0
+    flags: tuple[int, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"input_shape": list(self.input_shape)}
+        values = asdict(self) | {"input_shape": list(self.input_shape), "flags": list(self.flags)}
+        return values if self.flags else {name: value for name, value in values.items() if name != "flags"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DataSpec":
         """The inverse of `as_dict`; ValueError if no data can have this description."""
         check(values, _FIELDS, needed=True)
+        check(values, _OPTIONAL)
         kind, task, shape = values["kind"], values["task"], values["input_shape"]
         outputs, vocabulary = values["outputs"], values["vocabulary"]
         if len(shape) != _AXES[kind] or math.prod(shape) > _MOST_VALUES:
@@ -48,7 +52,10 @@ class DataSpec:
         least = {"multiclass": 2, "next-token": vocabulary}.get(task, 1)
         if outputs < least or (task != "multiclass" and outputs > least):
             raise ValueError(f"outputs = {outputs} does not go with {task}")
-        return cls(task, kind, tuple(shape), outputs, vocabulary)
+        flags = values.get("flags", [])
+        if flags and (kind != "features" or sorted(set(flags)) != flags or flags[-1] >= shape[0]):
+            raise ValueError(f"flags = {flags[:4]} do not go with {shape[0]} {kind}")
+        return cls(task, kind, tuple(shape), outputs, vocabulary, tuple(flags))
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
@@ -62,3 +69,4 @@ _FIELDS = {
     "outputs": COUNT,
     "vocabulary": WHOLE,
 }
+_OPTIONAL = {"flags": list_of(WHOLE)}

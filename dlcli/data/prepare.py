@@ -114,8 +114,8 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
     if normalize and source.spec.kind != "tokens":
         x = source.x if source.x.dtype == torch.uint8 else source.x.float()  # the values that are normalised
         mean, std = _mean_and_std(x, train_index)
-        if source.encoding is not None:  # features that are 0 or 1 stay so
-            scaled = source.encoding.scaled
+        if source.encoding is not None:  # features that are 0 or 1, or scaled already, stay so
+            scaled = source.encoding.standardised
             mean = tuple(m if s else 0.0 for m, s in zip(mean, scaled, strict=True))
             std = tuple(d if s else 1.0 for d, s in zip(std, scaled, strict=True))
         _refuse_tiny(std, source.feature_names)

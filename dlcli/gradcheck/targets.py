@@ -26,6 +26,8 @@ _IMAGES = DataSpec("multiclass", "image", (2, 6, 6), 3)
 _RECALL = DataSpec("multiclass", "tokens", (5,), 3, vocabulary=7)
 _TEXT = DataSpec("next-token", "tokens", (4,), 6, vocabulary=6)
 
+_SMALL_TABULAR = {"width": 4, "blocks": 2, "embedding": 2, "frequencies": 3, "dropout": 0.2}
+
 _MODELS: dict[str, tuple[tuple[str, DataSpec, dict[str, Any]], ...]] = {
     "linear": (("", _FEATURES, {}),),
     "logistic": (
@@ -35,6 +37,10 @@ _MODELS: dict[str, tuple[tuple[str, DataSpec, dict[str, Any]], ...]] = {
     "mlp": (
         ("relu", _CLASSES, {"hidden": (6, 5), "dropout": 0.2}),
         ("gelu", _FEATURES, {"hidden": (6,), "activation": "gelu", "dropout": 0.2}),
+    ),
+    "tabular": (
+        ("", DataSpec("multiclass", "features", (5,), 3, flags=(1, 3)), _SMALL_TABULAR),
+        ("no numbers", DataSpec("regression", "features", (3,), 1, flags=(0, 1, 2)), _SMALL_TABULAR),
     ),
     "lenet": (("", DataSpec("multiclass", "image", (1, 8, 8), 3), {"dropout": 0.2}),),
     "cnn": (("", _IMAGES, {"channels": (3, 4), "hidden": 6, "dropout": 0.2}),),

@@ -3,16 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
 from dlcli.core.documents import FLAG, NUMBER, TEXT, Kind, check, list_of
 from dlcli.core.errors import DataError, did_you_mean
 from dlcli.data.readers.tables import Table
 from dlcli.data.tables.columns import DATE_PARTS, ColumnKind, Found, Invalid, dates_of, number, numbers_of
 
+Scale = Literal["standard", "quantile", "none"]
+
 _MOST_FEATURES = 50_000
+_MOST_KNOTS = 1_000
+_FARTHEST = 5.199337582605575  # the normal score of 1e-7: that of anything beyond the training rows
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Column:
         that of the cell. date: its `parts`. The target, and what is left out, have no features.
     reason: why it is left out.
     fills: of each feature of a number, yes/no or date: what stands for a missing value.
+    knots: of each feature of a number or date that is scaled by quantiles: its quantiles at equal steps from 0 to 1.
     rare: whether a further feature is 1 for all levels that are not in `levels`. Without it none is 1 for them.
     missing: whether a further feature is 1 where the value is missing.
     """
@@ -33,6 +39,7 @@ class Column:
     levels: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     fills: tuple[float, ...] = ()
+    knots: tuple[tuple[float, ...], ...] = ()
     rare: bool = False
     missing: bool = False
 
@@ -51,19 +58,20 @@ class Column:
         return own + (f"{self.name}=other",) * self.rare + (f"{self.name}=missing",) * self.missing
 
     @property
-    def scaled(self) -> int:
-        """How many features, the first ones, are numbers that are standardised; the others are 0 or 1."""
+    def numbers(self) -> int:
+        """How many features, the first ones, are numbers; the others are 0 or 1."""
         return {"number": 1, "date": len(self.parts)}.get(self.kind, 0)
 
 
 @dataclass(frozen=True)
 class Encoding:
     """columns: all of the file, in its order. header: whether the file has one. invalid: whether a cell that does not
-    suit its column is an error or missing."""
+    suit its column is an error or missing. scale: what becomes of numbers."""
 
     columns: tuple[Column, ...]
     header: bool = True
     invalid: Invalid = "error"
+    scale: Scale = "standard"
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
@@ -74,9 +82,16 @@ class Encoding:
         return next((column.name for column in self.columns if column.kind == "target"), "")
 
     @property
-    def scaled(self) -> tuple[bool, ...]:
+    def flags(self) -> tuple[int, ...]:
+        """Which features are 0 or 1, and no numbers."""
+        number = [place < column.numbers for column in self.columns for place in range(len(column.features))]
+        return tuple(place for place, is_number in enumerate(number) if not is_number)
+
+    @property
+    def standardised(self) -> tuple[bool, ...]:
         """Of each feature, whether it is standardised."""
-        return tuple(place < column.scaled for column in self.columns for place in range(len(column.features)))
+        left = set(self.flags) if self.scale == "standard" else range(len(self.feature_names))
+        return tuple(place not in left for place in range(len(self.feature_names)))
 
     def encode(self, table: Table) -> tuple[np.ndarray[Any, Any], dict[str, int]]:
         """float32 (rows, features), and for each column how many of its cells hold a category that the training
@@ -101,27 +116,35 @@ class Encoding:
         return found, unseen
 
     def as_dict(self) -> dict[str, Any]:
-        return {"columns": [_compact(c) for c in self.columns], "header": self.header, "invalid": self.invalid}
+        scale = {} if self.scale == "standard" else {"scale": self.scale}
+        columns = [_compact(column) for column in self.columns]
+        return {"columns": columns, "header": self.header, "invalid": self.invalid, **scale}
 
     @classmethod
     def from_dict(cls, values: Any) -> "Encoding":
         """The inverse of `as_dict`; ValueError if the values are invalid or do not match each other."""
         check(values, _FIELDS, needed=True)
+        check(values, _OPTIONAL)
+        scale = values.get("scale", "standard")
         columns = tuple(_column(each) for each in values["columns"])
         names = [column.name for column in columns]
         if len(set(names)) < len(names) or [c.kind for c in columns].count("target") > 1:
             raise ValueError("two of its columns have one name, or two are the target")
-        return cls(columns, values["header"], values["invalid"])
+        if any(len(c.knots) != (c.numbers if scale == "quantile" else 0) for c in columns):
+            raise ValueError(f"its numbers have knots that do not go with scale = {scale}")
+        return cls(columns, values["header"], values["invalid"], scale)
 
 
 def fit(
     table: Table, found: Mapping[str, Found], rows: np.ndarray[Any, Any], *, min_count: int, header: bool,
-    invalid: Invalid,
+    invalid: Invalid, scale: Scale,
 ) -> Encoding:  # fmt: skip
     """Learned from these rows only. found: what each column is. min_count: a category in fewer rows is rare."""
     part = table.rows(rows)
-    columns = tuple(_fitted(part, name, about, min_count=min_count, invalid=invalid) for name, about in found.items())
-    encoding = Encoding(columns, header, invalid)
+    columns = tuple(
+        _fitted(part, name, about, min_count=min_count, invalid=invalid, scale=scale) for name, about in found.items()
+    )
+    encoding = Encoding(columns, header, invalid, scale)
     count = len(encoding.feature_names)
     if count > _MOST_FEATURES:
         widest = max(columns, key=lambda column: len(column.features))
@@ -137,7 +160,7 @@ def fit(
     return encoding
 
 
-def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: Invalid) -> Column:
+def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: Invalid, scale: Scale) -> Column:
     cells, kind = table.columns[name], about.kind
     missing = bool((cells.codes < 0).any())
     if kind in ("left out", "target"):
@@ -155,12 +178,29 @@ def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: I
     values = (numbers_of if kind == "number" else dates_of)(table, name, invalid=invalid)
     there = values[~np.isnan(values[:, 0])]
     missing = len(there) < len(values)
-    fills = np.median(there, axis=0) if len(there) else np.zeros(values.shape[1])
-    if kind == "number":
-        return Column(name, kind, fills=tuple(fills.tolist()), missing=missing)
-    varies = [place for place in range(len(DATE_PARTS)) if len(there) and np.ptp(there[:, place]) > 0]
-    parts = tuple(DATE_PARTS[place] for place in varies)
-    return Column(name, kind, parts=parts, fills=tuple(fills[varies].tolist()), missing=missing)
+    there = there if len(there) else np.zeros((1, values.shape[1]))
+    parts: tuple[str, ...] = ()
+    if kind == "date":
+        varies = [place for place in range(len(DATE_PARTS)) if np.ptp(there[:, place]) > 0]
+        parts, there = tuple(DATE_PARTS[place] for place in varies), there[:, varies]
+    fills = tuple(np.median(there, axis=0).tolist())
+    knots = _knots(there) if scale == "quantile" else ()
+    return Column(name, kind, parts=parts, fills=fills, knots=knots, missing=missing)
+
+
+def _knots(values: np.ndarray[Any, Any]) -> tuple[tuple[float, ...], ...]:
+    steps = np.linspace(0, 1, min(max(len(values), 2), _MOST_KNOTS))
+    return tuple(tuple(each) for each in np.quantile(values, steps, axis=0).T.tolist())
+
+
+def _normal_scores(values: np.ndarray[Any, Any], knots: Sequence[float]) -> np.ndarray[Any, Any]:
+    """As scikit-learn's QuantileTransformer to a normal distribution; but a value that several knots share is in the
+    middle of them even if it is the least or the greatest."""
+    at = np.array(knots)
+    steps = np.linspace(0, 1, len(at))
+    below, above = -np.interp(-values, -at[::-1], -steps[::-1]), np.interp(values, at, steps)
+    scores: np.ndarray[Any, Any] = torch.special.ndtri(torch.from_numpy((below + above) / 2)).numpy()
+    return scores.clip(-_FARTHEST, _FARTHEST)
 
 
 def _fill_in(column: Column, table: Table, into: np.ndarray[Any, Any], *, invalid: Invalid) -> int:
@@ -171,7 +211,10 @@ def _fill_in(column: Column, table: Table, into: np.ndarray[Any, Any], *, invali
         empty = np.isnan(values[:, 0])
         if column.kind == "date":
             values = values[:, [DATE_PARTS.index(part) for part in column.parts]]
-        into[:, : column.scaled] = np.where(empty[:, None], np.array(column.fills), values)
+        values = np.where(empty[:, None], np.array(column.fills), values)
+        for place, knots in enumerate(column.knots):
+            values[:, place] = _normal_scores(values[:, place], knots)
+        into[:, : column.numbers] = values
         if column.missing:
             into[:, -1] = empty
         return 0
@@ -206,6 +249,7 @@ def places(levels: Sequence[str], table: Table, name: str) -> np.ndarray[Any, An
 def _compact(column: Column) -> dict[str, Any]:
     """Without what is as by default."""
     values = {f.name: getattr(column, f.name) for f in fields(Column)}
+    values["knots"] = [list(knots) for knots in column.knots]
     plain = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
     return {name: value for name, value in plain.items() if value or name in ("name", "kind")}
 
@@ -215,10 +259,13 @@ def _column(values: Any) -> Column:
     check(values, {"name": TEXT, "kind": _COLUMN["kind"]}, needed=True)
     known = {f.name: values[f.name] for f in fields(Column) if f.name in values}
     frozen: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
+    frozen["knots"] = tuple(tuple(knots) for knots in known.get("knots", ()))
     column = Column(**frozen)
     fills = {"number": 1, "yes/no": 1, "date": len(column.parts)}.get(column.kind, 0)
     if len(column.fills) != fills or (column.kind == "yes/no" and len(column.levels) != 2):
         raise ValueError(f"column {column.name[:40]!r} is a {column.kind} with other levels or fills")
+    if any(sorted(knots) != list(knots) for knots in column.knots):
+        raise ValueError(f"column {column.name[:40]!r} has knots that do not rise")
     if len(set(column.levels)) < len(column.levels):
         raise ValueError(f"column {column.name[:40]!r} has a level twice")
     return column
@@ -231,7 +278,9 @@ def _one_of(choices: Sequence[str]) -> Kind:
 _COLUMN = {
     "name": TEXT, "kind": _one_of(get_args(ColumnKind)), "reason": TEXT, "levels": list_of(TEXT),
     "parts": list_of(_one_of(DATE_PARTS)), "fills": list_of(NUMBER), "rare": FLAG, "missing": FLAG,
+    "knots": list_of(Kind("2 to 1,000 numbers", lambda v: list_of(NUMBER).holds(v) and 2 <= len(v) <= _MOST_KNOTS)),
 }  # fmt: skip
 _FIELDS = {
     "columns": Kind("a list", lambda v: isinstance(v, list)), "header": FLAG, "invalid": _one_of(get_args(Invalid)),
 }  # fmt: skip
+_OPTIONAL = {"scale": _one_of(get_args(Scale))}

@@ -6,7 +6,7 @@ import numpy as np
 
 from dlcli.data.readers.tables import Table
 from dlcli.data.tables.columns import MOST_LEVELS, numbers_of
-from dlcli.data.tables.encoding import Column, Encoding
+from dlcli.data.tables.encoding import Column, Encoding, Scale
 from dlcli.data.tables.table import Opened
 
 _EXAMPLES = 3
@@ -30,13 +30,13 @@ def described(opened: Opened, encoding: Encoding) -> list[dict[str, Any]]:
                 "distinct": len(cells.values),
                 "examples": [cells.values[place][:24] for place in frequent],
                 "features": len(column.features),
-                "treatment": _treatment(column, opened),
+                "treatment": _treatment(column, opened, encoding.scale),
             }
         )
     return rows
 
 
-def _treatment(column: Column, opened: Opened) -> str:
+def _treatment(column: Column, opened: Opened, scale: Scale) -> str:
     missing = " and one for missing" if column.missing else ""
     if column.kind == "target":
         return f"predicted: {opened.task}"
@@ -49,7 +49,8 @@ def _treatment(column: Column, opened: Opened) -> str:
         return f"1 for {column.levels[1]}{missing}"
     if column.kind == "date":
         return f"{', '.join(column.parts) or 'constant'}{missing}"
-    return f"standardised; missing is {column.fills[0]:g}{missing}" if column.missing else "standardised"
+    scaled = {"standard": "standardised", "quantile": "normal scores of its quantiles", "none": "as it is"}[scale]
+    return f"{scaled}; missing is {column.fills[0]:g}{missing}" if column.missing else scaled
 
 
 def warnings(opened: Opened, encoding: Encoding, held_out: np.ndarray[Any, Any]) -> list[str]:

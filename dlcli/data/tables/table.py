@@ -19,7 +19,7 @@ from dlcli.data.readers.tables import Table, read_table
 from dlcli.data.source import Source
 from dlcli.data.splits import TEST, TRAIN, VAL
 from dlcli.data.tables.columns import Found, Invalid, find_out, number, numbers_of, ordered
-from dlcli.data.tables.encoding import Encoding, fit, places
+from dlcli.data.tables.encoding import Encoding, Scale, fit, places
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
 
@@ -45,6 +45,7 @@ class Opened:
     header: bool
     min_count: int
     invalid: Invalid
+    scale: Scale
     parts: Tensor | None
     notes: tuple[str, ...]
 
@@ -74,8 +75,9 @@ class Opened:
         rows = train.numpy()
         if about is None:
             encoding = fit(
-                self.table, self.found, rows, min_count=self.min_count, header=self.header, invalid=self.invalid
-            )
+                self.table, self.found, rows, min_count=self.min_count, header=self.header, invalid=self.invalid,
+                scale=self.scale,
+            )  # fmt: skip
             names = self._classes_in(rows)
         else:
             encoding, names = _stored(about, self.table), about.class_names
@@ -83,7 +85,7 @@ class Opened:
         test_x, test_y = (None, None) if self.test is None else self._encoded(self.test, encoding, names)
         outputs = len(names) if self.task == "multiclass" else 1
         return Source(
-            DataSpec(self.task, "features", (x.shape[1],), outputs),
+            DataSpec(self.task, "features", (x.shape[1],), outputs, flags=encoding.flags),
             x,
             y,
             test_x,
@@ -137,6 +139,7 @@ def table(
     split_column: str | None = None,
     min_count: int = 2,
     invalid: Invalid = "error",
+    scale: Scale = "standard",
 ) -> Opened:
     """The rows of a table, with one column as the target.
 
@@ -172,7 +175,7 @@ def table(
     if parts is not None and tested is not None and bool((parts == TEST).any()):
         raise ConfigError(f"data.test = {test} does not go with test rows in data.split_column = {split_column}")
     return Opened(
-        known, tested, target, goal, found, header == "first", min_count, invalid, parts, notes + _told(found)
+        known, tested, target, goal, found, header == "first", min_count, invalid, scale, parts, notes + _told(found)
     )
 
 
