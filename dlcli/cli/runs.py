@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli import trash
+from dlcli.cli import compare, trash
 from dlcli.cli.arguments import RunName, RunsDir, with_format
 from dlcli.cli.columns import outcome
 from dlcli.cli.output import Column, Format, age, duration, emit, number, say, setting
@@ -20,9 +20,9 @@ app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="List all runs, newest first; show, remove or restore them.",
+    help="List all runs, newest first; show, compare, remove or restore them.",
 )
-for command in (trash.rm, trash.restore, trash.purge):
+for command in (compare.compare, trash.rm, trash.restore, trash.purge):
     app.command()(command)
 
 
