@@ -126,7 +126,8 @@ def test_what_cannot_be_compared_is_left_out_and_said(root: Path) -> None:
         (12, "cannot be used: it has no val/accuracy: there are none"),
         (
             13,
-            "cannot be used: runs/13/run.json is damaged: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+            "cannot be used: runs/13/run.json is damaged: Expecting property name enclosed in double quotes: line 1 "
+            "column 2 (char 1)",
         ),
     ]
     assert err.splitlines()[0] == "left out: runs/11 is interrupted, not finished"
