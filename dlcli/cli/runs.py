@@ -1,57 +1,134 @@
 """dlcli runs, dlcli runs show: the table of all runs, and one run in full. Removal of runs is in trash.py."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli import trash
+from dlcli.cli import compare, trash
 from dlcli.cli.arguments import RunName, RunsDir, with_format
 from dlcli.cli.columns import outcome
-from dlcli.cli.output import Column, Format, age, duration, emit, number, say, setting
-from dlcli.core.errors import ConfigError
+from dlcli.cli.output import Column, Format, age, duration, emit, number, say, setting, write
+from dlcli.core.errors import ConfigError, RunError, did_you_mean
 from dlcli.core.options import convert
 from dlcli.runs import differences
 from dlcli.runs import table as summary
 from dlcli.runs.details import details
-from dlcli.runs.names import find_one
+from dlcli.runs.names import find, find_one
+from dlcli.runs.where import parse
 
 app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="List all runs, newest first; show, remove or restore them.",
+    help="List all runs, newest first; show, compare, remove or restore them.",
 )
-for command in (trash.rm, trash.restore, trash.purge):
+for command in (compare.compare, trash.rm, trash.restore, trash.purge):
     app.command()(command)
+
+
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Only runs that fit, such as 'lr < 0.1 and val/accuracy > 0.98 and model = cnn'. May be repeated.",
+    ),
+]
+Sort = Annotated[
+    str,
+    typer.Option("--sort", metavar="NAME[:desc]", help="Sort by a setting or metric. (default: newest first)"),
+]
 
 
 @app.callback()
 @with_format
 def runs(
     context: typer.Context,
+    where: Where = None,
+    sort: Sort = "",
+    columns: Annotated[
+        str,
+        typer.Option(
+            "--columns", metavar="NAMES", help="Add or remove columns, +lr,-device, or show only these: lr,val/loss."
+        ),
+    ] = "",
     limit: Annotated[str, typer.Option("--limit", "-n", metavar="N", help="List at most N runs; 0 lists all.")] = "0",
     runs_dir: RunsDir = "runs",
     *,
     format: Format,
 ) -> None:
-    """List all runs, newest first."""
+    """List all runs, newest first.
+
+    Conditions, order and columns can name settings (lr, model.hidden), metrics
+    (val/loss, test/accuracy), and status, name, data, epochs, seconds, age (7d).
+    """
     if context.invoked_subcommand is not None:
         _refuse_misplaced(context)
         return
     most = convert(limit, int, name="--limit")
     if most < 0:
         raise ConfigError(f"--limit {most} must be at least 0")
-    rows, differing = differences.rows(runs_dir, limit=most)
+    added, removed, only = _asked(columns)
+    rows, differing = differences.rows(
+        runs_dir, limit=most, conditions=parse(where or []), sort=sort, extra=[*added, *only]
+    )
     if not rows and format is Format.table:
-        say(f"there are no runs in {runs_dir}: make one with `dlcli train cnn`")
+        fitting = " that fit" if where else ""
+        say(f"there are no runs{fitting} in {runs_dir}" + ("" if where else ": make one with `dlcli train cnn`"))
         return
-    flat = [{**row["settings"], **row, **_flat(row)} for row in rows]
+    flat = [{**row["settings"], **row, **_flat(row), **row.pop("extra", {})} for row in rows]
     if format is Format.csv:
         names = [*summary.COLUMNS, "test", "test_metric", "test_step", *differing]
-        emit(flat, [Column(name, name) for name in names], format=format)
+        found = [Column(name, name) for name in names]
     else:
-        emit(flat, _columns(flat, differing), format=format, document=rows)
+        found = _columns(flat, differing)
+    further = [Column(name, name, setting, right=True, fixed=True) for name in (*added, *only)]
+    if only:
+        found = [found[0], *further]
+    else:
+        headings = {column.heading for column in found}
+        if unknown := [name for name in removed if name not in headings]:
+            raise ConfigError(f"--columns -{unknown[0]} is no column: {did_you_mean(unknown[0], sorted(headings))}")
+        found = [c for c in found if c.heading not in removed and c.key not in added] + further
+    emit(flat, found, format=format, document=rows)
+
+
+def _asked(columns: str) -> tuple[list[str], list[str], list[str]]:
+    """--columns: names to add, names to remove, and the only names to show."""
+    names = [name.strip() for name in columns.split(",") if name.strip()]
+    added = [name[1:] for name in names if name[0] == "+"]
+    removed = [name[1:] for name in names if name[0] == "-"]
+    only = [name for name in names if name[0] not in "+-"]
+    if only and (added or removed):
+        raise ConfigError(f"--columns {columns} mixes the only columns with ones to add or remove: write +{only[0]}")
+    return added, removed, only
+
+
+@app.command()
+def select(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[RUNS]", help="Among these: 40:45, 4,7, a name, latest or best:METRIC.")
+    ] = None,
+    where: Where = None,
+    sort: Sort = "",
+    all_: Annotated[bool, typer.Option("--all", help="Print all that fit, not only the first.")] = False,
+    path: Annotated[bool, typer.Option("--path", help="Print paths instead of numbers.")] = False,
+    runs_dir: RunsDir = "runs",
+) -> None:
+    """Print the number of the newest run that fits, for scripts: dlcli eval
+    "$(dlcli runs select --where 'status = finished' --sort val/loss)".
+
+    Exits with code 4 if there is none.
+    """
+    among = None if name is None else {run.number for run in find(name, runs_dir)}
+    rows, _ = differences.rows(runs_dir, conditions=parse(where or []), sort=sort)
+    numbers = [row["run"] for row in rows if among is None or row["run"] in among]
+    if not numbers:
+        raise RunError(f"no run in {runs_dir} fits: see `dlcli runs`")
+    for found in numbers if all_ else numbers[:1]:
+        write(f"{Path(runs_dir) / str(found) if path else found}\n")
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

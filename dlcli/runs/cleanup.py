@@ -16,8 +16,8 @@ from dlcli.runs.trash import is_ours
 # The statuses of a run that no process is training.
 STATUSES = ("finished", "interrupted", "diverged", "failed", "dead", "broken")
 
-_AGE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?(s|m|min|h|d|w)")
-_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+AGE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?(s|m|min|h|d|w)")
+UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def select(
@@ -38,10 +38,10 @@ def select(
 
 def seconds(text: str) -> float:
     """`7d`, `12h`, `30min` or `90s` in seconds. ConfigError for any other form."""
-    match = _AGE.fullmatch(text)
+    match = AGE.fullmatch(text)
     if match is None:
         raise ConfigError(f"--older-than {text} is not of the form 7d, 12h, 30min or 90s")
-    return float(match[1]) * _SECONDS[match[2]]
+    return float(match[1]) * UNITS[match[2]]
 
 
 def _fits(run: Run, statuses: Collection[str], older_than: float) -> bool:

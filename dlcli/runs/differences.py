@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 from dlcli.config.layers import flatten
 from dlcli.config.settings import TrainConfig
 from dlcli.core.documents import TEXT, check, list_of, optional
-from dlcli.core.errors import RunError
+from dlcli.core.errors import ConfigError, RunError
 from dlcli.core.reading import parse_json, read_json, read_start, told_as_damage
-from dlcli.runs import table
+from dlcli.runs import table, where
+from dlcli.runs.where import Condition
 
 _MOST = 12  # settings shown
 
@@ -33,14 +34,20 @@ _MEASURED = re.compile(rb'\n  "step": ([0-9]{1,15}),\n(?:  .*\n)*?  "metrics": (
 _MAIN = ("accuracy", "r2", "bits_per_char", "loss")
 
 
-def rows(root: str | Path, *, limit: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
+def rows(
+    root: str | Path, *, limit: int = 0, conditions: Sequence[Condition] = (), sort: str = "", extra: Sequence[str] = ()
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of runs/table.py, and the names of the settings in which they differ, most often chosen first.
 
-    Each row has two more keys. settings: the value of each of these settings; None if the run does not have it.
-    test: what `dlcli eval` last measured on the test split, {"metric", "value", "step"}, for the metric that determined
-    the best checkpoint; None if it was not measured. If the file of either is damaged, `reason` of the row says so.
+    limit: the most rows, unless 0, after conditions and order have been applied. sort: `NAME` or `NAME:desc`.
+    extra: names of further settings or metrics that each row is to have. ConfigError (exit 2) for an unknown name.
+    Each row has three more keys. settings: the value of each of these settings; None if the run does not have it.
+    extra: the value of each of the further names. test: what `dlcli eval` last measured on the test split, {"metric",
+    "value", "step"}, for the metric that determined the best checkpoint; None if it was not measured. `metrics` has all
+    that it measured, as test/NAME. If the file of either is damaged, `reason` of the row says so.
     """
-    found = table.rows(root, limit=limit)
+    selecting = bool(conditions or sort or extra)
+    found = table.rows(root, limit=0 if selecting else limit)
     configs: list[dict[str, Any]] = []
     for row in found:
         folder = os.path.join(root, str(row["run"]))
@@ -48,14 +55,37 @@ def rows(root: str | Path, *, limit: int = 0) -> tuple[list[dict[str, Any]], lis
         if row["model"] is not None:
             try:
                 config = _config(f"{folder}/config.json")
-                row["test"] = _test(f"{folder}/eval", row["metric"])
+                row["test"], measured = _test(f"{folder}/eval", row["metric"])
+                row["metrics"] = row["metrics"] | {f"test/{name}": value for name, value in measured.items()}
             except RunError as error:
                 row["reason"] = row["reason"] or str(error)
         configs.append(config)
+    if selecting:
+        everything = [where.values(row, flatten(config)) for row, config in zip(found, configs, strict=True)]
+        places = _chosen(everything, conditions, sort, extra)[: limit or None]
+        found, configs = [found[place] for place in places], [configs[place] for place in places]
+        for row, place in zip(found, places, strict=True):
+            row["extra"] = {name: everything[place].get(name) for name in extra}
     names = _differing(configs)
     for row, config in zip(found, configs, strict=True):
         row["settings"] = {name: _value(config, name) for name in names}
     return found, names
+
+
+def _chosen(
+    runs: Sequence[Mapping[str, Any]], conditions: Sequence[Condition], sort: str, extra: Sequence[str]
+) -> list[int]:
+    """The places of the runs that fit, in order."""
+    name, _, direction = sort.partition(":")
+    if direction not in ("", "asc", "desc"):
+        raise ConfigError(f"--sort {sort} is not of the form NAME, NAME:asc or NAME:desc")
+    where.check_names([*(c.name for c in conditions), *([name] if name else []), *extra], runs)
+    fitting = [place for place, run in enumerate(runs) if all(condition.holds(run) for condition in conditions)]
+    if not name:
+        return fitting
+    return [
+        fitting[k] for k in where.order(name, [runs[place] for place in fitting], highest_first=direction == "desc")
+    ]
 
 
 def _config(file: str) -> dict[str, Any]:
@@ -85,11 +115,12 @@ def _differing(configs: Sequence[dict[str, Any]]) -> list[str]:
     return sorted(names, key=lambda name: (-counts[name], _ORDER.get(name, len(_ORDER)), name))[:_MOST]
 
 
-def _test(folder: str, best: str | None) -> dict[str, Any] | None:
+def _test(folder: str, best: str | None) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The main result, and all metrics."""
     with told_as_damage(file := f"{folder}/test.json"):
         start = read_start(folder, file, most=_START)
         if start is None:
-            return None
+            return None, {}
         found = _MEASURED.search(start)
         if found is None:
             raise ValueError("it holds no metrics")
@@ -98,5 +129,5 @@ def _test(folder: str, best: str | None) -> dict[str, Any] | None:
     name = next((name for name in names if name in metrics), None)
     value = metrics.get(name)
     if name is None or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return {"metric": name, "value": value, "step": int(found[1])}
+        return None, metrics
+    return {"metric": name, "value": value, "step": int(found[1])}, metrics

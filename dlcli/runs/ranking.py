@@ -51,8 +51,8 @@ def best(metric: str, root: Path, *, place: str = "") -> Run:
         )
     if place:
         data = ", ".join(sorted({found.data for found in chosen}))
-        ground = _ground(_run(place, root)) if RUN_NUMBER.fullmatch(place) else None
-        chosen = [found for found in chosen if place == found.data or ground == found.ground]
+        wanted = ground(_run(place, root)) if RUN_NUMBER.fullmatch(place) else None
+        chosen = [found for found in chosen if place == found.data or wanted == found.ground]
         if not chosen:
             raise RunError(f"no run in {root} has a best {metric} on {place}; those that have one are on {data}")
     if len({found.ground for found in chosen}) > 1:
@@ -62,14 +62,14 @@ def best(metric: str, root: Path, *, place: str = "") -> Run:
 
 def _candidate(run: Run) -> Candidate | None:
     try:
-        best, ground = run.info().get("best") or {}, _ground(run)
+        best, where = run.info().get("best") or {}, ground(run)
         name, value = best.get("metric"), best.get("value")
     except (DlcliError, AttributeError):
         return None
     if not isinstance(name, str) or not isinstance(value, int | float):
         return None
     score = float(value) if best.get("higher_is_better") else -float(value)
-    return Candidate(run, name.removeprefix("val/"), score, ground[0], ground)
+    return Candidate(run, name.removeprefix("val/"), score, where[0], where)
 
 
 def _run(number: str, root: Path) -> Run:
@@ -79,7 +79,7 @@ def _run(number: str, root: Path) -> Run:
     return run
 
 
-def _ground(run: Run) -> tuple[str, ...]:
+def ground(run: Run) -> tuple[str, ...]:
     """The name of a run's data set, its fingerprint, and the split settings."""
     info, settings = run.info(), run.settings()
     return str(info.get("data")), *map(repr, (info.get("fingerprint"), *map(settings.get, _SPLIT)))

@@ -24,8 +24,9 @@ def rows(root: str | Path, *, limit: int = 0) -> list[dict[str, Any]]:
 
 
 def row(run: Run) -> dict[str, Any]:
-    """COLUMNS of one run; for a running one, `seconds` is the time since its start."""
-    empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {"run": run.number, "name": name_of(run)}
+    """COLUMNS of one run, and its `metrics` at the last evaluation, of which the best one is that of the best
+    checkpoint; for a running one, `seconds` is the time since its start."""
+    empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {"run": run.number, "name": name_of(run), "metrics": {}}
     try:
         info = run.info()
         best = info.get("best") or {}
@@ -41,6 +42,7 @@ def row(run: Run) -> dict[str, Any]:
             "seconds": _seconds_since(info["started"]) if info["status"] == "running" else info["seconds"],
             "device": info["device"],
             "started": info["started"],
+            "metrics": (info.get("metrics") or {}) | ({best["metric"]: best["value"]} if best.get("metric") else {}),
             "reason": info.get("reason") or _stop(info),
         }
     except DlcliError as error:

@@ -1,0 +1,134 @@
+"""dlcli runs compare"""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlcli.cli.arguments import RunsDir, one_of, with_format
+from dlcli.cli.output import Column, Format, emit, number, say
+from dlcli.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dlcli.runs.compare import Comparison
+
+
+@with_format
+def compare(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN...", help="One group each: 40:44, 4,7,9, 42, a name, latest or best:METRIC."),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="val/NAME at the best checkpoint, or test/NAME as dlcli eval measured it. "
+            "(default: the one that chose the best checkpoint)",
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="config",
+            help="Put runs together whose settings are equal apart from the seed.",
+            callback=one_of("--group-by", "config"),
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="RUN", help="The group that the others are compared with.")
+    ] = None,
+    any_data: Annotated[
+        bool, typer.Option("--any-data", help="Compare runs on different data or splits as well.")
+    ] = False,
+    runs_dir: RunsDir = "runs",
+    *,
+    format: Format,
+) -> None:
+    """Compare the results of groups of runs, such as two settings over five
+    seeds, with those of the first group.
+
+    Shows the mean, its 95 % interval, and the difference to the first group.
+    Runs with the same seeds are compared in pairs (exact sign-flip test),
+    others by Welch's t-test; of several p values each is adjusted (Holm).
+    """
+    if not names:
+        raise ConfigError("name the runs to compare: dlcli runs compare 1:5 6:10")
+    from dlcli.runs.compare import compare as compared
+
+    found = compared(
+        names, runs_dir, metric=metric, by_config=group_by is not None, baseline=baseline, any_data=any_data
+    )
+    for result in found.left_out:
+        say(f"left out: {result.run} {result.reason}")
+    rows = [_row(row.as_dict()) for row in found.rows]
+    document = {
+        "metric": found.metric,
+        "groups": [row.as_dict() for row in found.rows],
+        "left_out": [{"run": one.run.number, "reason": one.reason} for one in found.left_out],
+    }
+    emit(rows, _columns(several=len(rows) > 1), format=format, title=found.metric, document=document)
+    if format is Format.table:
+        for line in _remarks(found):
+            say(line)
+
+
+def _row(values: dict[str, Any]) -> dict[str, Any]:
+    """Flat, as CSV needs it."""
+    difference = values.pop("difference") or {}
+    low, high = values.pop("interval") or (None, None)
+    less, more = difference.get("interval") or (None, None)
+    return values | {
+        "low": low,
+        "high": high,
+        "difference": difference.get("mean"),
+        "difference_low": less,
+        "difference_high": more,
+        "p": difference.get("adjusted_p"),
+        "runs": ",".join(map(str, values["runs"])),
+        "values": ",".join(map(str, values["values"])),
+    }
+
+
+def _columns(*, several: bool) -> list[Column]:
+    found = [
+        Column("group", "runs"),
+        Column("count", "n", right=True),
+        Column("mean", "mean", right=True),
+        Column("std", "std", right=True, drop=3),
+        Column("median", "median", right=True, drop=4),
+        Column("low", "from", right=True, drop=2),
+        Column("high", "to", right=True, drop=2),
+    ]
+    if several:
+        found += [
+            Column("difference", "difference", _signed, right=True),
+            Column("difference_low", "from", _signed, right=True),
+            Column("difference_high", "to", _signed, right=True),
+            Column("p", "p", lambda p: "-" if p is None else f"{p:.3g}", right=True),
+        ]
+    return found
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{'+' if value > 0 else ''}{number(value)}"
+
+
+def _remarks(found: "Comparison") -> list[str]:
+    """How the table is to be read, as far as it is not plain."""
+    others = [row for row in found.rows if row.difference is not None]
+    told = []
+    pairs = [row for row in others if row.paired]
+    if pairs:
+        told.append("runs with the same seed are compared in pairs; p is that of the exact sign-flip test")
+        least = max((row.difference.least_p or 0.0 for row in pairs if row.difference), default=0.0)
+        if least > 0.05:
+            told.append(f"with so few seeds p cannot be below {least:g}: add seeds to tell small differences")
+    if len(pairs) < len(others):
+        told.append("runs that do not have the same seeds are compared by Welch's t-test")
+    if any(row.difference and row.difference.p is None for row in others):
+        told.append("no p where a group has fewer than 3 runs, or no spread")
+    if len([row for row in others if row.adjusted_p is not None]) > 1:
+        told.append(f"p is adjusted for {len(others)} comparisons (Holm)")
+    return told

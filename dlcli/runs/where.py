@@ -1,0 +1,125 @@
+"""Conditions on runs, `lr < 0.1 and val/accuracy > 0.98 and model = cnn`, and their order."""
+
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from dlcli.config.settings import TrainConfig
+from dlcli.core.errors import ConfigError, did_you_mean
+from dlcli.runs.cleanup import AGE, UNITS
+from dlcli.runs.table import COLUMNS
+
+# What a run of the table has, beside its settings and metrics.
+_COLUMNS = {*COLUMNS, "age"}
+_SETTINGS = {field.name for field in fields(TrainConfig)}
+
+_CONDITION = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|=|<|>)\s*(.*\S)\s*")
+_ORDERED: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+_WORDS: dict[str, Any] = {"yes": True, "true": True, "no": False, "false": False, "none": None, "-": None}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """text: as typed, for errors. sign: < <= > >= = or !=. value: a number, a text, yes, no or none."""
+
+    text: str
+    name: str
+    sign: str
+    value: Any
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Whether a run with these values fits; one without the value fits only `!=` and `= none`.
+
+        ConfigError (exit 2) if < or > would compare a text.
+        """
+        found = values.get(self.name)
+        if self.sign in ("=", "!="):
+            return _equal(found, self.value) == (self.sign == "=")
+        if found is None:
+            return False
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise ConfigError(
+                f"--where {self.text!r} compares {self.name} = {_shown(found)} with a number: use = or !="
+            )
+        return _ORDERED[self.sign](found, self.value)
+
+
+def parse(texts: Sequence[str]) -> list[Condition]:
+    """Conditions joined by `and`; all texts count. ConfigError (exit 2) for anything else."""
+    return [_parsed(part) for text in texts for part in re.split(r"\s+and\s+", text.strip(), flags=re.I)]
+
+
+def _parsed(text: str) -> Condition:
+    match = _CONDITION.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"--where {text!r} is not a condition such as 'lr < 0.1' or 'model = cnn and seed != 3'")
+    name, sign, typed = match.groups()
+    value = _value(name, typed)
+    if sign in _ORDERED and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ConfigError(f"--where {text!r} needs a number after {sign}")
+    return Condition(text, name, sign, value)
+
+
+def _value(name: str, typed: str) -> Any:
+    if len(typed) > 1 and typed[0] == typed[-1] and typed[0] in "'\"":
+        return typed[1:-1]
+    if typed.casefold() in _WORDS:
+        return _WORDS[typed.casefold()]
+    if name in ("age", "seconds") and (age := AGE.fullmatch(typed)):
+        return float(age[1]) * UNITS[age[2]]
+    try:
+        return float(typed)
+    except ValueError:
+        return typed
+
+
+def values(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that conditions and orders can name of one run: columns of the table, age in seconds, settings, metrics."""
+    started = row["started"]
+    age = None if started is None else (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()
+    named = {name: value for name, value in settings.items() if name not in ("format", "given")}
+    return {**named, **row["metrics"], **{name: row[name] for name in COLUMNS if row[name] is not None}, "age": age}
+
+
+def check_names(names: Iterable[str], runs: Iterable[Mapping[str, Any]]) -> None:
+    """ConfigError (exit 2), with the nearest name, for a name that is no setting and that none of the runs has."""
+    known: set[str] | None = None
+    for name in names:
+        if name in _COLUMNS or name in _SETTINGS:
+            continue
+        if known is None:
+            known = {key for run in runs for key in run} | _COLUMNS
+        if name not in known:
+            raise ConfigError(f"no run has {name}: {did_you_mean(name, sorted(known | _SETTINGS))}")
+
+
+def order(name: str, runs: Sequence[Mapping[str, Any]], *, highest_first: bool) -> list[int]:
+    """The places of the runs sorted by this value: numbers, then texts; those that have none are last."""
+
+    def rank(place: int) -> tuple[bool, float, str]:
+        value = runs[place].get(name)
+        number = float(value) if isinstance(value, int | float) else 0.0
+        return isinstance(value, str | list), -number if highest_first else number, _shown(value)
+
+    there = [place for place, run in enumerate(runs) if run.get(name) is not None]
+    return sorted(there, key=rank) + [place for place, run in enumerate(runs) if run.get(name) is None]
+
+
+def _equal(found: Any, value: Any) -> bool:
+    if isinstance(found, bool) or isinstance(value, bool) or found is None or value is None:
+        return found is value
+    if isinstance(found, int | float):
+        return bool(found == value)
+    return _shown(found) == _shown(value)
+
+
+def _shown(value: Any) -> str:
+    """As a shell writes it: 128,64."""
+    if isinstance(value, list):
+        return ",".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
