@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from dlcli.core.documents import COUNT, WHOLE, Kind, check, list_of
+from dlcli.core.documents import COUNT, FLAG, WHOLE, Kind, check, list_of
 
 TaskName = Literal["regression", "binary", "multiclass", "next-token"]
 DataKind = Literal["image", "features", "tokens"]
@@ -24,6 +24,7 @@ class DataSpec:
     input_shape: shape of one sample, without the batch dimension.
     outputs: size of the last dimension of the model's output.
     vocabulary: number of different tokens; 0 unless kind is tokens.
+    padding: whether samples are of different lengths, and token 0 fills them up to `input_shape`.
     """
 
     task: TaskName
@@ -31,14 +32,19 @@ class DataSpec:
     input_shape: tuple[int, ...]
     outputs: int
     vocabulary: int = 0
+    padding: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"input_shape": list(self.input_shape)}
+        values = asdict(self) | {"input_shape": list(self.input_shape)}
+        if not self.padding:  # as before there was padding
+            del values["padding"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DataSpec":
         """The inverse of `as_dict`; ValueError if no data can have this description."""
         check(values, _FIELDS, needed=True)
+        check(values, {"padding": FLAG})
         kind, task, shape = values["kind"], values["task"], values["input_shape"]
         outputs, vocabulary = values["outputs"], values["vocabulary"]
         if len(shape) != _AXES[kind] or math.prod(shape) > _MOST_VALUES:
@@ -48,11 +54,14 @@ class DataSpec:
         least = {"multiclass": 2, "next-token": vocabulary}.get(task, 1)
         if outputs < least or (task != "multiclass" and outputs > least):
             raise ValueError(f"outputs = {outputs} does not go with {task}")
-        return cls(task, kind, tuple(shape), outputs, vocabulary)
+        padding = values.get("padding", False)
+        if padding and (kind != "tokens" or task == "next-token"):
+            raise ValueError(f"padding does not go with {kind} for {task}")
+        return cls(task, kind, tuple(shape), outputs, vocabulary, padding)
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
-        return f"{self.kind} of {shape}"
+        return f"{self.kind} of {'at most ' * self.padding}{shape}"
 
 
 _FIELDS = {

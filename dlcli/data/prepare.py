@@ -136,6 +136,7 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
         pixel_max=source.pixel_max,
         crop=source.crop,
         encoding=source.encoding,
+        tokens=source.tokens,
     )
 
 
