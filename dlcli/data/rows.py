@@ -90,8 +90,8 @@ class Mapped:
 
 
 class Normalised:
-    """Rows as model input: the values stored in `rows` are converted to float32 and normalised batch by batch; texts are
-    as long as the longest of the batch.
+    """Rows as model input: the values stored in `rows` are converted to float32 and normalised batch by batch. A batch
+    of texts is as long as the longest of them.
 
     Targets are small and already stored normalised.
     """

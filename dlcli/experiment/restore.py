@@ -53,7 +53,9 @@ class Restored:
         """
         x = self.preprocessing.apply(raw.to(self.device))
         with devices.autocast(self.config.precision, self.device):
-            batches = (without_padding(batch, self.preprocessing.spec) for batch in torch.split(x, self.eval_batch_size))
+            batches = (
+                without_padding(batch, self.preprocessing.spec) for batch in torch.split(x, self.eval_batch_size)
+            )
             output = torch.cat([self.model(batch).float() for batch in batches])
         return self._finite(output)
 

@@ -43,8 +43,8 @@ def read_text(path: Path, *, streams: bool = False) -> str:
 
 
 def read_any_text(path: Path, *, streams: bool = False) -> tuple[str, bool]:
-    """As `read_text`, but UTF-16 with a byte order mark is read too, and what is neither is read as latin-1; and whether
-    it was not. DataError if it is no text."""
+    """As `read_text`, but UTF-16 with a byte order mark is read too, and what is neither as latin-1; and whether it was
+    not. DataError if it is no text."""
     content = read_content(path, streams=streams)
     marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:

@@ -1,4 +1,4 @@
-"""Byte pairs (Sennrich et al. 2016, on bytes as in GPT-2): pieces of words that occur often, with the library tokenizers.
+"""Byte pairs (Sennrich et al. 2016, on bytes as in GPT-2): pieces of words that occur often. By the library tokenizers.
 
 A text is cut into pieces, a word with the blank before it, and the UTF-8 bytes of a piece are written as characters,
 `byte_characters()[byte]`. Then the first of `merges` that applies is applied, again and again.

@@ -66,7 +66,9 @@ def _read(root: Path, placed: list[tuple[Path, str]], split: bool, skipped: Coun
         names.append(str(path))
         if split:
             parts.append(PARTS[path.relative_to(root).parts[0].casefold()])
-        digest.update(f"{path.relative_to(root)}\0{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}\0".encode())
+        digest.update(
+            f"{path.relative_to(root)}\0{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}\0".encode()
+        )
     if not texts:
         raise DataError(f"{root} holds only empty .txt files")
     notes = [f"skipped in {root}: {_listed(skipped)}"] if skipped else []

@@ -117,7 +117,9 @@ class Opened:
         unit = {"characters": "characters", "words": "words", "bpe": "byte pairs"}[tokens.unit]
         found = [f"texts as at most {tokens.length:,} {unit}, {tokens.size:,} different ones"]
         if cut:
-            found.append(f"{cut:,} of {len(texts):,} texts are longer than {tokens.length:,} {unit}: their end is cut off")
+            found.append(
+                f"{cut:,} of {len(texts):,} texts are longer than {tokens.length:,} {unit}: their end is cut off"
+            )
         copies = len(texts) - len(set(texts))
         if copies:
             known = {texts[row] for row in train}
@@ -169,9 +171,7 @@ def texts(
     )  # fmt: skip
 
 
-def _of_table(
-    path: Path, target: str | None, text: str | None, test: str | None, split_column: str | None
-) -> Labelled:
+def _of_table(path: Path, target: str | None, text: str | None, test: str | None, split_column: str | None) -> Labelled:
     table = read_table(path)
     for option, about, name in (("target", "the class", target), ("text", "the text", text)):
         if name is None:

@@ -44,7 +44,9 @@ def text_samples(
         cut += more
         yield samples
     if cut:
-        tell(f"{cut:,} texts are longer than the {tokens.length:,} {tokens.unit} that the model reads: their end is cut off")
+        tell(
+            f"{cut:,} texts are longer than the {tokens.length:,} {tokens.unit} that the model reads: their end is cut off"
+        )
     if unknown:
         what = "words" if tokens.unit == "words" else "characters"
         frequent = ", ".join(f"{text[:20]!r} ({count:,})" for text, count in unknown.most_common(8))
@@ -59,9 +61,7 @@ def _encoded(texts: list[_Named], tokens: Tokens, unknown: Counter[str]) -> tupl
     return Samples([name for name, _, _ in texts], raw, [kept for _, _, kept in texts]), found.cut
 
 
-def _texts(
-    inputs: Sequence[str], tokens: Tokens, keep: Sequence[str], tell: Callable[[str], None]
-) -> Iterator[_Named]:
+def _texts(inputs: Sequence[str], tokens: Tokens, keep: Sequence[str], tell: Callable[[str], None]) -> Iterator[_Named]:
     for given in inputs:
         path = STDIN if given == "-" else Path(given)
         try:
