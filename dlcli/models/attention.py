@@ -21,7 +21,8 @@ class Attention(nn.Module):
     """Embedding + positions, residual self-attention layers, linear. B batch, T steps, D width, V vocabulary.
 
     Classes: tokens (B, T), or images (B, C, H, W) read as a sequence of rows, -> (B, classes), from the last
-    step; of texts, which have padding, from the mean of all their steps. Next token: (B, T) -> (B, T, V), always causal.
+    step; of texts, which have padding, from the mean of all their steps. Next token: (B, T) -> (B, T, V), always
+    causal.
 
     width: D. heads: of each attention layer; must divide width. layers: number of attention layers.
     causal: a step sees only itself and the steps before it. positions: learned, sinusoidal or none.

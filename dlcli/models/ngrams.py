@@ -19,8 +19,8 @@ class NGrams(nn.Module):
     """The sum of the vectors of all n-grams of a text, over the root of their number, and a linear layer (fastText:
     Joulin et al. 2016, arXiv:1607.01759). B batch, T steps, N n-grams, D width: (B, T) -> (B, outputs).
 
-    shortest, longest: tokens of an n-gram. buckets: how many vectors there are; n-grams whose hashes are the same modulo
-    `buckets` share one. width: D. dropout: probability with which an n-gram is left out in training.
+    shortest, longest: tokens of an n-gram. buckets: how many vectors there are; n-grams whose hashes are the same
+    modulo `buckets` share one. width: D. dropout: probability with which an n-gram is left out in training.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class NGrams(nn.Module):
         super().__init__()
         if spec.kind != "tokens" or spec.task == "next-token":
             raise ConfigError(
-                f"model ngrams is for classes of texts, but the data is {spec} for {spec.task}: choose --data texts:FILE, "
-                "or another model"
+                f"model ngrams is for classes of texts, but the data is {spec} for {spec.task}: choose "
+                "--data texts:FILE, or another model"
             )
         check_options(shortest=shortest, longest=longest, buckets=buckets, width=width, dropout=dropout)
         if longest < shortest:

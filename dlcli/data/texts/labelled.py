@@ -15,9 +15,9 @@ from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.readers.tables import Table, read_table
 from dlcli.data.source import Source
-from dlcli.data.splits import TEST, TRAIN, VAL
+from dlcli.data.splits import TEST, TRAIN
 from dlcli.data.texts.folder import PARTS, labelled_files
-from dlcli.data.texts.tokens import LARGEST, MOST_TOKENS, Tokens, Unit, learn
+from dlcli.data.texts.tokens import LARGEST, MOST_TOKENS, NAMES, Tokens, Unit, learn
 
 _MOST_CLASSES = 1_000
 _MOST_LENGTH = 65_536
@@ -114,12 +114,10 @@ class Opened:
 
     def _notes(self, tokens: Tokens, cut: int, train: set[int]) -> list[str]:
         texts = self.labelled.texts
-        unit = {"characters": "characters", "words": "words", "bpe": "byte pairs"}[tokens.unit]
+        unit = NAMES[tokens.unit]
         found = [f"texts as at most {tokens.length:,} {unit}, {tokens.size:,} different ones"]
         if cut:
-            found.append(
-                f"{cut:,} of {len(texts):,} texts are longer than {tokens.length:,} {unit}: their end is cut off"
-            )
+            found.append(f"{cut:,} of {len(texts):,} texts are cut off: they have more than {tokens.length:,} {unit}")
         copies = len(texts) - len(set(texts))
         if copies:
             known = {texts[row] for row in train}

@@ -11,7 +11,7 @@ from dlcli.core.reading import files_below
 from dlcli.data.readers.csv import Samples
 from dlcli.data.readers.tables import read_table
 from dlcli.data.readers.text import STDIN, is_stream, read_any_text
-from dlcli.data.texts.tokens import Tokens
+from dlcli.data.texts.tokens import NAMES, Tokens
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".gz")
 _MOST_FILES = 1_000_000
@@ -44,9 +44,7 @@ def text_samples(
         cut += more
         yield samples
     if cut:
-        tell(
-            f"{cut:,} texts are longer than the {tokens.length:,} {tokens.unit} that the model reads: their end is cut off"
-        )
+        tell(f"{cut:,} texts are cut off: the model reads {tokens.length:,} {NAMES[tokens.unit]}")
     if unknown:
         what = "words" if tokens.unit == "words" else "characters"
         frequent = ", ".join(f"{text[:20]!r} ({count:,})" for text, count in unknown.most_common(8))

@@ -13,6 +13,7 @@ from dlcli.core.documents import COUNT, TEXT, Kind, check, list_of
 from dlcli.data.texts.byte_pairs import BytePairs, learn_byte_pairs
 
 Unit = Literal["characters", "words", "bpe"]
+NAMES: dict[Unit, str] = {"characters": "characters", "words": "words", "bpe": "byte pairs"}
 
 # Token 0 fills a row up, token 1 stands for all that the training texts did not have; the vocabulary follows.
 PADDING, UNKNOWN, FIRST = 0, 1, 2
@@ -134,8 +135,8 @@ class Tokens:
 
 
 def learn(texts: Sequence[str], unit: Unit, *, most: int, length: int) -> Tokens:
-    """Tokens for texts like these. most: different ones, the most frequent are kept. length: of a row; 0 for that of the
-    longest text, up to MOST_STEPS.
+    """Tokens for texts like these. most: different ones, the most frequent are kept. length: of a row; 0 for that of
+    the longest text, up to MOST_STEPS.
 
     Characters and words that occur once are not kept: they are what UNKNOWN is learned from.
     """
