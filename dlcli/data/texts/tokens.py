@@ -21,7 +21,7 @@ PADDING, UNKNOWN, FIRST = 0, 1, 2
 # What is kept if nothing is asked for: different tokens, and tokens of a text.
 MOST_TOKENS: dict[Unit, int] = {"characters": 10_000, "words": 20_000, "bpe": 4_000}
 MOST_STEPS: dict[Unit, int] = {"characters": 1024, "words": 512, "bpe": 512}
-LARGEST = 1_000_000
+LARGEST = 30_000  # so that the document stays below what is read of a run
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
