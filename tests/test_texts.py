@@ -30,7 +30,7 @@ from dlcli.experiment.load import load_data
 from dlcli.models.attention import Attention
 from dlcli.models.ngrams import NGrams
 from dlcli.models.rnn import RNN
-from dlcli.runs.run import Run
+from dlcli.runs.names import find_one
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -434,7 +434,7 @@ def test_resume_gives_the_same_bits(tmp_path: Path, call: Call) -> None:
     assert call("train", *how)[0] == 0
     assert call("train", *how, "--epochs", "2")[0] == 0
     assert call("resume", "2", "--epochs", "4", "--quiet")[0] == 0
-    first, second = (checkpoint.load(Run(tmp_path / f"runs/{n}").checkpoints, "last").weights for n in (1, 2))
+    first, second = (checkpoint.load(find_one(str(n), "runs").checkpoints, "last").weights for n in (1, 2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
