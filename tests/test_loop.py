@@ -375,7 +375,7 @@ def test_progress_counts_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ),
         (
             {"model": "rnn", "data": "digits"},
-            "model rnn predicts the next token of a text, but the data is image of 1x8x8 for multiclass: "
+            "model rnn is for texts, their next token or their class, but the data is image of 1x8x8 for multiclass: "
             "choose --data pydocs, or another model",
         ),
         (

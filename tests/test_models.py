@@ -28,6 +28,7 @@ SPECS = {
     "regression": DataSpec("regression", "features", (10,), 1),
     "recall": DataSpec("multiclass", "tokens", (9,), 8, vocabulary=48),
     "text": DataSpec("next-token", "tokens", (12,), 30, vocabulary=30),
+    "texts": DataSpec("binary", "tokens", (12,), 1, vocabulary=30, padding=True),
 }
 IMAGES = {"mnist", "digits", "cifar", "odd", "wide", "image-binary", "image-regression"}
 FITS = {
@@ -38,8 +39,9 @@ FITS = {
     "lenet": IMAGES,
     "cnn": IMAGES,
     "simple-cnn": IMAGES,
-    "rnn": {"text"},
-    "attention": (IMAGES - {"image-binary", "image-regression"}) | {"recall", "text"},
+    "rnn": {"text", "texts"},
+    "ngrams": {"recall", "texts"},
+    "attention": (IMAGES - {"image-regression"}) | {"recall", "text", "texts"},
 }
 FITTING = [(model, data) for model in MODELS for data in SPECS if data in FITS[model]]
 OTHERS = [(model, data) for model in MODELS for data in SPECS if data not in FITS[model]]
@@ -134,7 +136,7 @@ def test_data_that_does_not_suit_a_model_is_refused(name: str, data: str) -> Non
         ),
         (
             "rnn", "recall",
-            "model rnn predicts the next token of a text, but the data is tokens of 9 for multiclass: "
+            "model rnn is for texts, their next token or their class, but the data is tokens of 9 for multiclass: "
             "choose --data pydocs, or another model",
         ),
         (

@@ -21,26 +21,36 @@ Target = Annotated[
     typer.Option(
         "--target",
         metavar="COLUMN",
-        help="Column of table:FILE that is predicted: the same as --set data.target=COLUMN.",
+        help="Column of a table that is predicted: the same as --set data.target=COLUMN.",
+        rich_help_panel="Data",
+        show_default=False,
+    ),
+]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        "--text",
+        metavar="COLUMN",
+        help="Column of texts:FILE with the texts: the same as --set data.text=COLUMN.",
         rich_help_panel="Data",
         show_default=False,
     ),
 ]
 # Option -> the setting that it stands for, where the two have different names.
-_STANDS_FOR = {"target": "data.target"}
+_STANDS_FOR = {"target": "data.target", "text": "data.text"}
 
 _PANELS = {"Data": "Data", "Training": "Training", "Optimizer": "Optimizer and schedule"}
 _PANELS |= {"Selection": "Best checkpoint", "Machine": "Machine"}
 
 
 def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Callable[..., Any]:
-    """Replace the parameter `settings` of a command by one option for each field of TrainConfig, and --target.
+    """Replace the parameter `settings` of a command by one option for each field of TrainConfig, --target and --text.
 
     The argument `settings` is a dict of setting -> text or bool, with only the options that were given.
     defaults: whether the help shows TrainConfig's defaults.
     """
     options = [_option(f, default=defaults) for f in fields(TrainConfig) if f.metadata]
-    options.insert(1, option("target", Target, default=None))
+    options[1:1] = [option("target", Target, default=None), option("text", Text, default=None)]
 
     def settings(given: Mapping[str, Any]) -> dict[str, Any]:
         return {_STANDS_FOR.get(name, name): value for name, value in given.items() if value is not None}

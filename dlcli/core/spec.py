@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from dlcli.core.documents import COUNT, WHOLE, Kind, check, list_of
+from dlcli.core.documents import COUNT, FLAG, WHOLE, Kind, check, list_of
 
 TaskName = Literal["regression", "binary", "multiclass", "next-token"]
 DataKind = Literal["image", "features", "tokens"]
@@ -25,6 +25,7 @@ class DataSpec:
     outputs: size of the last dimension of the model's output.
     vocabulary: number of different tokens; 0 unless kind is tokens.
     flags: which features are 0 or 1 only, such as those of a category; the others are numbers.
+    padding: whether samples are of different lengths, and token 0 fills them up to `input_shape`.
     """
 
     task: TaskName
@@ -33,10 +34,12 @@ class DataSpec:
     outputs: int
     vocabulary: int = 0
     flags: tuple[int, ...] = ()
+    padding: bool = False
 
     def as_dict(self) -> dict[str, Any]:
+        """Without `flags` and `padding` if there are none, as before there were any."""
         values = asdict(self) | {"input_shape": list(self.input_shape), "flags": list(self.flags)}
-        return values if self.flags else {name: value for name, value in values.items() if name != "flags"}
+        return {name: value for name, value in values.items() if value or name not in _OPTIONAL}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DataSpec":
@@ -55,11 +58,14 @@ class DataSpec:
         flags = values.get("flags", [])
         if flags and (kind != "features" or sorted(set(flags)) != flags or flags[-1] >= shape[0]):
             raise ValueError(f"flags = {flags[:4]} do not go with {shape[0]} {kind}")
-        return cls(task, kind, tuple(shape), outputs, vocabulary, tuple(flags))
+        padding = values.get("padding", False)
+        if padding and (kind != "tokens" or task == "next-token"):
+            raise ValueError(f"padding does not go with {kind} for {task}")
+        return cls(task, kind, tuple(shape), outputs, vocabulary, tuple(flags), padding)
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.input_shape))
-        return f"{self.kind} of {shape}"
+        return f"{self.kind} of {'at most ' * self.padding}{shape}"
 
 
 _FIELDS = {
@@ -69,4 +75,4 @@ _FIELDS = {
     "outputs": COUNT,
     "vocabulary": WHOLE,
 }
-_OPTIONAL = {"flags": list_of(WHOLE)}
+_OPTIONAL = {"flags": list_of(WHOLE), "padding": FLAG}

@@ -141,6 +141,7 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
         crop=source.crop,
         encoding=source.encoding,
         class_counts=counts,
+        tokens=source.tokens,
     )
 
 

@@ -13,6 +13,7 @@ from dlcli.core.documents import NUMBER, TABLE, TEXT, WHOLE, Kind, check, list_o
 from dlcli.core.spec import DataSpec
 from dlcli.data.kinds import laid_out
 from dlcli.data.tables.encoding import Encoding
+from dlcli.data.texts.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Preprocessing:
     pixel_max: the raw value of a white pixel.
     crop: how an image file is fitted to the input: `centre` or `stretch`, see readers/pictures.py; empty if the
         training data were no image files.
-    encoding: how the columns of a table become features.
+    encoding: how the columns of a table become features. tokens: how texts become tokens.
     class_counts: samples of each class in the training split; empty for other tasks, and in runs of dlcli 0.1.0.
     """
 
@@ -41,15 +42,16 @@ class Preprocessing:
     crop: str = ""
     encoding: Encoding | None = None
     class_counts: tuple[int, ...] = ()
+    tokens: Tokens | None = None
 
     def apply(self, x: Tensor) -> Tensor:
-        """Raw (N, ...) values -> model input: float32, normalised, channels-last images; tokens are unchanged."""
+        """Raw (N, ...) values -> model input: float32, normalised, channels-last images; tokens become int64."""
         return laid_out(self.on(x.device)(x))
 
     def on(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """The normalisation for many batches on `device`: mean and std are copied there once."""
         if self.spec.kind == "tokens":
-            return lambda x: x
+            return (lambda x: x.long()) if self.spec.padding else lambda x: x
         if not self.mean:
             return lambda x: x.to(torch.float32)
         mean, scale = self._a_channel(self.mean, device), 1 / self._a_channel(self.std, device)
@@ -83,6 +85,7 @@ class Preprocessing:
             **({"class_counts": list(self.class_counts)} if self.class_counts else {}),
             **({"crop": self.crop} if self.crop else {}),
             **({} if self.encoding is None else {"encoding": self.encoding.as_dict()}),
+            **({} if self.tokens is None else {"tokens": self.tokens.as_dict()}),
         }
 
     @classmethod
@@ -106,6 +109,9 @@ class Preprocessing:
         encoding = Encoding.from_dict(values["encoding"]) if "encoding" in values else None
         if encoding is not None and (spec.kind != "features" or len(encoding.feature_names) != spec.input_shape[0]):
             raise ValueError(f"encoding makes {len(encoding.feature_names)} features, but the data is {spec}")
+        tokens = Tokens.from_dict(values["tokens"]) if "tokens" in values else None
+        if tokens is not None and (spec.vocabulary, spec.input_shape) != (tokens.size, (tokens.length,)):
+            raise ValueError(f"tokens makes {tokens.length} of {tokens.size} tokens, but the data is {spec}")
         return cls(
             spec=spec,
             mean=tuple(values["mean"]),
@@ -119,6 +125,7 @@ class Preprocessing:
             crop=values.get("crop", ""),
             encoding=encoding,
             class_counts=tuple(counts),
+            tokens=tokens,
         )
 
 

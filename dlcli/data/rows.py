@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dlcli.data.kinds import without_padding
 from dlcli.data.preprocessing import Preprocessing
 
 
@@ -89,7 +90,8 @@ class Mapped:
 
 
 class Normalised:
-    """Rows as model input: the values stored in `rows` are converted to float32 and normalised batch by batch.
+    """Rows as model input: the values stored in `rows` are converted to float32 and normalised batch by batch. A batch
+    of texts is as long as the longest of them.
 
     Targets are small and already stored normalised.
     """
@@ -97,6 +99,7 @@ class Normalised:
     def __init__(self, rows: Rows, preprocessing: Preprocessing) -> None:
         self._rows = rows
         self._normalise = preprocessing.on(rows.device)
+        self._spec = preprocessing.spec
 
     @property
     def device(self) -> torch.device:
@@ -111,4 +114,4 @@ class Normalised:
 
     def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         x, y = self._rows.take(indices)
-        return self._normalise(x), y
+        return self._normalise(without_padding(x, self._spec)), y

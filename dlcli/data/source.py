@@ -12,6 +12,7 @@ from torch import Tensor
 from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.tables.encoding import Encoding
+from dlcli.data.texts.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Source:
     mapped: whether the inputs lie in a memory-mapped file, from which only the rows of a batch are read. The tensors
         are then uint8 images in channels-last memory.
     resolved: options that were left to the loader, with the values that it chose.
-    encoding: how x was made of the columns of a table.
+    encoding: how x was made of the columns of a table. tokens: how it was made of texts.
     notes: sentences about how the data was read, for the user.
     """
 
@@ -50,6 +51,7 @@ class Source:
     mapped: bool = False
     resolved: Mapping[str, Any] = field(default_factory=dict)
     encoding: Encoding | None = None
+    tokens: Tokens | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from dlcli.core.errors import ConfigError, DataError
+from dlcli.data.readers.csv import Samples
 from dlcli.data.readers.samples import read_samples, sample_files
 from dlcli.data.readers.text import read_text
 from dlcli.data.text import encode
+from dlcli.data.texts.samples import text_samples
 from dlcli.evaluation.pixels import Pixels
 from dlcli.experiment.restore import Restored
 from dlcli.tasks.classes import likeliest
@@ -41,8 +43,8 @@ def predict(
 ) -> Iterator[Prediction]:
     """Predictions for files (folders are searched for images, `-` is standard input), in order.
 
-    An image model expects images, a model of features or token sequences .csv files of rows, and a language model text
-    files.
+    An image model expects images, a model of features or token sequences .csv files of rows, a language model text
+    files, and a classifier of texts what data/texts/samples.py takes.
 
     top: number of likeliest classes to return. probabilities: also return the probability of every class.
     keep: columns of .csv files to copy to each prediction. invert: swap black and white of images.
@@ -76,11 +78,15 @@ def _predictions(
     tell: Callable[[str], None],
 ) -> Iterator[Prediction]:
     about, pixels = restored.preprocessing, Pixels(restored.preprocessing)
-    for path in sample_files(inputs, about.spec, tell=tell):
-        if about.spec.task == "next-token":
+    if about.spec.task == "next-token":
+        for path in sample_files(inputs, about.spec, tell=tell):
             yield Prediction(str(path), _score_text(restored, path))
-            continue
-        samples = read_samples(path, about, keep=keep)
+        return
+    if about.tokens is not None:
+        read: Iterator[Samples] = text_samples(inputs, about.tokens, keep=keep, tell=tell)
+    else:
+        read = (read_samples(path, about, keep=keep) for path in sample_files(inputs, about.spec, tell=tell))
+    for samples in read:
         if samples.note:
             tell(samples.note)
         raw = about.pixel_max - samples.raw if invert else samples.raw

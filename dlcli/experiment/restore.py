@@ -16,7 +16,7 @@ from dlcli.config.settings import TrainConfig
 from dlcli.core.documents import NUMBER, Kind, check
 from dlcli.core.errors import RunError
 from dlcli.core.reading import told_as_damage
-from dlcli.data.kinds import sample_input
+from dlcli.data.kinds import sample_input, without_padding
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.build import make_task
 from dlcli.experiment.guard import build_model
@@ -54,7 +54,10 @@ class Restored:
         """
         x = self.preprocessing.apply(raw.to(self.device))
         with devices.autocast(self.config.precision, self.device):
-            output = torch.cat([self.model(batch).float() for batch in torch.split(x, self.eval_batch_size)])
+            batches = (
+                without_padding(batch, self.preprocessing.spec) for batch in torch.split(x, self.eval_batch_size)
+            )
+            output = torch.cat([self.model(batch).float() for batch in batches])
         return self._finite(output)
 
     @torch.inference_mode()

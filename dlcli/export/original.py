@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dlcli.config.schemes import split_file
@@ -113,6 +114,8 @@ class Original:
 
     def fed(self, x: Tensor) -> Tensor:
         """Raw samples in the form that the artifact accepts: normalised if it is `raw`."""
+        if self.preprocessing.spec.padding:  # batches of texts are as long as the longest in them
+            x = F.pad(x, (0, self.preprocessing.spec.input_shape[0] - x.shape[1]))
         return (self.preprocessing.apply(x) if self.raw else x).contiguous()
 
     def metrics(self, answer: Tensor, target: Tensor) -> dict[str, float | None]:

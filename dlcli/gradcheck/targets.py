@@ -24,6 +24,7 @@ _FEATURES = DataSpec("regression", "features", (5,), 1)
 _CLASSES = DataSpec("multiclass", "features", (5,), 3)
 _IMAGES = DataSpec("multiclass", "image", (2, 6, 6), 3)
 _RECALL = DataSpec("multiclass", "tokens", (5,), 3, vocabulary=7)
+_TEXTS = DataSpec("multiclass", "tokens", (5,), 3, vocabulary=7, padding=True)
 _TEXT = DataSpec("next-token", "tokens", (4,), 6, vocabulary=6)
 
 _SMALL_TABULAR = {"width": 4, "blocks": 2, "embedding": 2, "frequencies": 3, "dropout": 0.2}
@@ -45,10 +46,16 @@ _MODELS: dict[str, tuple[tuple[str, DataSpec, dict[str, Any]], ...]] = {
     "lenet": (("", DataSpec("multiclass", "image", (1, 8, 8), 3), {"dropout": 0.2}),),
     "cnn": (("", _IMAGES, {"channels": (3, 4), "hidden": 6, "dropout": 0.2}),),
     "simple-cnn": (("", _IMAGES, {"channels": 3}),),
-    "rnn": (("", _TEXT, {"embedding": 3, "hidden": 3, "layers": 2, "dropout": 0.2}),),
+    "rnn": (
+        ("", _TEXT, {"embedding": 3, "hidden": 3, "layers": 2, "dropout": 0.2}),
+        ("texts", _TEXTS, {"embedding": 3, "hidden": 3}),
+    ),
+    "ngrams": (("", _TEXTS, {"longest": 3, "buckets": 11, "width": 3, "dropout": 0.2}),),
     "attention": (
         ("classes", _RECALL, {"width": 4, "heads": 2, "layers": 2, "dropout": 0.2}),
         ("next token", _TEXT, {"width": 4, "heads": 2, "positions": "sinusoidal"}),
+        ("texts", _TEXTS, {"width": 4, "heads": 2, "causal": True}),
+        ("texts, mean", _TEXTS, {"width": 4, "heads": 1, "mixing": "mean"}),
         ("images, mean", _IMAGES, {"width": 4, "heads": 1, "positions": "none", "mixing": "mean"}),
     ),
 }

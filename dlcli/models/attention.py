@@ -7,14 +7,22 @@ from torch import Tensor, nn
 
 from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
-from dlcli.models.blocks import MeanMixing, SelfAttention, check_options, sinusoidal_positions
+from dlcli.models.blocks import (
+    MeanMixing,
+    SelfAttention,
+    check_options,
+    mean_of_real,
+    real_steps,
+    sinusoidal_positions,
+)
 
 
 class Attention(nn.Module):
     """Embedding + positions, residual self-attention layers, linear. B batch, T steps, D width, V vocabulary.
 
     Classes: tokens (B, T), or images (B, C, H, W) read as a sequence of rows, -> (B, classes), from the last
-    step. Next token: (B, T) -> (B, T, V), always causal.
+    step; of texts, which have padding, from the mean of all their steps. Next token: (B, T) -> (B, T, V), always
+    causal.
 
     width: D. heads: of each attention layer; must divide width. layers: number of attention layers.
     causal: a step sees only itself and the steps before it. positions: learned, sinusoidal or none.
@@ -35,7 +43,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         next_token = spec.task == "next-token"
-        if spec.kind == "features" or spec.task not in ("multiclass", "next-token"):
+        if spec.kind == "features" or spec.task == "regression":
             raise ConfigError(
                 f"model attention is for classes of tokens or images, or for next tokens, but the data is {spec} "
                 f"for {spec.task}: choose --data recall, or model mlp"
@@ -48,7 +56,7 @@ class Attention(nn.Module):
             steps = spec.input_shape[0]
             self.embedding = nn.Embedding(spec.vocabulary, width)
         self.next_token = next_token
-        self.image = spec.kind == "image"
+        self.image, self.padding = spec.kind == "image", spec.padding
         if positions == "learned":
             self.positions: Tensor | None = nn.Parameter(torch.empty(steps, width))
             with torch.no_grad():
@@ -70,11 +78,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.image:
             x = x.transpose(1, 2).flatten(2)  # (B, H, C * W): one step per row
+        real = real_steps(x) if self.padding else None
         x = self.embedding(x)  # (B, T, D)
         if self.positions is not None:
             x = x + self.positions[: x.shape[1]]
         for norm, layer in zip(self.norms, self.layers, strict=True):
-            x = x + layer(norm(x))
-        if not self.next_token:
+            x = x + layer(norm(x), real)
+        if real is not None:
+            x = mean_of_real(x, real)
+        elif not self.next_token:
             x = x[:, -1]  # (B, D)
         return self.output(self.norm(x))  # type: ignore[no-any-return]

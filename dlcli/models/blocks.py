@@ -27,7 +27,8 @@ _MOST_POSITIONS = 2**26
 class SelfAttention(nn.Module):
     """Multi-head scaled dot-product self-attention (Vaswani et al. 2017, eq. 1): softmax(QK^T / sqrt(D/H)) V.
 
-    (B, T, D) -> (B, T, D). `causal`: a step sees itself and the steps before it.
+    (B, T, D) -> (B, T, D). `causal`: a step sees itself and the steps before it. real: (B, T), which steps may be seen;
+    None for all.
     """
 
     def __init__(self, width: int, *, heads: int = 1, causal: bool = False, dropout: float = 0.0) -> None:
@@ -40,8 +41,13 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         b, t, d = x.shape
+        seen = None
+        if real is not None:
+            seen = real[:, None, None]  # (B, 1, 1, T)
+            if self.causal:
+                seen = seen & torch.ones(t, t, dtype=torch.bool, device=x.device).tril()
 
         def split(y: Tensor) -> Tensor:
             return y.view(b, t, self.heads, d // self.heads).transpose(1, 2)  # (B, H, T, D/H)
@@ -50,14 +56,16 @@ class SelfAttention(nn.Module):
             split(self.query(x)),
             split(self.key(x)),
             split(self.value(x)),
-            is_causal=self.causal,
+            attn_mask=seen,
+            is_causal=self.causal and seen is None,
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.output(mixed.transpose(1, 2).reshape(b, t, d))  # type: ignore[no-any-return]
 
 
 class MeanMixing(nn.Module):
-    """The ablation of attention: every step gets the plain mean of all values. (B, T, D) -> (B, T, D)."""
+    """The ablation of attention: every step gets the plain mean of all values that are `real`, as in SelfAttention.
+    (B, T, D) -> (B, T, D)."""
 
     def __init__(self, width: int, *, causal: bool = False) -> None:
         super().__init__()
@@ -65,13 +73,28 @@ class MeanMixing(nn.Module):
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         value = self.value(x)
-        if self.causal:
+        if real is not None:
+            value = value * real[..., None]
+            total = value.cumsum(1) if self.causal else value.sum(1, keepdim=True).expand_as(value)
+            count = real.cumsum(1) if self.causal else real.sum(1, keepdim=True)
+            mean = total / count[..., None]
+        elif self.causal:
             mean = value.cumsum(1) / torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
         else:
             mean = value.mean(1, keepdim=True).expand_as(value)
         return self.output(mean)  # type: ignore[no-any-return]
+
+
+def real_steps(tokens: Tensor) -> Tensor:
+    """(B, T) bool: which tokens are no padding. The first step always counts, so that an empty text has one."""
+    return torch.cat((torch.ones_like(tokens[:, :1], dtype=torch.bool), tokens[:, 1:] != 0), 1)
+
+
+def mean_of_real(x: Tensor, real: Tensor) -> Tensor:
+    """(B, T, D) -> (B, D), the mean over the steps that are `real` (B, T)."""
+    return (x * real[..., None]).sum(1) / real.sum(1, keepdim=True)
 
 
 def sinusoidal_positions(steps: int, width: int) -> Tensor:

@@ -12,6 +12,9 @@ STDIN = Path("/dev/stdin")
 
 MOST_BYTES = 1_000_000_000
 
+# Characters that no text has: all below the blank but tab, line and page breaks, and escape.
+_CONTROL = re.compile("[\\x00-\\x08\\x0e-\\x1a\\x1c-\\x1f]")
+
 
 def is_stream(path: Path) -> bool:
     """Whether `path` is standard input, or what a shell substitutes for `<(command)`."""
@@ -37,6 +40,22 @@ def read_text(path: Path, *, streams: bool = False) -> str:
             f"{path}:{_line(content, place)} is not UTF-8 text: byte {place} is {byte:#04x}; save the file as UTF-8"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_any_text(path: Path, *, streams: bool = False) -> tuple[str, bool]:
+    """As `read_text`, but UTF-16 with a byte order mark is read too, and what is neither as latin-1; and whether it was
+    not. DataError if it is no text."""
+    content = read_content(path, streams=streams)
+    marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        text, known = content.decode("utf-16" if marked else "utf-8-sig"), True
+    except UnicodeDecodeError:
+        text, known = content.decode("latin-1"), False
+    control = _CONTROL.search(text)
+    if control is not None:
+        line = text.count("\n", 0, control.start()) + 1
+        raise DataError(f"{path}:{line} is not text: it holds the control character {ord(control[0]):#04x}")
+    return text.replace("\r\n", "\n").replace("\r", "\n"), known
 
 
 def read_content(path: Path, *, streams: bool = False) -> bytes:
