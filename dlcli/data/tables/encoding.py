@@ -9,8 +9,8 @@ import numpy as np
 
 from dlcli.core.documents import FLAG, NUMBER, TEXT, Kind, check, list_of
 from dlcli.core.errors import DataError, did_you_mean
-from dlcli.data.readers.tables import Table
-from dlcli.data.tables.columns import DATE_PARTS, ColumnKind, Found, Invalid, dates_of, number, numbers_of
+from dlcli.data.readers.cells import Table, number
+from dlcli.data.tables.columns import DATE_PARTS, ColumnKind, Found, Invalid, dates_of, numbers_of
 
 _MOST_FEATURES = 50_000
 
@@ -139,7 +139,7 @@ def fit(
 
 def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: Invalid) -> Column:
     cells, kind = table.columns[name], about.kind
-    missing = bool((cells.codes < 0).any())
+    missing = bool(cells.missing.any())
     if kind in ("left out", "target"):
         return Column(name, kind, about.reason)
     if kind == "category":
