@@ -140,10 +140,11 @@ def told_as_damage(path: Path | str) -> Iterator[None]:
 
 
 def _read(descriptor: int, most: int) -> bytes:
-    content = b""
-    while len(content) < most and (piece := os.read(descriptor, min(most - len(content), 1 << 20))):
-        content += piece
-    return content
+    pieces, size = [], 0
+    while size < most and (piece := os.read(descriptor, min(most - size, 1 << 20))):
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces)
 
 
 def _what(mode: int) -> str:

@@ -10,8 +10,10 @@ from dlcli.core.errors import ConfigError, DataError, did_you_mean
 from dlcli.core.reading import files_below
 from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
+from dlcli.data.readers.cells import Table
 from dlcli.data.readers.csv import Samples, read_rows
-from dlcli.data.readers.tables import Table, read_table
+from dlcli.data.readers.separated import Format
+from dlcli.data.readers.tables import read_table
 from dlcli.data.readers.text import STDIN, is_stream
 from dlcli.data.tables.encoding import Encoding
 
@@ -53,7 +55,7 @@ def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) 
 
 def _encoded(path: Path, encoding: Encoding, *, keep: Sequence[str]) -> Samples:
     """The rows of a table. Its columns may be in any order; the target and other columns may be there or not."""
-    table = read_table(path, streams=True) if encoding.header else _without_header(path, encoding)
+    table = read_table(path, texts=keep, streams=True) if encoding.header else _without_header(path, encoding)
     for name in keep:
         if name not in table.columns:
             raise DataError(f"{path} has no column {name!r} for --keep: {did_you_mean(name, table.columns)}")
@@ -70,7 +72,7 @@ def _encoded(path: Path, encoding: Encoding, *, keep: Sequence[str]) -> Samples:
 def _without_header(path: Path, encoding: Encoding) -> Table:
     """The table in a file without a header, in the order of the training file, with the target or without."""
     names = [column.name for column in encoding.columns]
-    table = read_table(path, header="none", streams=True)
+    table = read_table(path, Format("none"), streams=True)
     others = [name for name in names if name != encoding.target]
     for found in (names, others):
         if len(found) == len(table.columns):

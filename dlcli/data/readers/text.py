@@ -67,7 +67,7 @@ def read_content(path: Path, *, streams: bool = False) -> bytes:
             return read_bytes(path, most=MOST_BYTES, follow=True)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    raise DataError(f"{path} {_no_file(path)}")
+    raise DataError(f"{path} {no_file(path)}")
 
 
 def _drained(path: Path) -> bytes:
@@ -84,7 +84,7 @@ def _drained(path: Path) -> bytes:
     return content
 
 
-def _no_file(path: Path) -> str:
+def no_file(path: Path) -> str:
     """Why `path` is not a file, as the end of a sentence."""
     if path.is_dir():
         return "is a folder: name a file in it"

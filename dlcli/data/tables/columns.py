@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dlcli.core.errors import DataError
-from dlcli.data.readers.tables import Cells, Table
+from dlcli.data.readers.cells import LARGEST, Cells, Numbers, Table, number
 
 ColumnKind = Literal["number", "category", "yes/no", "date", "left out", "target"]
 
@@ -20,11 +20,6 @@ MOST_LEVELS = 50
 _FEW = 10
 # A column of numbers may have fewer cells than this, in relation to all, that are none: they are a mistake in the file.
 _MISTAKES = 0.01
-
-# Python's float() also accepts 1_000, nan, and digits of other scripts.
-_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-_COMMA = re.compile(r"[-+]?([0-9]+,[0-9]*|,[0-9]+)([eE][-+]?[0-9]+)?")
-_LARGEST = float(np.finfo(np.float32).max)
 
 _DATE = re.compile(r"([0-9]{4})[-/]([0-9]{1,2})[-/]([0-9]{1,2})|([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})")
 DATE_PARTS = ("year", "month", "day", "weekday", "hour", "days")
@@ -43,14 +38,16 @@ class Found:
 def find_out(table: Table, name: str, *, numbers: Collection[str], categories: Collection[str]) -> Found:
     """What the column is. numbers, categories: columns for which the user says it."""
     cells = table.columns[name]
-    distinct = len(cells.values)
     if name in categories:
         return Found("category")
     if name in numbers:
         return Found("number")
+    if isinstance(cells, Numbers):
+        return Found("left out", "it numbers the rows") if _are_consecutive(cells.numbers) else Found("number")
+    distinct = cells.distinct
     if not distinct:
         return Found("left out", "it is empty")
-    missing = bool((cells.codes < 0).any())
+    missing = bool(cells.missing.any())
     if distinct == 1 and not missing:
         return Found("left out", f"it is {cells.values[0][:40]!r} in every row")
     parsed = [number(text, comma=table.decimal_comma) for text in cells.values]
@@ -85,8 +82,11 @@ def _counts_rows(cells: Cells, parsed: list[float | None]) -> bool:
     """Whether each number is the one before it plus 1, without a missing one."""
     if len(parsed) != len(cells.codes) or None in parsed or len(parsed) < 3:
         return False
-    values = np.array(parsed, dtype=np.float64)  # in the order of the rows, since each occurs once
-    return bool((np.diff(values) == 1).all() and values[0].is_integer())
+    return _are_consecutive(np.array(parsed, dtype=np.float64))  # in the order of the rows, since each occurs once
+
+
+def _are_consecutive(values: np.ndarray[Any, Any]) -> bool:
+    return bool((np.diff(values) == 1).all() and float(values[0]).is_integer())
 
 
 def ordered(values: Collection[str], table: Table) -> tuple[str, ...]:
@@ -95,13 +95,6 @@ def ordered(values: Collection[str], table: Table) -> tuple[str, ...]:
     if None in parsed.values():
         return tuple(sorted(values))
     return tuple(sorted(values, key=lambda text: (parsed[text], text)))
-
-
-def number(text: str, *, comma: bool = False) -> float | None:
-    """The number that a text says, else None. comma: whether 1,5 is one."""
-    if _NUMBER.fullmatch(text):
-        return float(text)
-    return float(text.replace(",", ".")) if comma and _COMMA.fullmatch(text) else None
 
 
 def date(text: str) -> datetime | None:
@@ -121,10 +114,13 @@ def date(text: str) -> datetime | None:
 def numbers_of(table: Table, name: str, *, invalid: Invalid) -> np.ndarray[Any, Any]:
     """float64 (rows, 1), NaN where the value is missing. DataError for a cell that is no number, or too large a one,
     unless `invalid` is missing."""
+    cells = table.columns[name]
+    if isinstance(cells, Numbers):
+        return cells.numbers[:, None]
 
     def value(text: str) -> tuple[float, ...] | None:
         found = number(text, comma=table.decimal_comma)
-        return None if found is None or abs(found) > _LARGEST else (found,)
+        return None if found is None or abs(found) > LARGEST else (found,)
 
     return _converted(table, name, value, 1, invalid=invalid, what="no number, or too large a one")
 

@@ -10,8 +10,8 @@ import torch
 
 from dlcli.core.documents import FLAG, NUMBER, TEXT, Kind, check, list_of
 from dlcli.core.errors import DataError, did_you_mean
-from dlcli.data.readers.tables import Table
-from dlcli.data.tables.columns import DATE_PARTS, ColumnKind, Found, Invalid, dates_of, number, numbers_of
+from dlcli.data.readers.cells import Table, number
+from dlcli.data.tables.columns import DATE_PARTS, ColumnKind, Found, Invalid, dates_of, numbers_of
 
 Scale = Literal["standard", "quantile", "none"]
 
@@ -162,7 +162,7 @@ def fit(
 
 def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: Invalid, scale: Scale) -> Column:
     cells, kind = table.columns[name], about.kind
-    missing = bool((cells.codes < 0).any())
+    missing = bool(cells.missing.any())
     if kind in ("left out", "target"):
         return Column(name, kind, about.reason)
     if kind == "category":

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dlcli.data.readers.tables import Table
+from dlcli.data.readers.cells import Table
 from dlcli.data.tables.columns import MOST_LEVELS, numbers_of
 from dlcli.data.tables.encoding import Column, Encoding, Scale
 from dlcli.data.tables.table import Opened
@@ -21,14 +21,13 @@ def described(opened: Opened, encoding: Encoding) -> list[dict[str, Any]]:
     rows = []
     for column in encoding.columns:
         cells = opened.table.columns[column.name]
-        frequent = np.argsort(-cells.counts(), kind="stable")[:_EXAMPLES]
         rows.append(
             {
                 "name": column.name,
                 "type": column.kind,
-                "missing": int((cells.codes < 0).sum()),
-                "distinct": len(cells.values),
-                "examples": [cells.values[place][:24] for place in frequent],
+                "missing": int(cells.missing.sum()),
+                "distinct": cells.distinct,
+                "examples": [text[:24] for text in cells.frequent(_EXAMPLES)],
                 "features": len(column.features),
                 "treatment": _treatment(column, opened, encoding.scale),
             }
@@ -89,7 +88,7 @@ def _copies(table: Table, names: list[str], held_out: np.ndarray[Any, Any]) -> l
 def _alone(opened: Opened, name: str) -> tuple[float, str]:
     """How well a column predicts the target without the others, and the name of that measure."""
     table, is_number = opened.table, opened.found[name].kind == "number"
-    few = len(table.columns[name].values) <= MOST_LEVELS
+    few = table.columns[name].distinct <= MOST_LEVELS
     if opened.task == "regression":
         target = numbers_of(table, opened.target, invalid="missing")[:, 0]
         if is_number:

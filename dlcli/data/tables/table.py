@@ -15,10 +15,12 @@ from torch import Tensor
 from dlcli.core.errors import ConfigError, DataError, did_you_mean
 from dlcli.core.spec import DataSpec, TaskName
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.readers.tables import Table, read_table
+from dlcli.data.readers.cells import Cells, Numbers, Table, number
+from dlcli.data.readers.separated import Format
+from dlcli.data.readers.tables import read_table
 from dlcli.data.source import Source
 from dlcli.data.splits import TEST, TRAIN, VAL
-from dlcli.data.tables.columns import Found, Invalid, find_out, number, numbers_of, ordered
+from dlcli.data.tables.columns import Found, Invalid, find_out, numbers_of, ordered
 from dlcli.data.tables.encoding import Encoding, Scale, fit, places
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
@@ -132,6 +134,7 @@ def table(
     task: Task = "auto",
     header: Literal["first", "none"] = "first",
     columns: tuple[str, ...] = (),
+    comment: str = "",
     drop: tuple[str, ...] = (),
     numbers: tuple[str, ...] = (),
     categories: tuple[str, ...] = (),
@@ -149,7 +152,8 @@ def table(
         raise ConfigError("data.columns names the columns of a file without a header: add data.header=none")
     if min_count < 1:
         raise ConfigError(f"data.min_count = {min_count} must be at least 1")
-    read = partial(read_table, header=header, names=columns)
+    texts = {*categories, split_column or "", (target or "") if task in ("binary", "multiclass") else ""}
+    read = partial(read_table, how=Format(header, columns, comment), texts=texts)
     whole = read(Path(path))
     if target is None:
         raise ConfigError(f"data.target must be given, the column to predict: {_shown(whole.columns)} in {path}")
@@ -201,7 +205,9 @@ def _shown(columns: Collection[str]) -> str:
 
 def _task(table: Table, target: str, task: Task, invalid: Invalid) -> TaskName:
     cells = table.columns[target]
-    distinct = len(cells.values)
+    if isinstance(cells, Numbers):
+        return "regression" if task == "auto" else task
+    distinct = cells.distinct
     if not distinct:
         raise DataError(f"{table.path} has no value in its column {target}, the target: name another in data.target")
     if task != "auto":
@@ -230,7 +236,7 @@ def _task(table: Table, target: str, task: Task, invalid: Invalid) -> TaskName:
 
 def _with_target(table: Table, target: str, task: TaskName, invalid: Invalid) -> tuple[Table, tuple[str, ...]]:
     """The rows that have a target, and what to say of the others."""
-    there = table.columns[target].codes >= 0
+    there = ~table.columns[target].missing
     if task == "regression":
         there = ~np.isnan(numbers_of(table, target, invalid=invalid)[:, 0])
     gone = int((~there).sum())
@@ -255,7 +261,7 @@ def _without_dots(test: Table, table: Table, target: str) -> tuple[Table, tuple[
     bare = tuple(text.removesuffix(".") for text in cells.values)
     if known.issuperset(cells.values) or not known.issuperset(bare) or len(set(bare)) < len(bare):
         return test, ()
-    changed = {**test.columns, target: dataclasses.replace(cells, values=bare)}
+    changed = {**test.columns, target: Cells(bare, cells.codes)}
     note = f"the values of {target} in {test.path.name} end in a dot, which is left out"
     return dataclasses.replace(test, columns=changed), (note,)
 

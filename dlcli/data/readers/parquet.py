@@ -1,0 +1,119 @@
+"""A Parquet file -> columns, by pyarrow, a batch of rows at a time. Only values are read: no code and no metadata."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlcli.core.errors import DataError, ResourceError
+from dlcli.core.reading import open_regular
+from dlcli.data.readers import arrow
+from dlcli.data.readers.cells import MANY, Builder, Cells, Numbers, Table
+from dlcli.data.readers.separated import MOST_COLUMNS
+from dlcli.data.readers.text import no_file
+
+_ROWS = 65_536  # that are read at a time
+
+
+def read_parquet(path: Path, *, texts: Collection[str] = ()) -> Table:
+    """The table in `path`; its rows are numbered from 1. DataError (exit 3) for a file that is none, or has nested
+    columns.
+
+    texts: columns whose texts are needed.
+    """
+    if not arrow.is_there():
+        raise ResourceError(f"{path} is a Parquet file, which needs pyarrow: pip install 'dlcli[tables]'")
+    if not path.is_file():
+        raise DataError(f"{path} {no_file(path)}")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with open(open_regular(path, follow=True), "rb") as raw:
+            sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
+            raw.seek(0)
+            file = parquet.ParquetFile(raw)
+            numbers = {place for place, field in enumerate(_checked(path, file)) if _holds_numbers(field.type)}
+            numbers -= {place for place, name in enumerate(file.schema_arrow.names) if name in texts}
+            columns = _columns(file, numbers)
+            rows = file.metadata.num_rows
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is no Parquet file, or a damaged one: {str(error).splitlines()[0][:100]}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or str(error)[:100]}") from None
+    if not rows:
+        raise DataError(f"{path} has columns but no rows")
+    names = dict(zip(file.schema_arrow.names, columns, strict=True))
+    return Table(path, names, np.arange(1, rows + 1), False, sha256)
+
+
+def _checked(path: Path, file: Any) -> Any:
+    """The columns. DataError if they cannot be those of a table."""
+    schema = file.schema_arrow
+    if len(schema) > MOST_COLUMNS:
+        raise DataError(f"{path} has {len(schema):,} columns, more than {MOST_COLUMNS:,}")
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path} names two columns {twice[0]!r}: rename one of them")
+    for field in schema:
+        if not _is_plain(field.type):
+            raise DataError(
+                f"{path}: {field.name} is a column of the type {str(field.type)[:40]}, but numbers, texts and dates "
+                "are expected: leave it out of the file"
+            )
+    return schema
+
+
+def _holds_numbers(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
+
+
+def _is_plain(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    plain = (
+        _holds_numbers, types.is_boolean, types.is_string, types.is_large_string,
+        types.is_string_view, types.is_date, types.is_timestamp, types.is_time, types.is_null,
+    )  # fmt: skip
+    return any(check(kind) for check in plain)
+
+
+def _columns(file: Any, numbers: set[int]) -> list[Cells | Numbers]:
+    """numbers: places of the columns of numbers; those with values that float64 or float32 cannot hold become text."""
+    while True:
+        parts: list[Any] = [[] if place in numbers else Builder() for place in range(len(file.schema_arrow))]
+        try:
+            for batch in file.iter_batches(_ROWS):
+                arrow.collect([_converted(column, place, numbers) for place, column in enumerate(batch.columns)], parts)
+        except arrow.NoNumbers as found:
+            numbers = numbers - {found.place}
+            continue
+        return [_few_as_text(cells) for cells in arrow.joined(parts)]
+
+
+def _converted(column: Any, place: int, numbers: set[int]) -> Any:
+    """float64, or a dictionary of texts; a missing text is empty."""
+    import pyarrow
+
+    if place not in numbers:
+        if pyarrow.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return column.cast(pyarrow.string()).fill_null("").dictionary_encode()
+    try:
+        return column.cast(pyarrow.float64())
+    except pyarrow.ArrowInvalid:
+        raise arrow.NoNumbers(place) from None
+
+
+def _few_as_text(cells: Cells | Numbers) -> Cells | Numbers:
+    """A column of numbers with few different values may be one of categories."""
+    if isinstance(cells, Cells) or len(np.unique(cells.numbers[:10_000])) > MANY or cells.distinct > MANY:
+        return cells
+    return Cells(cells.values, cells.codes)
