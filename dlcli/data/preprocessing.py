@@ -25,6 +25,8 @@ class Preprocessing:
     pixel_max: the raw value of a white pixel.
     crop: how an image file is fitted to the input: `centre` or `stretch`, see readers/pictures.py; empty if the
         training data were no image files.
+    stored_size: the height and width to which an image file is fitted before it is cut to the input; 0 for those of the
+        input.
     encoding: how the columns of a table become features.
     """
 
@@ -38,6 +40,7 @@ class Preprocessing:
     alphabet: str = ""
     pixel_max: float = 255.0
     crop: str = ""
+    stored_size: int = 0
     encoding: Encoding | None = None
 
     def apply(self, x: Tensor) -> Tensor:
@@ -59,6 +62,12 @@ class Preprocessing:
             return torch.zeros((), device=device)
         return -self._a_channel(self.mean, device) / self._a_channel(self.std, device)
 
+    def white(self, device: torch.device) -> Tensor:
+        """As `blank`, of a raw value of `pixel_max` (a white pixel)."""
+        if not self.mean:
+            return torch.full((), self.pixel_max, device=device)
+        return (self.pixel_max - self._a_channel(self.mean, device)) / self._a_channel(self.std, device)
+
     def without_normalisation(self) -> "Preprocessing":
         """A copy that leaves input and targets in their own units."""
         return dataclasses.replace(self, mean=(), std=(), target_mean=0.0, target_std=1.0)
@@ -79,6 +88,7 @@ class Preprocessing:
             "alphabet": self.alphabet,
             "pixel_max": self.pixel_max,
             **({"crop": self.crop} if self.crop else {}),
+            **({"stored_size": self.stored_size} if self.stored_size else {}),
             **({} if self.encoding is None else {"encoding": self.encoding.as_dict()}),
         }
 
@@ -97,6 +107,9 @@ class Preprocessing:
                 raise ValueError(f"{name} has {len(values[name])} values, but the data is {spec} for {spec.task}")
         if len(values["mean"]) != len(values["std"]):
             raise ValueError("mean and std are not of the same length")
+        stored = values.get("stored_size", 0)
+        if stored and (spec.kind != "image" or stored < max(spec.input_shape[1:])):
+            raise ValueError(f"stored_size is {stored}, but the data is {spec}")
         encoding = Encoding.from_dict(values["encoding"]) if "encoding" in values else None
         if encoding is not None and (spec.kind != "features" or len(encoding.feature_names) != spec.input_shape[0]):
             raise ValueError(f"encoding makes {len(encoding.feature_names)} features, but the data is {spec}")
@@ -111,6 +124,7 @@ class Preprocessing:
             alphabet=values["alphabet"],
             pixel_max=values["pixel_max"],
             crop=values.get("crop", ""),
+            stored_size=values.get("stored_size", 0),
             encoding=encoding,
         )
 
@@ -121,4 +135,7 @@ _FIELDS = {
     "spec": TABLE, "mean": list_of(NUMBER), "std": list_of(_POSITIVE), "target_mean": NUMBER, "target_std": _POSITIVE,
     "class_names": list_of(TEXT), "feature_names": list_of(TEXT), "alphabet": TEXT, "pixel_max": _POSITIVE,
 }  # fmt: skip
-_OPTIONAL = {"crop": Kind("centre or stretch", lambda v: v in ("", "centre", "stretch"))}
+_OPTIONAL = {
+    "crop": Kind("centre or stretch", lambda v: v in ("", "centre", "stretch")),
+    "stored_size": Kind("a whole number up to 2048", lambda v: type(v) is int and 0 <= v <= 2048),
+}
