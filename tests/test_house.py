@@ -89,6 +89,7 @@ def test_only_data_knows_how_rows_are_stored() -> None:
     """Other folders get batches; tests/test_rows_protocol.py trains, evaluates and exports with a different storage."""
     names = set(modules())
     assert {name for name, path in modules().items() if "data.rows" in imports(path, names)} == {
+        "data.batches",
         "data.dataset",
         "data.prepare",
     }

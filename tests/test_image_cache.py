@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def undecodable(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: Any) -> NoReturn:
+    def never(*_: Any, **__: Any) -> NoReturn:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(image_cache, "decoded", never)
@@ -48,7 +48,7 @@ def only(cache: Path, pattern: str) -> Path:
     return found
 
 
-@pytest.mark.parametrize("storage", ["memory", "mapped"])
+@pytest.mark.parametrize("storage", ["memory", "cache"])
 def test_images_are_decoded_once(storage: Any, root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read(root, storage=storage)
     undecodable(monkeypatch)
@@ -94,11 +94,11 @@ def test_a_changed_file_is_seen_even_if_its_size_and_time_are_kept(root: Path) -
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "longer", "empty json", "other json", "no json", "junk files"])
-@pytest.mark.parametrize("storage", ["memory", "mapped"])
+@pytest.mark.parametrize("storage", ["memory", "cache"])
 def test_damage_leads_to_decoding_again(storage: Any, damage: str, root: Path, cache: Path) -> None:
     first = read(root)
     pixels, described, known = (only(cache, f"*.{end}") for end in ("pixels", "json", "files"))
-    if damage == "flipped" and storage == "mapped":
+    if damage == "flipped" and storage == "cache":
         pytest.skip("the content of a mapped file is not read at the start")
     if damage == "flipped":
         content = bytearray(pixels.read_bytes())
@@ -149,7 +149,7 @@ def test_a_process_that_is_killed_while_it_decodes_leaves_nothing_wrong(tmp_path
     assert same(source, read(root, size=128))
 
 
-def dies(paths: Sequence[str], fit: Fit | None) -> NoReturn:
+def dies(paths: Sequence[str], fit: Fit | None, **_: Any) -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
@@ -159,7 +159,8 @@ def test_a_process_that_dies_is_a_sentence(root: Path, cache: Path, monkeypatch:
     with pytest.raises(ResourceError) as caught:
         read(root)
     assert str(caught.value) == (
-        "a process that decodes images died, killed or for lack of memory: try again with more of it free"
+        "a process that decodes images died, killed or for lack of memory: try again with more of it free, or with "
+        "fewer --workers"
     )
     assert caught.value.exit_code == 6
     assert {path.suffix for path in cache.iterdir()} == {".lock"}

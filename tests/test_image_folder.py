@@ -495,7 +495,7 @@ def trained(runs: str, **settings: Any) -> Run:
     return Run(Path(runs), 1)
 
 
-@pytest.mark.parametrize("storage", ["memory", "mapped"])
+@pytest.mark.parametrize("storage", ["memory", "cache"])
 def test_a_resumed_training_has_the_same_bits(storage: str, tmp_path: Path) -> None:
     folder(tmp_path / "photos", count=20)
     settings: dict[str, Any] = {"augment": ("flip", "shift=1"), "data_options": {"storage": storage}, "batch_size": 8}
@@ -511,12 +511,12 @@ def test_a_storage_changes_no_bit(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         folder(tmp_path / "photos" / split, count=10)
     settings: dict[str, Any] = {"epochs": 2, "augment": ("flip", "rotate"), "batch_size": 7}
-    runs = [trained(name, **settings, data_options={"storage": name}) for name in ("memory", "mapped")]
+    runs = [trained(name, **settings, data_options={"storage": name}) for name in ("memory", "cache")]
     assert same(weights(runs[0]), weights(runs[1]))
     assert runs[0].data() == runs[1].data()
     rows = [[{k: v for k, v in row.items() if "second" not in k} for row in run.metrics()] for run in runs]
     assert rows[0] == rows[1]
-    sources = [read(tmp_path / "photos", storage=name) for name in ("memory", "mapped")]
+    sources = [read(tmp_path / "photos", storage=name) for name in ("memory", "cache")]
     assert [source.mapped for source in sources] == [False, True]
     assert torch.equal(sources[0].x, sources[1].x)
 

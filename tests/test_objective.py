@@ -33,6 +33,26 @@ def test_mixup_is_the_loss_of_the_mixed_batch(seed: int) -> None:
     torch.testing.assert_close(objective(model, Batch(X, Y, seed=seed)), expected)
 
 
+@pytest.mark.parametrize("names", [("cutmix=0.7",), ("mixup=0.4", "cutmix")])
+def test_cutmix_is_the_loss_of_the_mixed_batch_and_takes_turns_with_mixup(names: tuple[str, ...]) -> None:
+    spec = DataSpec("multiclass", "image", (1, 6, 5), 3)
+    x, model = torch.randn(6, 1, 6, 5), nn.Sequential(nn.Flatten(), nn.Linear(30, 3))
+    ways = augment.parse(names, spec)
+    objective, used = choose_objective(choose_task(spec), ways), set()
+    for seed in range(20):
+        found = objective(model, Batch(x, Y, seed=seed))
+        for way in ways:
+            mixed, other, weight = getattr(augment, way.name)(x, Y, way.strength, seed)
+            output = model(mixed)
+            loss = weight * F.cross_entropy(output, Y) + (1 - weight) * F.cross_entropy(output, other)
+            if torch.allclose(found, loss):
+                used.add(way.name)
+                break
+        else:
+            raise AssertionError
+    assert used == {way.name for way in ways}
+
+
 def test_mixup_of_two_batches_differs() -> None:
     model = nn.Linear(4, 3)
     objective = choose_objective(choose_task(SPEC), augment.parse(("mixup=0.4",), SPEC))

@@ -109,6 +109,9 @@ class OnDisk:
     def __len__(self) -> int:
         return len(self._inputs)
 
+    def prefetch(self, indices: Tensor | slice) -> None:
+        pass
+
     def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         OnDisk.taken += 1
         chosen = range(len(self))[indices] if isinstance(indices, slice) else indices.tolist()

@@ -12,48 +12,67 @@ import typer
 from dlcli.cli.arguments import option, with_options
 from dlcli.config.environment import read_environment
 from dlcli.config.layers import stack
+from dlcli.config.schemes import split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.config.toml import read_file
 from dlcli.core.errors import ConfigError
 
-Target = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        metavar="COLUMN",
-        help="Column of a table that is predicted: the same as --set data.target=COLUMN.",
-        rich_help_panel="Data",
-        show_default=False,
+
+def _of_data(flag: str, metavar: str, help: str) -> Any:
+    """The type of an option that stands for an option of the data."""
+    info = typer.Option(flag, metavar=metavar, help=help, rich_help_panel="Data", show_default=False)
+    return Annotated[str | None, info]
+
+
+Target = _of_data("--target", "COLUMN", "Column of a table that is predicted: the same as --set data.target=COLUMN.")
+Text = _of_data("--text", "COLUMN", "Column of texts:FILE with the texts: the same as --set data.text=COLUMN.")
+# Option -> the setting that it stands for, where the two have different names, and its type.
+_STANDS_FOR = {
+    "target": ("data.target", Target),
+    "text": ("data.text", Text),
+    "image_size": (
+        "data.size",
+        _of_data(
+            "--image-size", "N", "Height and width in pixels of images:FOLDER. (default: what they share, else 64)"
+        ),
     ),
-]
-Text = Annotated[
-    str | None,
-    typer.Option(
-        "--text",
-        metavar="COLUMN",
-        help="Column of texts:FILE with the texts: the same as --set data.text=COLUMN.",
-        rich_help_panel="Data",
-        show_default=False,
+    "channels": (
+        "data.channels",
+        _of_data("--channels", "grey|colour", "Channels of images:FOLDER. (default: grey if all are)"),
     ),
-]
-# Option -> the setting that it stands for, where the two have different names.
-_STANDS_FOR = {"target": "data.target", "text": "data.text"}
+    "storage": (
+        "data.storage",
+        _of_data(
+            "--storage",
+            "memory|cache|files",
+            "Where images:FOLDER are read from while training: decoded in memory, decoded on the disk, or decoded from "
+            "their files for each batch. (default: memory up to 1 GB, else cache, or files if the disk is too small)",
+        ),
+    ),
+    "workers": (
+        "data.workers",
+        _of_data("--workers", "auto|N", "Processes that decode images:FOLDER. (default: one for each core)"),
+    ),
+}
+_OF_IMAGES = ("image_size", "channels", "storage", "workers")
 
 _PANELS = {"Data": "Data", "Training": "Training", "Optimizer": "Optimizer and schedule"}
 _PANELS |= {"Selection": "Best checkpoint", "Machine": "Machine"}
 
 
 def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Callable[..., Any]:
-    """Replace the parameter `settings` of a command by one option for each field of TrainConfig, --target and --text.
+    """Replace the parameter `settings` of a command by one option for each field of TrainConfig, and those
+    of _STANDS_FOR.
 
     The argument `settings` is a dict of setting -> text or bool, with only the options that were given.
     defaults: whether the help shows TrainConfig's defaults.
     """
     options = [_option(f, default=defaults) for f in fields(TrainConfig) if f.metadata]
-    options[1:1] = [option("target", Target, default=None), option("text", Text, default=None)]
+    options[1:1] = [option(name, hint, default=None) for name, (_, hint) in _STANDS_FOR.items()]
 
     def settings(given: Mapping[str, Any]) -> dict[str, Any]:
-        return {_STANDS_FOR.get(name, name): value for name, value in given.items() if value is not None}
+        names = {name: setting for name, (setting, _) in _STANDS_FOR.items()}
+        return {names.get(name, name): value for name, value in given.items() if value is not None}
 
     return with_options(command, "settings", options, settings)
 
@@ -63,7 +82,13 @@ def resolve(*, model: str | None, files: list[str], assignments: list[str], sett
     typed = typed_layer(assignments, settings)
     if model is not None:
         typed = {"model": model} | typed
-    return TrainConfig.from_flat(stack(*(read_file(file) for file in files), read_environment(), typed))
+    config = TrainConfig.from_flat(stack(*(read_file(file) for file in files), read_environment(), typed))
+    own = split_file(config.data)
+    for name in _OF_IMAGES:
+        if _STANDS_FOR[name][0] in settings and (own is None or own[0] != "images"):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} is for data images:FOLDER, but data = {config.data}: leave it out")
+    return config
 
 
 def typed_layer(assignments: list[str], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         options = values.get("data_options")
         if isinstance(options, Mapping) and isinstance(options.get("test"), str):
             values["data_options"] = {**options, "test": str(Path(options["test"]).absolute())}
+        if found[0] == "images":
+            values["data_options"] = _with_room(values)
     if values.get("data_dir"):
         try:
             folder = Path(convert(values["data_dir"], str, name="data_dir")).expanduser()
@@ -37,6 +39,19 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"data_dir = {values['data_dir']}: there is no such user") from None
         values["data_dir"] = str(folder.absolute())
     return values
+
+
+def _with_room(values: Mapping[str, Any]) -> Any:
+    """The options of images; with --augment crop they are stored larger than the size that is given, by 8/7: 256 for
+    224, from which evaluations take the centre."""
+    options, names = values.get("data_options", {}), values.get("augment", ())
+    names = names.split(",") if isinstance(names, str) else names
+    if not isinstance(options, Mapping) or "stored_size" in options or not isinstance(names, list | tuple):
+        return options
+    size = str(options.get("size", ""))
+    if not any(str(name).strip(" []()").startswith("crop") for name in names) or not size.isdigit() or size == "0":
+        return options
+    return {**options, "stored_size": min(int(size) * 8 // 7, 2048)}
 
 
 def derive(config: Any) -> dict[str, Any]:

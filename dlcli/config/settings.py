@@ -73,7 +73,8 @@ class TrainConfig:
         True, "Subtract the mean of the training data and divide by its standard deviation.", group="Data"
     )
     augment: tuple[str, ...] = _setting(
-        (), "Augmentations, separated by commas: shift=2, flip, rotate=10, erase=0.25, noise=0.1, mixup=0.2.",
+        (), "Augmentations, separated by commas: shift=2, flip, rotate=10, erase=0.25, noise=0.1, crop=0.08, "
+        "color=0.4, randaugment=9, mixup=0.2, cutmix=1.",
         group="Data", shown="none",
     )  # fmt: skip
 

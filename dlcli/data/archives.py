@@ -78,7 +78,7 @@ def _inflated(content: bytes, archive: Archive) -> bytes:
 def _from_tar(content: bytes, archive: Archive) -> dict[str, bytes]:
     """File name -> bytes. Only regular files are read, and no name in the archive is used as a path."""
     wanted = {archive.inside + file.name: file for file in archive.files}
-    stream = _Capped(gzip.GzipFile(fileobj=io.BytesIO(content)), sum(f.size for f in archive.files) + _TAR_EXTRA)
+    stream = Capped(gzip.GzipFile(fileobj=io.BytesIO(content)), sum(f.size for f in archive.files) + _TAR_EXTRA)
     found: dict[str, bytes] = {}
     try:
         with tarfile.open(fileobj=stream, mode="r|") as tar:  # type: ignore[call-overload]
@@ -92,19 +92,19 @@ def _from_tar(content: bytes, archive: Archive) -> dict[str, bytes]:
                 found[file.name] = reader.read(file.size + 1)
                 if len(found) == len(wanted):
                     break
-    except _TooLong:
+    except TooLong:
         raise DataError(f"{archive.name} is refused: it holds more than {stream.limit} bytes") from None
     except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
         raise DataError(f"{archive.name} is refused: it is not a complete .tar.gz ({str(error).rstrip('.')})") from None
     return found
 
 
-class _TooLong(Exception):
+class TooLong(Exception):
     pass
 
 
-class _Capped:
-    """A stream that raises _TooLong once more than `limit` bytes have been read."""
+class Capped:
+    """A stream that raises TooLong once more than `limit` bytes have been read."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self.limit = self._left = limit
@@ -114,5 +114,5 @@ class _Capped:
         content: bytes = self._stream.read(size)
         self._left -= len(content)
         if self._left < 0:
-            raise _TooLong
+            raise TooLong
         return content

@@ -22,22 +22,26 @@ _KNOWN: dict[str, tuple[float | None, float, float, tuple[str, ...]]] = {
     "rotate": (10, 0, 180, ("image",)),
     "erase": (0.25, 0, 1, ("image",)),
     "noise": (0.1, 0, 1000, ("image", "features")),
+    "crop": (0.08, 0.01, 1, ("image",)),
+    "color": (0.4, 0, 1, ("image",)),
+    "randaugment": (9, 0, 30, ("image",)),
     "mixup": (0.2, 0, 1000, ("image", "features")),
+    "cutmix": (1.0, 0, 1000, ("image",)),
 }
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """name: one of shift, flip, rotate, erase, noise, mixup. strength: pixels, degrees, probability,
-    standard deviation, or the alpha of mixup."""
+    """name: a key of _KNOWN. strength: pixels, degrees, probability, standard deviation, the smallest part of the area
+    (crop), the largest change of a factor (color), magnitude (randaugment), or the alpha of mixup and cutmix."""
 
     name: str
     strength: float
 
 
 def parse(texts: Sequence[str], spec: DataSpec) -> tuple[Augmentation, ...]:
-    """`("shift=2", "flip")` as Augmentations, mixup last; ConfigError for one that is unknown, out of range, or not for
-    this kind of data."""
+    """`("shift=2", "flip")` as Augmentations, crop first, and mixup and cutmix last; ConfigError for one that is
+    unknown, out of range, or not for this kind of data."""
     found = []
     for text in texts:
         name, equals, value = text.partition("=")
@@ -57,8 +61,31 @@ def parse(texts: Sequence[str], spec: DataSpec) -> tuple[Augmentation, ...]:
         if not low <= strength <= high:
             raise ConfigError(f"augment = {text} is out of range: {name} goes from {low:g} to {high:g}")
         found.append(Augmentation(name, strength))
-    # Mixup mixes samples that are augmented already.
-    return tuple(sorted(found, key=lambda a: a.name == "mixup"))
+    # A crop makes the input of the others, and samples are mixed when they are augmented already.
+    return tuple(sorted(found, key=lambda a: (a.name != "crop") + (a.name in ("mixup", "cutmix"))))
+
+
+def crop(x: Tensor, least: float, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """A part of each stored (B, C, H, W) image, resized to height and width: between `least` and all of its area, with
+    an aspect ratio between 3/4 and 4/3. What exceeds the image is cut back to it.
+
+    Random resized crops, Szegedy et al. 2014 (arXiv:1409.4842). The images are not normalised yet.
+    """
+    b, _, h, w = x.shape
+    u = torch.rand(4, b, generator=generator, device=x.device, dtype=torch.float64)
+    area, aspect = (least + (1 - least) * u[0]) * h * w, (3 / 4) * (16 / 9) ** u[1]
+    tall = (area / aspect).sqrt().round().clamp(1, h).long()
+    wide = (area * aspect).sqrt().round().clamp(1, w).long()
+    top, left = (u[2] * (h - tall + 1)).long(), (u[3] * (w - wide + 1)).long()
+    boxes = torch.stack([top, top + tall, left, left + wide], 1).tolist()
+    if x.dtype == torch.uint8 and x.device.type != "cpu":
+        x = x.float()
+    parts = [_resized(x[k : k + 1, :, t:d, i:j], height, width) for k, (t, d, i, j) in enumerate(boxes)]
+    return torch.cat(parts).contiguous(memory_format=torch.channels_last)
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
 
 
 def shift(x: Tensor, pixels: int, blank: Tensor, generator: torch.Generator) -> Tensor:
@@ -124,3 +151,26 @@ def mixup(x: Tensor, y: Tensor, alpha: float, seed: int) -> tuple[Tensor, Tensor
     """
     weight = float(np.random.default_rng(seed).beta(alpha, alpha)) if alpha > 0 else 1.0
     return weight * x + (1 - weight) * x.flip(0), y.flip(0), weight
+
+
+def cutmix(x: Tensor, y: Tensor, alpha: float, seed: int) -> tuple[Tensor, Tensor, float]:
+    """`x` with a rectangle of the other sample in each image, the other samples' y, and the part of the area that is
+    left of the image itself: before the rectangle is cut off at the border, that is ~ Beta(alpha, alpha).
+
+    Yun et al. 2019 (arXiv:1905.04899); the same rectangle and pairs as in `mixup` for the whole batch.
+    """
+    draw = np.random.default_rng(seed)
+    h, w = x.shape[2:]
+    side = float(np.sqrt(1 - draw.beta(alpha, alpha))) if alpha > 0 else 0.0
+    tall, wide, row, column = int(h * side), int(w * side), int(draw.integers(h)), int(draw.integers(w))
+    top, left = max(0, row - tall // 2), max(0, column - wide // 2)
+    down, right = min(h, row + tall // 2), min(w, column + wide // 2)
+    mixed = x.clone()
+    mixed[:, :, top:down, left:right] = x.flip(0)[:, :, top:down, left:right]
+    return mixed, y.flip(0), 1 - (down - top) * (right - left) / (h * w)
+
+
+def mixed(x: Tensor, y: Tensor, ways: Sequence[Augmentation], seed: int) -> tuple[Tensor, Tensor, float]:
+    """By mixup or cutmix; if both are asked for, by one of them, drawn for each batch."""
+    way = ways[int(np.random.default_rng((seed, len(ways))).integers(len(ways)))]
+    return (mixup if way.name == "mixup" else cutmix)(x, y, way.strength, seed)

@@ -4,16 +4,22 @@ No Python code runs per sample, and nothing waits for the device. B batch, T ste
 """
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dlcli.core.seeds import derive
-from dlcli.data import augment
+from dlcli.data import augment, colours
 from dlcli.data.augment import Augmentation
 from dlcli.data.dataset import Split
+from dlcli.data.rows import Rows, cut_by
+
+# Batches that a slow storage reads before they are wanted.
+_AHEAD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +36,10 @@ class Batch:
 
 def in_order(split: Split, batch_size: int) -> Iterator[Batch]:
     """All samples once, in the order of the split."""
-    for start in range(0, len(split), batch_size):
-        positions = slice(start, start + batch_size)
-        yield _batch(*split.rows.take(positions if split.index is None else split.index[positions]))
+    places = (slice(start, start + batch_size) for start in range(0, len(split), batch_size))
+    wanted = (place if split.index is None else split.index[place] for place in places)
+    for taken in _taken(split.rows, wanted):
+        yield _batch(*taken)
 
 
 def epoch_order(split: Split, *, seed: int, epoch: int) -> Tensor:
@@ -50,6 +57,7 @@ def shuffled(
     epoch: int,
     augmentations: Sequence[Augmentation] = (),
     blank: Tensor | None = None,
+    white: Tensor | None = None,
     first: int = 0,
     count: int | None = None,
 ) -> Iterator[Batch]:
@@ -61,13 +69,31 @@ def shuffled(
     order = epoch_order(split, seed=seed, epoch=epoch)
     generator = torch.Generator(split.rows.device) if augmentations else None
     count = count or -(-len(order) // batch_size)
+    rows = split.rows
+    if generator is not None and augmentations[0].name == "crop":
+        rows = cut_by(rows, partial(augment.crop, least=augmentations[0].strength, generator=generator))
+    wanted = (order[positions(number, batch_size, count=count)] for number in range(first, count))
+    taken = _taken(rows, wanted)
     for number in range(first, count):
-        batch = _batch(*split.rows.take(order[positions(number, batch_size, count=count)]))
         if generator is not None:
             generator.manual_seed(derive(seed, "augment", epoch, number))
-            x = _augmented(batch.x, augmentations, blank, generator)
+        batch = _batch(*next(taken))
+        if generator is not None:
+            x = _augmented(batch.x, augmentations, blank, white, generator)
             batch = Batch(x, batch.y, seed=derive(seed, "mixup", epoch, number))
         yield batch
+
+
+def _taken(rows: Rows, wanted: Iterator[Tensor | slice]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """`rows.take` of each; a storage that is slow reads a few ahead."""
+    ahead: deque[Tensor | slice] = deque()
+    for indices in wanted:
+        rows.prefetch(indices)
+        ahead.append(indices)
+        if len(ahead) > _AHEAD:
+            yield rows.take(ahead.popleft())
+    while ahead:
+        yield rows.take(ahead.popleft())
 
 
 def positions(number: int, batch_size: int, *, count: int) -> slice:
@@ -91,6 +117,7 @@ def endless(
     count: int | None = None,
     augmentations: Sequence[Augmentation] = (),
     blank: Tensor | None = None,
+    white: Tensor | None = None,
 ) -> Iterator[Batch]:
     """The batches of all epochs without end, starting with batch `first` of `epoch`. count: batches per epoch."""
     if batch_size >= len(split) and not augmentations:
@@ -103,6 +130,7 @@ def endless(
             epoch=number,
             augmentations=augmentations,
             blank=blank,
+            white=white,
             first=first if number == epoch else 0,
             count=count,
         )
@@ -116,10 +144,16 @@ def _batch(x: Tensor, y: Tensor | None) -> Batch:
 
 
 def _augmented(
-    x: Tensor, augmentations: Sequence[Augmentation], blank: Tensor | None, generator: torch.Generator
+    x: Tensor,
+    augmentations: Sequence[Augmentation],
+    blank: Tensor | None,
+    white: Tensor | None,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Applies all augmentations except mixup, which also mixes the targets: see experiment/objective.py."""
+    """Applies all augmentations except crop, which is done before, and mixup and cutmix, which also mix the targets:
+    see experiment/objective.py."""
     black = torch.zeros((), device=x.device) if blank is None else blank
+    bright = black + 1 if white is None else white
     for a in augmentations:
         if a.name == "shift":
             x = augment.shift(x, int(a.strength), black, generator)
@@ -131,4 +165,8 @@ def _augmented(
             x = augment.erase(x, a.strength, black, generator)
         elif a.name == "noise":
             x = augment.noise(x, a.strength, generator)
+        elif a.name == "color":
+            x = colours.jitter(x, a.strength, black, bright, generator)
+        elif a.name == "randaugment":
+            x = colours.rand_augment(x, a.strength, black, bright, generator)
     return x

@@ -61,6 +61,10 @@ class Dataset:
         """The normalised value of a black pixel, shaped to broadcast over a batch; None if the data is not images."""
         return self.preprocessing.blank(self.train.rows.device) if self.spec.kind == "image" else None
 
+    def white(self) -> Tensor | None:
+        """As `blank`, of a white pixel."""
+        return self.preprocessing.white(self.train.rows.device) if self.spec.kind == "image" else None
+
     def split(self, name: str) -> Split:
         """The split of this name; ConfigError if there is none."""
         splits = {"train": self.train, "val": self.val, "test": self.test}

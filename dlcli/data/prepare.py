@@ -9,7 +9,7 @@ from torch import Tensor
 from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.rows import Mapped, Normalised, Rows, Tensors
+from dlcli.data.rows import Decoded, Mapped, Normalised, Rows, Tensors
 from dlcli.data.source import Source, Unfitted
 from dlcli.data.splits import TEST, divide
 
@@ -47,7 +47,10 @@ def prepare(
     if preprocessing is None:
         preprocessing = _fit(source, train_index, normalize)
 
-    def stored(x: Tensor, y: Tensor | None) -> Rows:
+    def stored(name: str, x: Tensor, y: Tensor | None) -> Rows:
+        if name in source.encoded:
+            assert y is not None
+            return Normalised(Decoded(source.encoded[name], y.to(device), torch.device(device)), preprocessing)
         x = x.float() if x.is_floating_point() else x
         x = x if source.mapped else x.to(device)
         if x.dim() == 4:
@@ -59,19 +62,19 @@ def prepare(
         y = None if y is None else y.to(device)
         return Normalised(Mapped(x, y, torch.device(device)) if source.mapped else Tensors(x, y), preprocessing)
 
-    rows = stored(source.x, source.y)
+    rows = stored("x", source.x, source.y)
     train = Split(rows, train_index.to(device) if len(test_index) or len(val_index) else None)
 
-    def held_out(x: Tensor | None, y: Tensor | None, index: Tensor) -> Split | None:
+    def held_out(name: str, x: Tensor | None, y: Tensor | None, index: Tensor) -> Split | None:
         if x is not None:
-            return Split(stored(x, y))
+            return Split(stored(name, x, y))
         return Split(rows, index.to(device)) if len(index) else None
 
     return Dataset(
         preprocessing,
         train,
-        held_out(source.val_x, source.val_y, val_index),
-        held_out(source.test_x, source.test_y, test_index),
+        held_out("val_x", source.val_x, source.val_y, val_index),
+        held_out("test_x", source.test_x, source.test_y, test_index),
         fingerprint,
         _typical(source, train_index, preprocessing),
         resolved=source.resolved,
@@ -113,7 +116,10 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
     target_mean, target_std = 0.0, 1.0
     if normalize and source.spec.kind != "tokens":
         x = source.x if source.x.dtype == torch.uint8 else source.x.float()  # the values that are normalised
-        mean, std = _mean_and_std(x, train_index)
+        if "x" in source.encoded:
+            mean, std = _of_moments(source.encoded["x"].moments[train_index], x.shape[2] * x.shape[3])
+        else:
+            mean, std = _mean_and_std(x, train_index)
         if source.encoding is not None:  # features that are 0 or 1, or scaled already, stay so
             scaled = source.encoding.standardised
             mean = tuple(m if s else 0.0 for m, s in zip(mean, scaled, strict=True))
@@ -139,6 +145,7 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
         alphabet=source.alphabet,
         pixel_max=source.pixel_max,
         crop=source.crop,
+        stored_size=source.stored_size,
         encoding=source.encoding,
         class_counts=counts,
         tokens=source.tokens,
@@ -176,6 +183,17 @@ def _mean_and_std(x: Tensor, index: Tensor) -> tuple[tuple[float, ...], tuple[fl
         mean, std = rows.mean(others), rows.std(others, correction=0)
         constant = _is_constant(rows.amin(others), rows.amax(others), mean, x.dtype)
     std = torch.where(constant, torch.ones_like(std), std)
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _of_moments(moments: Tensor, pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """As `_mean_and_std`, with the same bits, of the sums over each image. pixels: of an image."""
+    sums, squares = moments.sum(0)  # (2, C)
+    total = len(moments) * pixels
+    mean = sums.double() / total
+    std = (squares.double() / total - mean.square()).clamp_min(0).sqrt()
+    constant = [int(s) ** 2 == total * int(q) for s, q in zip(sums, squares, strict=True)]
+    std = torch.where(torch.tensor(constant), torch.ones_like(std), std)
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

@@ -26,6 +26,8 @@ class Preprocessing:
     pixel_max: the raw value of a white pixel.
     crop: how an image file is fitted to the input: `centre` or `stretch`, see readers/pictures.py; empty if the
         training data were no image files.
+    stored_size: the height and width to which an image file is fitted before it is cut to the input; 0 for those of the
+        input.
     encoding: how the columns of a table become features. tokens: how texts become tokens.
     class_counts: samples of each class in the training split; empty for other tasks, and in runs of dlcli 0.1.0.
     """
@@ -40,6 +42,7 @@ class Preprocessing:
     alphabet: str = ""
     pixel_max: float = 255.0
     crop: str = ""
+    stored_size: int = 0
     encoding: Encoding | None = None
     class_counts: tuple[int, ...] = ()
     tokens: Tokens | None = None
@@ -63,6 +66,12 @@ class Preprocessing:
             return torch.zeros((), device=device)
         return -self._a_channel(self.mean, device) / self._a_channel(self.std, device)
 
+    def white(self, device: torch.device) -> Tensor:
+        """As `blank`, of a raw value of `pixel_max` (a white pixel)."""
+        if not self.mean:
+            return torch.full((), self.pixel_max, device=device)
+        return (self.pixel_max - self._a_channel(self.mean, device)) / self._a_channel(self.std, device)
+
     def without_normalisation(self) -> "Preprocessing":
         """A copy that leaves input and targets in their own units."""
         return dataclasses.replace(self, mean=(), std=(), target_mean=0.0, target_std=1.0)
@@ -84,6 +93,7 @@ class Preprocessing:
             "pixel_max": self.pixel_max,
             **({"class_counts": list(self.class_counts)} if self.class_counts else {}),
             **({"crop": self.crop} if self.crop else {}),
+            **({"stored_size": self.stored_size} if self.stored_size else {}),
             **({} if self.encoding is None else {"encoding": self.encoding.as_dict()}),
             **({} if self.tokens is None else {"tokens": self.tokens.as_dict()}),
         }
@@ -106,6 +116,9 @@ class Preprocessing:
             raise ValueError(f"class_counts = {counts[:10]} are not those of {classes} classes")
         if len(values["mean"]) != len(values["std"]):
             raise ValueError("mean and std are not of the same length")
+        stored = values.get("stored_size", 0)
+        if stored and (spec.kind != "image" or stored < max(spec.input_shape[1:])):
+            raise ValueError(f"stored_size is {stored}, but the data is {spec}")
         encoding = Encoding.from_dict(values["encoding"]) if "encoding" in values else None
         if encoding is not None and (spec.kind != "features" or len(encoding.feature_names) != spec.input_shape[0]):
             raise ValueError(f"encoding makes {len(encoding.feature_names)} features, but the data is {spec}")
@@ -123,6 +136,7 @@ class Preprocessing:
             alphabet=values["alphabet"],
             pixel_max=values["pixel_max"],
             crop=values.get("crop", ""),
+            stored_size=values.get("stored_size", 0),
             encoding=encoding,
             class_counts=tuple(counts),
             tokens=tokens,
@@ -137,4 +151,5 @@ _FIELDS = {
 }  # fmt: skip
 _OPTIONAL = {
     "crop": Kind("centre or stretch", lambda v: v in ("", "centre", "stretch")), "class_counts": list_of(WHOLE),
+    "stored_size": Kind("a whole number up to 2048", lambda v: type(v) is int and 0 <= v <= 2048),
 }  # fmt: skip

@@ -4,6 +4,7 @@ The rows of each batch follow from (seed, epoch) alone and are known before the 
 storage yields the same batches, and a slow one can read ahead.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from dlcli.data.kinds import without_padding
 from dlcli.data.preprocessing import Preprocessing
+from dlcli.data.source import Pending
+
+Cut = Callable[..., Tensor]  # stored images and height=, width= of the input -> images of that size
 
 
 class Rows(Protocol):
@@ -26,6 +30,9 @@ class Rows(Protocol):
         """Memory that is occupied as long as the rows exist."""
 
     def __len__(self) -> int: ...
+
+    def prefetch(self, indices: Tensor | slice) -> None:
+        """These rows will be taken soon, all at once: a slow storage begins to read them."""
 
     def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """x (B, ...) and y (B,) of these rows, in this order; y is None for next-token data. Read only.
@@ -55,6 +62,9 @@ class Tensors:
     def __len__(self) -> int:
         return len(self.x)
 
+    def prefetch(self, indices: Tensor | slice) -> None:
+        pass
+
     def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         if isinstance(indices, slice):
             return self.x[indices], None if self.y is None else self.y[indices]
@@ -83,23 +93,54 @@ class Mapped:
     def __len__(self) -> int:
         return len(self.x)
 
+    def prefetch(self, indices: Tensor | slice) -> None:
+        pass
+
     def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         x, _ = Tensors(self.x, None).take(indices if isinstance(indices, slice) else indices.cpu())
         y = None if self.y is None else self.y[indices]
         return x.to(self.device), y
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """Images that are decoded by other processes when they are wanted, and copied to the device. y: (N,) there."""
+
+    x: Pending
+    y: Tensor | None
+    device: torch.device
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self.y is None else self.y.nbytes
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def prefetch(self, indices: Tensor | slice) -> None:
+        self.x.prefetch(self._numbers(indices))
+
+    def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
+        x = self.x.take(self._numbers(indices))
+        return x.to(self.device), None if self.y is None else self.y[indices]
+
+    def _numbers(self, indices: Tensor | slice) -> Tensor:
+        return torch.arange(len(self))[indices] if isinstance(indices, slice) else indices.cpu()
+
+
 class Normalised:
     """Rows as model input: the values stored in `rows` are converted to float32 and normalised batch by batch. A batch
     of texts is as long as the longest of them.
 
-    Targets are small and already stored normalised.
+    Images that are stored larger than the input are cut to their centre, or by `cut`. Targets are small and
+    already stored normalised.
     """
 
-    def __init__(self, rows: Rows, preprocessing: Preprocessing) -> None:
+    def __init__(self, rows: Rows, preprocessing: Preprocessing, *, cut: Cut | None = None) -> None:
         self._rows = rows
+        self._about = preprocessing
         self._normalise = preprocessing.on(rows.device)
-        self._spec = preprocessing.spec
+        self._cut = cut or (centre if preprocessing.stored_size else None)
 
     @property
     def device(self) -> torch.device:
@@ -112,6 +153,27 @@ class Normalised:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def prefetch(self, indices: Tensor | slice) -> None:
+        self._rows.prefetch(indices)
+
     def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         x, y = self._rows.take(indices)
-        return self._normalise(without_padding(x, self._spec)), y
+        if self._cut is not None:
+            _, height, width = self._about.spec.input_shape
+            x = self._cut(x, height=height, width=width)
+        return self._normalise(without_padding(x, self._about.spec)), y
+
+    def cut_by(self, cut: Cut) -> "Normalised":
+        return Normalised(self._rows, self._about, cut=cut)
+
+
+def cut_by(rows: Rows, cut: Cut) -> Rows:
+    """The same rows, with images as `cut` makes them of the stored ones, before they are normalised."""
+    assert isinstance(rows, Normalised)
+    return rows.cut_by(cut)
+
+
+def centre(x: Tensor, height: int, width: int) -> Tensor:
+    """The middle of each (B, C, H, W) image, in channels-last memory."""
+    top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+    return x[:, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)

@@ -15,6 +15,22 @@ from dlcli.data.tables.encoding import Encoding
 from dlcli.data.texts.tokens import Tokens
 
 
+class Pending(Protocol):
+    """Images that are decoded when they are asked for."""
+
+    @property
+    def moments(self) -> Tensor:
+        """int64 (N, 2, C), the sums of the pixels of each image, and of their squares."""
+
+    def __len__(self) -> int: ...
+
+    def prefetch(self, indices: Tensor) -> None:
+        """Begin with these images, which will be asked for together."""
+
+    def take(self, indices: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) in channels-last memory."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Data as read, before splitting and normalising.
@@ -29,6 +45,10 @@ class Source:
     digest: what identifies the content, such as a sha256 over all files; empty if the values are to be hashed.
     mapped: whether the inputs lie in a memory-mapped file, from which only the rows of a batch are read. The tensors
         are then uint8 images in channels-last memory.
+    stored_size: height and width of the images in `x` if they are larger than those of the spec, to which they are cut;
+        else 0.
+    encoded: the images of x, val_x and test_x if they are decoded when they are asked for; the tensors are then on the
+        device `meta`.
     resolved: options that were left to the loader, with the values that it chose.
     encoding: how x was made of the columns of a table. tokens: how it was made of texts.
     notes: sentences about how the data was read, for the user.
@@ -49,6 +69,8 @@ class Source:
     crop: str = ""
     digest: str = ""
     mapped: bool = False
+    stored_size: int = 0
+    encoded: Mapping[str, Pending] = field(default_factory=dict)
     resolved: Mapping[str, Any] = field(default_factory=dict)
     encoding: Encoding | None = None
     tokens: Tokens | None = None
@@ -113,7 +135,7 @@ def sound(source: object) -> Source:
     try:
         described = Preprocessing(
             source.spec, class_names=source.class_names, feature_names=source.feature_names, alphabet=source.alphabet,
-            pixel_max=source.pixel_max, crop=source.crop,
+            pixel_max=source.pixel_max, crop=source.crop, stored_size=source.stored_size,
         )  # fmt: skip
         Preprocessing.from_dict(described.as_dict())
     except TypeError as error:
@@ -129,12 +151,14 @@ def sound(source: object) -> Source:
 
 def _plain(value: Any) -> Any:
     """A tensor on the CPU and without gradients; anything else as it is."""
-    return value.detach().cpu() if isinstance(value, Tensor) else value
+    return value.detach().cpu() if isinstance(value, Tensor) and not value.is_meta else value
 
 
 def _check_input(source: Source, name: str) -> None:
     spec, x = source.spec, getattr(source, name)
     row = (spec.input_shape[0] + 1,) if spec.task == "next-token" else spec.input_shape
+    if source.stored_size:
+        row = (spec.input_shape[0], source.stored_size, source.stored_size)
     if not _is_numbers(x) or x.shape[1:] != row:
         raise ValueError(f"{name} is {_described(x)}, but (N, {', '.join(map(str, row))}) is expected of {spec}")
     if not len(x):

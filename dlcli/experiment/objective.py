@@ -1,4 +1,4 @@
-"""The objective that a step minimises: a function of (model, batch), with or without mixup."""
+"""The objective that a step minimises: a function of (model, batch), with or without mixup and cutmix."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,17 +13,16 @@ Objective = Callable[[nn.Module, Batch], Tensor]
 
 
 def choose_objective(task: Task, augmentations: Sequence[Augmentation]) -> Objective:
-    """The mean loss of a batch, a scalar; if mixup is among the augmentations, that of the mixed batch."""
-    strength = next((a.strength for a in augmentations if a.name == "mixup"), None)
+    """The mean loss of a batch, a scalar; if mixup or cutmix is among the augmentations, that of the mixed batch."""
+    ways = [a for a in augmentations if a.name in ("mixup", "cutmix")]
 
     def supervised(model: nn.Module, batch: Batch) -> Tensor:
         return task.loss(model(batch.x), batch.y)
 
     def mixed(model: nn.Module, batch: Batch) -> Tensor:
-        """Mixup, Zhang et al. 2017 (arXiv:1710.09412): the losses for both targets, weighted like the inputs."""
-        assert strength is not None
-        x, other_y, weight = augment.mixup(batch.x, batch.y, strength, batch.seed)
+        """The losses for both targets, weighted like the inputs."""
+        x, other_y, weight = augment.mixed(batch.x, batch.y, ways, batch.seed)
         output = model(x)
         return weight * task.loss(output, batch.y) + (1 - weight) * task.loss(output, other_y)
 
-    return supervised if strength is None else mixed
+    return mixed if ways else supervised

@@ -30,7 +30,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
     total, batches_per_epoch = built.total_steps, built.batches_per_epoch
     stream = batches.endless(
         data.train, built.batch_size, seed=config.seed, epoch=state.epoch, first=state.batch,
-        count=batches_per_epoch, augmentations=built.augmentations, blank=data.blank(),
+        count=batches_per_epoch, augmentations=built.augmentations, blank=data.blank(), white=data.white(),
     )  # fmt: skip
     evaluations = interval(config.eval_every, name="eval_every")
     columns, lr = _columns(session), _schedule(built)

@@ -1,10 +1,11 @@
 """Decoded images, kept in the user's cache: each set of files is decoded once for each size.
 
-`KEY.pixels` holds uint8 pixels (N, H, W, C); KEY is the sha256 of what they are made of: names and contents of the
-files, and how they were fitted. `KEY.sums` lists the files with their sha256, so that it can be told what has changed.
-`KEY.json` is written last; without it there is no entry. `FOLDER.files` tells, of each
-file of a folder, what it held when it was last changed, so that unchanged files are not read again. The lock of a
-folder lets one process decode, and others wait for it.
+`KEY.pixels` holds uint8 pixels (N, H, W, C), `KEY.moments` the sums of those and of their squares (N, 2, C), for images
+that are decoded batch by batch; KEY is the sha256 of what they are made of: names and contents of the files, and how
+they were fitted. `KEY.sums` lists the files with their sha256, so that it can be told what has changed. `KEY.json` is
+written last; without it there is no entry (for moments `KEY.moments.json`). `FOLDER.files` tells, of each file of a
+folder, what it held when it was last changed, so that unchanged files are not read again. The lock of a folder lets one
+process decode, and others wait for it.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -30,11 +32,12 @@ from dlcli.core.cache import user_cache
 from dlcli.core.errors import ResourceError, RunError
 from dlcli.core.files import flush_folder, held, write_bytes, write_json
 from dlcli.core.reading import parse_json, read_bytes, read_json
-from dlcli.data.images.decoding import Facts, Stamp, decode, decoded, stamp_of
+from dlcli.data.images.contents import Contents, Items
+from dlcli.data.images.decoding import NO_STAMP, Facts, Stamp, decode, decoded
 from dlcli.data.readers.pictures import Fit
 
 # Of the code that decodes: other pixels for the same file need another number.
-_VERSION = 1
+_VERSION = 2
 
 _MOST_FILES_JSON = 2_000_000_000
 _LARGEST_SHARED = 256  # pixels; larger images that all have one size are photographs of one camera
@@ -63,34 +66,48 @@ class Wanted(NamedTuple):
         return Fit(channels, height, width, self.crop)
 
 
+class Storage(NamedTuple):
+    """kind: memory (pixels are loaded), cache (they are memory-mapped) or files (decoded for each batch, only their
+    moments are kept); auto takes memory up to `most_in_memory` bytes, else the cache, or files if the disk of the cache
+    is too small. workers: processes that decode."""
+
+    kind: str
+    workers: int
+    most_in_memory: int = 1_000_000_000
+
+
 @dataclass(frozen=True)
 class Stored:
-    """pixels: uint8 (N, C, H, W) in channels-last memory, of the files without a problem; None if there are none.
-    facts: of all files. mapped: whether the pixels are read from the disk when they are used. key: see above."""
+    """pixels: uint8 (N, C, H, W) in channels-last memory, of the files without a problem; None if there are none, or if
+    they are decoded batch by batch. moments: int64 (N, 2, C) of those. facts: of all files. kind: memory, cache or
+    files. key: see above."""
 
     pixels: Tensor | None
+    moments: Tensor | None
     facts: Sequence[Facts]
     fit: Fit
     key: str
-    mapped: bool
+    kind: str
 
 
-def stored(root: Path, names: Sequence[str], wanted: Wanted, *, most_in_memory: int) -> Stored:
-    """The decoded images `root/NAME`, from the cache if they are there.
+def stored(
+    root: Path, names: Sequence[str], contents: Contents, wanted: Wanted, storage: Storage, *, labels: str = ""
+) -> Stored:
+    """The decoded images of these names, from the cache if they are there.
 
-    most_in_memory: bytes of pixels; more are memory-mapped. ResourceError (exit 6) if the cache cannot be written.
+    labels: what else the key depends on. ResourceError (exit 6) if the cache cannot be written.
     """
     folder = user_cache() / "images"
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    place = _Place(root.absolute(), names, folder)
-    found = _found(place, wanted, most_in_memory)
+    place = _Place(root.absolute(), names, contents, folder, labels)
+    found = _found(place, wanted, storage)
     if found is None:
         with place.alone():
-            found = _found(place, wanted, most_in_memory)  # by the process that was waited for
+            found = _found(place, wanted, storage)  # by the process that was waited for
             if found is None:
-                facts = _decode_all(place, wanted)
-                found = _opened(place, facts, wanted.fit(facts), most_in_memory)
+                facts = _decode_all(place, wanted, storage)
+                found = _opened(place, facts, wanted.fit(facts), storage)
     if found is None:
         raise ResourceError(f"the images that were just decoded to {folder} cannot be read again: look after that disk")
     return found
@@ -98,15 +115,13 @@ def stored(root: Path, names: Sequence[str], wanted: Wanted, *, most_in_memory: 
 
 @dataclass(frozen=True)
 class _Place:
-    """The files `root/NAME` and the folder of the cache."""
+    """The images of `names` in a folder or file, and the folder of the cache."""
 
     root: Path
     names: Sequence[str]
+    contents: Contents
     folder: Path
-
-    @property
-    def paths(self) -> list[str]:
-        return [os.path.join(self.root, name) for name in self.names]
+    labels: str
 
     @property
     def mark(self) -> str:
@@ -133,10 +148,10 @@ class _Place:
             yield
 
 
-def _found(place: _Place, wanted: Wanted, most_in_memory: int) -> Stored | None:
+def _found(place: _Place, wanted: Wanted, storage: Storage) -> Stored | None:
     """From the cache; None if a file has changed, or the pixels are not there or damaged."""
     facts = _known_facts(place)
-    return None if facts is None else _opened(place, facts, wanted.fit(facts), most_in_memory)
+    return None if facts is None else _opened(place, facts, wanted.fit(facts), storage)
 
 
 def _known_facts(place: _Place) -> list[Facts] | None:
@@ -145,10 +160,10 @@ def _known_facts(place: _Place) -> list[Facts] | None:
         document = parse_json(read_bytes(place.known, most=_MOST_FILES_JSON))
         rows = document["files"] if document["version"] == _VERSION else {}
         facts = []
-        for name, path in zip(place.names, place.paths, strict=True):
-            stamp, *rest = rows[name]
-            fact = Facts(Stamp(*stamp), *rest)
-            if stamp_of(os.lstat(path)) != fact.stamp:
+        for name, stamp in zip(place.names, place.contents.stamps(place.names), strict=True):
+            known, *rest = rows[name]
+            fact = Facts(Stamp(*known), *rest)
+            if stamp != fact.stamp:
                 return None
             facts.append(fact)
     except (OSError, ValueError, KeyError, TypeError, RunError):  # also an unreadable record of known files
@@ -156,31 +171,53 @@ def _known_facts(place: _Place) -> list[Facts] | None:
     return facts
 
 
-def _opened(place: _Place, facts: Sequence[Facts], fit: Fit, most_in_memory: int) -> Stored | None:
-    key, count = _key(place.names, facts, fit), sum(not fact.problem for fact in facts)
+def _opened(place: _Place, facts: Sequence[Facts], fit: Fit, storage: Storage) -> Stored | None:
+    key, count = _key(place, facts, fit), sum(not fact.problem for fact in facts)
     shape = (count, fit.height, fit.width, fit.channels)
-    size = count * fit.height * fit.width * fit.channels
+    kind = _kind(place, key, math.prod(shape), storage)
     if not count:
-        return Stored(None, facts, fit, key, mapped=False)
-    path = place.folder / f"{key}.pixels"
+        return Stored(None, None, facts, fit, key, kind)
+    if kind == "files":
+        of_moments = (count, 2, fit.channels)
+        content = _checked(place, f"{key}.moments", of_moments, 8 * math.prod(of_moments), mapped=False)
+        moments = None if content is None else content.view(torch.int64).view(of_moments)
+        return None if moments is None else Stored(None, moments, facts, fit, key, kind)
+    pixels = _checked(place, f"{key}.pixels", shape, math.prod(shape), mapped=kind == "cache")
+    if pixels is None:
+        return None
+    return Stored(pixels.view(shape).permute(0, 3, 1, 2), None, facts, fit, key, kind)
+
+
+def _kind(place: _Place, key: str, size: int, storage: Storage) -> str:
+    """What auto stands for. size: of the pixels in bytes."""
+    if storage.kind != "auto":
+        return storage.kind
+    if size <= storage.most_in_memory:
+        return "memory"
+    too_small = not (place.folder / f"{key}.pixels").exists() and shutil.disk_usage(place.folder).free < size
+    return "files" if too_small and not place.contents.in_turn else "cache"
+
+
+def _checked(place: _Place, name: str, shape: tuple[int, ...], size: int, *, mapped: bool) -> Tensor | None:
+    """The bytes of a file of the cache; None if it is not there or damaged. mapped: read when they are used, and not
+    checked."""
+    path = place.folder / name
     try:
-        described = read_json(place.folder / f"{key}.json")
+        described = read_json(path.with_suffix(".json") if path.suffix == ".pixels" else Path(f"{path}.json"))
         if described["shape"] != list(shape) or os.lstat(path).st_size != size:
             raise ValueError
-        if size > most_in_memory:
-            pixels, mapped = _mapped(path), True
-        else:
-            content = np.fromfile(path, dtype=np.uint8)
-            if hashlib.sha256(content.data).hexdigest() != described["sha256"]:
-                raise ValueError
-            pixels, mapped = torch.from_numpy(content), False
+        if mapped:
+            return _mapped(path)
+        content = np.fromfile(path, dtype=np.uint8)
+        if hashlib.sha256(content.data).hexdigest() != described["sha256"]:
+            raise ValueError
+        return torch.from_numpy(content)
     except (RunError, FileNotFoundError, ValueError, KeyError, TypeError):
         if path.exists():
             _log.warning("what the cache holds of %s is damaged: the images are decoded again", place.root)
         return None
     except OSError as error:
         raise ResourceError(f"{path} cannot be read: {error.strerror}") from None
-    return Stored(pixels.view(shape).permute(0, 3, 1, 2), facts, fit, key, mapped)
 
 
 def _mapped(path: Path) -> Tensor:
@@ -190,61 +227,69 @@ def _mapped(path: Path) -> Tensor:
         return torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="r"))
 
 
-def _key(names: Sequence[str], facts: Sequence[Facts], fit: Fit) -> str:
+def _key(place: _Place, facts: Sequence[Facts], fit: Fit) -> str:
     digest = hashlib.sha256(repr((_VERSION, *fit)).encode())
-    for name, fact in zip(names, facts, strict=True):
+    digest.update(place.labels.encode())
+    for name, fact in zip(place.names, facts, strict=True):
         digest.update(b"%s\0%s\n" % (os.fsencode(name), fact.sha256.encode()))
     return digest.hexdigest()
 
 
-def _decode_all(place: _Place, wanted: Wanted) -> list[Facts]:
+def _decode_all(place: _Place, wanted: Wanted, storage: Storage) -> list[Facts]:
     """Decode all files, and add to the cache what was found. The caller holds the lock.
 
     Size and channels may depend on all files. They are guessed from a few; if the guess was wrong, all are decoded
     again.
     """
-    started, paths = time.time_ns(), place.paths
-    _log.warning("decoding %s images of %s, once; they are kept in %s", f"{len(paths):,}", place.root, place.folder)
-    some, _ = decode(paths[:: -(-len(paths) // _LOOKED_AT)], None)
-    guess = wanted.fit(some)
-    facts = _write(place, guess, wanted)
-    if wanted.fit(facts) != guess:
-        facts = _write(place, wanted.fit(facts), wanted)
+    started, names = time.time_ns(), place.names
+    _log.warning("decoding %s images of %s, once; they are kept in %s", f"{len(names):,}", place.root, place.folder)
+    some = names[:_LOOKED_AT] if place.contents.in_turn else names[:: -(-len(names) // _LOOKED_AT)]
+    with place.contents.opened() as items:
+        guess = wanted.fit(decode(list(items(some)), None)[0])
+        facts = _write(place, items, guess, wanted, storage)
+        if wanted.fit(facts) != guess:
+            facts = _write(place, items, wanted.fit(facts), wanted, storage)
     # A file that has just been changed could change again without another time.
-    old = {n: f for n, f in zip(place.names, facts, strict=True) if f.stamp.changed < started - _CLOCK_TICK}
+    old = {n: f for n, f in zip(names, facts, strict=True) if f.stamp.changed < started - _CLOCK_TICK}
     write_bytes(place.known, json.dumps({"version": _VERSION, "folder": str(place.root), "files": old}).encode())
     return facts
 
 
-def _write(place: _Place, fit: Fit, wanted: Wanted) -> list[Facts]:
-    """Decode all files, and add the pixels to the cache if they are as `wanted`."""
-    needed = len(place.names) * fit.height * fit.width * fit.channels
+def _write(place: _Place, items: Items, fit: Fit, wanted: Wanted, storage: Storage) -> list[Facts]:
+    """Decode all files, and add the pixels or their moments to the cache if they are as `wanted`."""
+    pixels = len(place.names) * fit.height * fit.width * fit.channels
+    moments = _kind(place, "", pixels, storage) == "files"
+    needed = len(place.names) * 2 * fit.channels * 8 if moments else pixels
     temporary = place.folder / f".tmp-{place.mark}-{uuid.uuid4().hex}"
     facts: list[Facts] = []
     digest, news = hashlib.sha256(), time.monotonic()
+    stamps = place.contents.stamps(place.names)
     try:
         with _told(place.folder, needed=needed):
             if shutil.disk_usage(place.folder).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with open(temporary, "xb") as file:
-                for some, pixels in decoded(place.paths, fit):
+                for some, made in decoded(items(place.names), fit, workers=storage.workers, moments=moments):
                     facts += some
-                    digest.update(pixels)
-                    file.write(pixels)
+                    digest.update(made)
+                    file.write(made)
                     if time.monotonic() - news >= _NEWS_EVERY:
                         news = time.monotonic()
                         _log.warning("%s of %s images", f"{len(facts):,}", f"{len(place.names):,}")
                 file.flush()
                 os.fsync(file.fileno())
+            if place.contents.in_turn:  # a worker saw their content, but not the file
+                facts = [fact._replace(stamp=stamp or NO_STAMP) for fact, stamp in zip(facts, stamps, strict=True)]
             if wanted.fit(facts) == fit and (count := sum(not fact.problem for fact in facts)):
-                key = _key(place.names, facts, fit)
-                os.replace(temporary, place.folder / f"{key}.pixels")
+                key = _key(place, facts, fit)
+                name = f"{key}.moments" if moments else f"{key}.pixels"
+                os.replace(temporary, place.folder / name)
                 flush_folder(place.folder)
                 sums = {name: fact.sha256 for name, fact in zip(place.names, facts, strict=True)}
                 write_bytes(place.folder / f"{key}.sums", json.dumps(sums).encode())
-                shape = [count, fit.height, fit.width, fit.channels]
+                shape = [count, 2, fit.channels] if moments else [count, fit.height, fit.width, fit.channels]
                 described = {"shape": shape, "sha256": digest.hexdigest(), "folder": str(place.root)}
-                write_json(place.folder / f"{key}.json", described)
+                write_json(place.folder / f"{name.removesuffix('.pixels')}.json", described)
     finally:
         temporary.unlink(missing_ok=True)
     return facts

@@ -1,11 +1,13 @@
-"""Many image files -> their pixels, in the order of the files, decoded by as many processes as there are cores.
+"""Many encoded images -> their pixels, in order, decoded by as many processes as there are cores.
 
 Imports no torch. On Linux the processes are forked: they touch neither torch nor its threads, and a user's own script
 is not imported again in each of them.
 """
 
+import contextlib
 import hashlib
 import io
+import itertools
 import multiprocessing
 import os
 import signal
@@ -14,17 +16,25 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from dlcli.core.errors import DataError, ResourceError
 from dlcli.core.reading import open_regular
+from dlcli.data.images.spans import Span, read_span
 from dlcli.data.readers.pictures import MOST_BYTES, Fit, fitted, is_grey, opened, shown_size
 
 # Files that a process decodes before it answers.
 _CHUNK = 32
+
+# Where the content of an image is, or the content itself.
+Item = Span | bytes
+
+Decoded = tuple[list["Facts"], bytes]
 
 
 class Stamp(NamedTuple):
@@ -36,7 +46,8 @@ class Stamp(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of an image file. height, width: as shown. problem: why it cannot be used, or empty."""
+    """What is known of an image. stamp: of the file that it is in. height, width: as shown. problem: why it cannot be
+    used, or empty."""
 
     stamp: Stamp
     sha256: str
@@ -46,77 +57,110 @@ class Facts(NamedTuple):
     problem: str
 
 
+NO_STAMP = Stamp(-1, -1, -1)
+
+
 def stamp_of(found: os.stat_result) -> Stamp | None:
     """None for anything but a regular file."""
     return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
-def decoded(paths: Sequence[str], fit: Fit) -> Iterator[tuple[list[Facts], bytes]]:
-    """Chunk by chunk in order: the facts of some files, and the uint8 pixels (n, height, width, channels) of those that
-    have no problem. ResourceError (exit 6) if a process dies."""
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    if len(chunks) == 1:
-        yield decode(chunks[0], fit)
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decoded(items: Iterable[Item], fit: Fit, *, workers: int, moments: bool = False) -> Iterator[Decoded]:
+    """Chunk by chunk in order: the facts of some images, and what `decode` makes of those that have no problem.
+    ResourceError (exit 6) if a process dies."""
+    left = iter(items)
+    chunks = iter(lambda: list(itertools.islice(left, _CHUNK)), [])
+    first, second = next(chunks, []), next(chunks, [])
+    if not second:
+        yield decode(first, fit, moments=moments)
         return
-    forks = sys.platform == "linux"
-    pool = ProcessPoolExecutor(
-        min(len(chunks), _cores()),
-        mp_context=multiprocessing.get_context("fork" if forks else "spawn"),
-        initializer=_begin,
-        initargs=(os.getpid(),),
-    )
-    ahead: deque[tuple[str, Future[tuple[list[Facts], bytes]]]] = deque()
-    try:
-        for chunk in chunks:
-            ahead.append((chunk[0], pool.submit(decode, chunk, fit)))
-            if len(ahead) > 4 * _cores():
-                yield ahead.popleft()[1].result()
+    with told_of_death(), decoders(workers) as pool:
+        ahead: deque[Future[Decoded]] = deque()
+        for chunk in itertools.chain((first, second), chunks):
+            ahead.append(pool.submit(decode, chunk, fit, moments=moments))
+            if len(ahead) > 4 * workers:
+                yield ahead.popleft().result()
         while ahead:
-            yield ahead.popleft()[1].result()
-    except BrokenProcessPool:
-        raise ResourceError(
-            "a process that decodes images died, killed or for lack of memory: try again with more of it free"
-        ) from None
-    except OSError as error:
-        raise ResourceError(f"no process can be started to decode images: {error.strerror}") from None
+            yield ahead.popleft().result()
+
+
+@contextlib.contextmanager
+def decoders(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that decode; what they have not begun is dropped in the end."""
+    pool = new_pool(workers)
+    try:
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def decode(paths: Sequence[str], fit: Fit | None) -> tuple[list[Facts], bytes]:
-    """As `decoded`, in this process. fit: None for facts alone; damage is then not found."""
-    facts, pixels = [], bytearray()
-    for path in paths:
-        fact, found = _one(path, fit)
-        facts.append(fact)
-        pixels += found
-    return facts, bytes(pixels)
+def new_pool(workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
 
 
-def _one(path: str, fit: Fit | None) -> tuple[Facts, bytes]:
+@contextlib.contextmanager
+def told_of_death() -> Iterator[None]:
+    """ResourceError (exit 6) if a process dies, or none can be started."""
     try:
-        stamp, content = _read(path)
+        yield
+    except BrokenProcessPool:
+        raise ResourceError(
+            "a process that decodes images died, killed or for lack of memory: try again with more of it free, or with "
+            "fewer --workers"
+        ) from None
     except OSError as error:
-        return Facts(Stamp(-1, -1, -1), "", 0, 0, False, f"cannot be read: {error.strerror}"), b""
+        raise ResourceError(f"no process can be started to decode images: {error.strerror}") from None
+
+
+def decode(items: Sequence[Item], fit: Fit | None, *, moments: bool = False) -> Decoded:
+    """As `decoded`, in this process: uint8 pixels (n, height, width, channels), or with `moments` int64 (n, 2,
+    channels), the sum of the pixels and of their squares.
+
+    fit: None for facts alone; damage is then not found.
+    """
+    facts, made = [], bytearray()
+    for item in items:
+        fact, pixels = _one(item, fit)
+        facts.append(fact)
+        if pixels is not None:
+            made += _moments(pixels) if moments else pixels.tobytes()
+    return facts, bytes(made)
+
+
+def _one(item: Item, fit: Fit | None) -> tuple[Facts, np.ndarray[Any, Any] | None]:
+    try:
+        stamp, content = _content(item)
+    except OSError as error:
+        return Facts(NO_STAMP, "", 0, 0, False, f"cannot be read: {error.strerror}"), None
     digest, height, width, grey = hashlib.sha256(content).hexdigest(), 0, 0, False
     try:
-        with opened(io.BytesIO(content), path) as image:
+        with opened(io.BytesIO(content), "file") as image:
             (height, width), grey = shown_size(image), is_grey(image)
-            pixels = b"" if fit is None else fitted(image, path, fit).tobytes()
+            pixels = None if fit is None else fitted(image, "file", fit)
     except DataError as error:
-        return Facts(stamp, digest, height, width, grey, str(error).removeprefix(f"{path} ")), b""
+        return Facts(stamp, digest, height, width, grey, str(error).removeprefix("file ")), None
     return Facts(stamp, digest, height, width, grey, ""), pixels
 
 
-def _read(path: str) -> tuple[Stamp, bytes]:
-    with open(open_regular(path), "rb") as file:
+def _moments(pixels: np.ndarray[Any, Any]) -> bytes:
+    flat = pixels.reshape(-1, pixels.shape[-1])
+    counts = np.stack([np.bincount(flat[:, c], minlength=256) for c in range(flat.shape[1])])
+    values = np.arange(256)
+    return np.stack([counts @ values, counts @ values**2]).astype(np.int64).tobytes()
+
+
+def _content(item: Item) -> tuple[Stamp, bytes]:
+    if isinstance(item, bytes):
+        return NO_STAMP, item
+    with open(open_regular(item.path), "rb") as file:
         stamp = stamp_of(os.fstat(file.fileno()))
         assert stamp is not None
-        return stamp, file.read(min(stamp.size, MOST_BYTES) + 1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return stamp, read_span(file, item, most=MOST_BYTES + 1)
 
 
 def _begin(parent: int) -> None:

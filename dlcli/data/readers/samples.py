@@ -49,7 +49,9 @@ def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) 
         raise ConfigError(f"--keep {keep[0]} is for columns of .csv files, and {path} is none")
     from dlcli.data.readers.images import read_image
 
-    pixels = read_image(path, about.spec.input_shape, white=about.pixel_max, crop=about.crop)
+    pixels = read_image(
+        path, about.spec.input_shape, white=about.pixel_max, crop=about.crop, stored_size=about.stored_size
+    )
     return Samples([str(path)], pixels[None], [{}])
 
 
