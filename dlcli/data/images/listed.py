@@ -7,7 +7,8 @@ from pathlib import Path
 from dlcli.core.errors import DataError
 from dlcli.data.images.contents import Folder
 from dlcli.data.images.layout import SPLITS, Layout, arranged, order
-from dlcli.data.readers.tables import Table, read_table
+from dlcli.data.readers.cells import Table
+from dlcli.data.readers.tables import read_table
 
 SUFFIXES = (".csv", ".tsv")
 

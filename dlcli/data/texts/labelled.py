@@ -13,7 +13,8 @@ from torch import Tensor
 from dlcli.core.errors import ConfigError, DataError, did_you_mean
 from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.readers.tables import Table, read_table
+from dlcli.data.readers.cells import Table
+from dlcli.data.readers.tables import read_table
 from dlcli.data.source import Source
 from dlcli.data.splits import TEST, TRAIN
 from dlcli.data.texts.folder import PARTS, labelled_files
