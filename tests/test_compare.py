@@ -156,3 +156,25 @@ def test_one_run_against_one_gives_no_p(root: Path) -> None:
     assert call(code=2)[1] == "error: name the runs to compare: dlcli runs compare 1:5 6:10\n"
     assert call("7", code=4)[1] == "error: there is no run 7 in runs: see `dlcli runs`\n"
     assert call("1", "--group-by", "model", code=2)[1] == "error: --group-by model is not one of config\n"
+
+
+def test_diff_shows_what_differs_and_nothing_else(root: Path) -> None:
+    make(root, 0.9, seed=0, lr=0.1, info={"torch": "2.10", "environment": {"OMP_NUM_THREADS": "1"}})
+    make(root, 0.8, seed=0, lr=0.2, model="mlp", model_options={"hidden": [32, 16]}, info={"torch": "2.15"})
+    done = CliRunner().invoke(app, ["runs", "diff", "1", "latest"])
+    assert done.stdout.splitlines() == [
+        "kind         name              runs/1  runs/2",
+        "settings     model             cnn     mlp",
+        "settings     lr                0.1     0.2",
+        "settings     model.hidden      -       32,16",
+        "metrics      val/accuracy      0.9     0.8",
+        "environment  torch             2.10    2.15",
+        "environment  $OMP_NUM_THREADS  1       -",
+    ]
+    rows = json.loads(CliRunner().invoke(app, ["runs", "diff", "1", "2", "--json"]).stdout)
+    assert rows[2] == {"kind": "settings", "name": "model.hidden", "first": None, "second": [32, 16]}
+    same = CliRunner().invoke(app, ["runs", "diff", "1", "1"])
+    assert (same.exit_code, same.stdout, same.stderr) == (0, "", "runs/1 and runs/1 do not differ\n")
+    assert CliRunner().invoke(app, ["runs", "diff", "1", "1:2"]).stderr == (
+        "error: 1:2 names 2 runs, but one is wanted\n"
+    )

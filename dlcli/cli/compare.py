@@ -1,11 +1,11 @@
-"""dlcli runs compare"""
+"""dlcli runs compare, dlcli runs diff"""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import RunsDir, one_of, with_format
-from dlcli.cli.output import Column, Format, emit, number, say
+from dlcli.cli.arguments import RunName, RunsDir, one_of, with_format
+from dlcli.cli.output import Column, Format, emit, number, say, setting
 from dlcli.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,6 +72,35 @@ def compare(
     if format is Format.table:
         for line in _remarks(found):
             say(line)
+
+
+@with_format
+def diff(
+    first: RunName,
+    second: RunName,
+    runs_dir: RunsDir = "runs",
+    *,
+    format: Format,
+) -> None:
+    """Show how two runs differ: settings, data, metrics and environment.
+
+    Only what differs is shown.
+    """
+    from dlcli.runs.diff import diff as differences
+    from dlcli.runs.names import find_one
+
+    one, other = find_one(first, runs_dir), find_one(second, runs_dir)
+    rows = differences(one, other)
+    if not rows and format is Format.table:
+        say(f"{one} and {other} do not differ")
+        return
+    columns = [
+        Column("kind", "kind"),
+        Column("name", "name", fixed=True),
+        Column("first", str(one), setting),
+        Column("second", str(other), setting),
+    ]
+    emit(rows, columns, format=format)
 
 
 def _row(values: dict[str, Any]) -> dict[str, Any]:

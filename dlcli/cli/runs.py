@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="List all runs, newest first; show, compare, remove or restore them.",
 )
-for command in (compare.compare, trash.rm, trash.restore, trash.purge):
+for command in (compare.compare, compare.diff, trash.rm, trash.restore, trash.purge):
     app.command()(command)
 
 
