@@ -9,9 +9,9 @@ import torch
 
 from dlcli.core.errors import ConfigError
 from dlcli.core.seeds import derive
+from dlcli.data.batches import full
 from dlcli.data.dataset import Split
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.rows import Tensors
 from dlcli.tasks.choose import higher_is_better
 
 _REPEATS = 5
@@ -55,16 +55,16 @@ def importance(
 
     score: the value of `metric` on a split. seed: determines the shuffles.
     """
-    x, y = split.rows.take(slice(None) if split.index is None else split.index)
-    x, sign = x.clone(), 1 if higher_is_better(metric) else -1
-    base = score(Split(Tensors(x, y)))
+    whole = full(split)
+    x, sign = whole.x.clone(), 1 if higher_is_better(metric) else -1
+    base = score(Split.of(x, whole.y))
     found = []
     for number, (name, place) in enumerate(columns):
         own, drops = x[:, place].clone(), []
         for repeat in range(_REPEATS):
             generator = torch.Generator().manual_seed(derive(seed, "importance", number, repeat))
             x[:, place] = own[torch.randperm(len(x), generator=generator).to(x.device)]
-            drops.append(sign * (base - score(Split(Tensors(x, y)))))
+            drops.append(sign * (base - score(Split.of(x, whole.y))))
         x[:, place] = own
         found.append({"column": name, "importance": float(np.mean(drops)), "std": float(np.std(drops))})
     return Importance(metric, sorted(found, key=lambda row: -row["importance"]))
