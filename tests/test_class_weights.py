@@ -1,7 +1,9 @@
 """Class weights in the loss, and the decision threshold of two classes. Losses are compared with torch."""
 
+import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from dlcli.cli.main import app
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError, RunError
 from dlcli.core.spec import DataSpec
+from dlcli.data.preprocessing import Preprocessing
 from dlcli.evaluation.measure import evaluate
 from dlcli.runs.run import Run
 from dlcli.tasks.binary import Binary
@@ -259,9 +262,6 @@ def test_an_exported_file_says_the_threshold(chosen: Path) -> None:
 
 def test_a_damaged_threshold_is_told(chosen: Path, tmp_path: Path) -> None:
     """The manifest is written anew, as a stranger could do."""
-    import hashlib
-    import shutil
-
     shutil.copytree(chosen, tmp_path, dirs_exist_ok=True)
     (folder,) = Run(tmp_path, 1).checkpoints.glob("best-*")
     state, manifest = folder / "state.json", folder / "MANIFEST.json"
@@ -318,3 +318,22 @@ def test_a_config_file_holds_both(tmp_path: Path) -> None:
     assert TrainConfig("mlp", class_weights="none") == TrainConfig("mlp")
     with pytest.raises(ConfigError):
         TrainConfig("mlp", threshold="best:r2")
+
+
+@pytest.mark.parametrize("counts", [[1], [0, 0], [-1, 5], [0.5, 1], [10**400, 1], "ab"])
+def test_damaged_counts_of_classes_are_told(counts: Any, chosen: Path, tmp_path: Path) -> None:
+    document = Run(chosen, 1).data()
+    assert Preprocessing.from_dict(document).class_counts == tuple(document["class_counts"])
+    with pytest.raises(ValueError, match="class_counts"):
+        Preprocessing.from_dict({**document, "class_counts": counts})
+
+
+def test_weights_without_counts_are_a_damaged_run(chosen: Path, tmp_path: Path) -> None:
+    shutil.copytree(chosen, tmp_path, dirs_exist_ok=True)
+    document = Run(tmp_path, 1).data()
+    del document["class_counts"]
+    (tmp_path / "1" / "data.json").write_text(json.dumps(document))
+    _, err = invoke(tmp_path, "eval", "1", exit_code=4)
+    assert err == (
+        "error: class_weights are made of the counts of the classes, which data.json of the run does not have\n"
+    )

@@ -167,3 +167,19 @@ def test_a_metric_without_a_value_has_no_importance(tmp_path: Path) -> None:
     assert err.splitlines()[-1] == (
         "error: the importance of columns cannot be measured: auc is undefined, since not every class has samples"
     )
+
+
+def test_a_metric_that_has_no_value_without_a_column_is_null_for_it(tmp_path: Path) -> None:
+    """Without x, class 1 is never predicted."""
+    x = torch.tensor([[5.0, 1.0], [-5.0, 2.0], [-5.0, 3.0]])
+
+    def precision(split: Split) -> float | None:
+        x, _ = split.rows.take(slice(None))
+        return 1.0 if x[0, 0] > 0 else None
+
+    columns = [("x", slice(0, 1)), ("y", slice(1, 2))]
+    found = importance(Split.of(x, torch.zeros(3)), columns, precision, metric="precision", seed=0)
+    assert found.columns == [
+        {"column": "y", "importance": 0.0, "std": 0.0}, {"column": "x", "importance": None, "std": None},
+    ]  # fmt: skip
+    assert found.undefined == ["x"] and json.dumps(found.as_dict(), allow_nan=False)

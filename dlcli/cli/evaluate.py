@@ -123,6 +123,8 @@ def warn(report: "Evaluation") -> None:
         say(f"warning: {report.unrecorded}: these numbers are not recorded in the run")
     if report.undefined:
         say(f"undefined: {', '.join(f'{name} ({reason})' for name, reason in report.undefined.items())}")
+    if report.importance is not None and (names := report.importance.undefined):
+        say(f"undefined: the importance of {', '.join(names)} ({report.importance.metric} has no value without it)")
     if report.status != "finished":
         state = f"{report.status}: {report.reason}" if report.reason else report.status
         checkpoint = f"its {report.checkpoint} checkpoint, of epoch {report.epoch}, is measured"
