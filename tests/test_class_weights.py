@@ -227,7 +227,7 @@ def test_the_threshold_is_that_of_the_best_checkpoint_on_the_validation_split(ch
     (row,) = [row for row in run.metrics() if row["step"] == best["step"]]
     assert (row["val/threshold"], row["val/f1"]) == (best["threshold"], best["value"])
     assert row["val/accuracy"] == found.metrics["accuracy"]
-    out, _ = invoke(chosen, "eval", "1")
+    out, _ = invoke(chosen, "eval", "best:f1", "--require", "f1>0", "--require", "balanced_accuracy>0")
     assert f"rare.csv, 120 samples, threshold {best['threshold']:.4f}\n" in out
     assert json.loads((run.path / "eval" / "test.json").read_text())["threshold"] == best["threshold"]
 
@@ -239,6 +239,8 @@ def test_eval_tries_another_threshold_beside_the_record(chosen: Path) -> None:
     assert found["undefined"] == {"precision": "class 1 is never predicted"}
     assert (Run(chosen, 1).path / "eval" / "val.json").read_bytes() == before
     assert (Run(chosen, 1).path / "eval" / "val-threshold-0.99.json").exists()
+    _, err = invoke(chosen, "eval", "1", "--split", "val", "--threshold", "0.99")
+    assert err == "undefined: precision (class 1 is never predicted)\n"
     _, err = invoke(chosen, "eval", "1", "--threshold", "1", exit_code=2)
     assert err == "error: --threshold = 1.0 is out of range: it must be in (0, 1)\n"
 
@@ -305,9 +307,21 @@ def test_a_resume_is_exact_with_weights_a_threshold_and_another_monitor(rare: Pa
 def test_a_validation_split_of_one_class_leaves_the_threshold(tmp_path: Path) -> None:
     rows = [f"{n},{'a' if n % 3 else 'b'},train" for n in range(30)] + [f"{n},a,val" for n in range(5)]
     (tmp_path / "one.csv").write_text("\n".join(["x,y,part", *rows, "1,a,test", "3,b,test"]))
-    words = ("--target", "y", "--set", "data.split_column=part", "--set", "data.numbers=x", "--threshold", "best:f1")
+    words = (
+        "--target",
+        "y",
+        "--set",
+        "data.split_column=part",
+        "--set",
+        "data.numbers=x",
+        "--threshold",
+        "best:f1",
+        "--eval",
+        "val",
+    )
     _, err = invoke(tmp_path, "train", "logistic", "--data", f"table:{tmp_path / 'one.csv'}", *words, *QUICK[:-1])
     assert "warning: the threshold stays 0.5, since not every class has validation samples" in err
+    assert "undefined: auc (not every class has samples), " in err
     assert evaluate(Run(tmp_path, 1)).threshold == 0.5
 
 
