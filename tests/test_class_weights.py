@@ -1,7 +1,9 @@
 """Class weights in the loss, and the decision threshold of two classes. Losses are compared with torch."""
 
+import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from dlcli.cli.main import app
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError, RunError
 from dlcli.core.spec import DataSpec
+from dlcli.data.preprocessing import Preprocessing
 from dlcli.evaluation.measure import evaluate
 from dlcli.runs.run import Run
 from dlcli.tasks.binary import Binary
@@ -224,7 +227,7 @@ def test_the_threshold_is_that_of_the_best_checkpoint_on_the_validation_split(ch
     (row,) = [row for row in run.metrics() if row["step"] == best["step"]]
     assert (row["val/threshold"], row["val/f1"]) == (best["threshold"], best["value"])
     assert row["val/accuracy"] == found.metrics["accuracy"]
-    out, _ = invoke(chosen, "eval", "1")
+    out, _ = invoke(chosen, "eval", "best:f1", "--require", "f1>0", "--require", "balanced_accuracy>0")
     assert f"rare.csv, 120 samples, threshold {best['threshold']:.4f}\n" in out
     assert json.loads((run.path / "eval" / "test.json").read_text())["threshold"] == best["threshold"]
 
@@ -236,6 +239,8 @@ def test_eval_tries_another_threshold_beside_the_record(chosen: Path) -> None:
     assert found["undefined"] == {"precision": "class 1 is never predicted"}
     assert (Run(chosen, 1).path / "eval" / "val.json").read_bytes() == before
     assert (Run(chosen, 1).path / "eval" / "val-threshold-0.99.json").exists()
+    _, err = invoke(chosen, "eval", "1", "--split", "val", "--threshold", "0.99")
+    assert err == "undefined: precision (class 1 is never predicted)\n"
     _, err = invoke(chosen, "eval", "1", "--threshold", "1", exit_code=2)
     assert err == "error: --threshold = 1.0 is out of range: it must be in (0, 1)\n"
 
@@ -259,9 +264,6 @@ def test_an_exported_file_says_the_threshold(chosen: Path) -> None:
 
 def test_a_damaged_threshold_is_told(chosen: Path, tmp_path: Path) -> None:
     """The manifest is written anew, as a stranger could do."""
-    import hashlib
-    import shutil
-
     shutil.copytree(chosen, tmp_path, dirs_exist_ok=True)
     (folder,) = Run(tmp_path, 1).checkpoints.glob("best-*")
     state, manifest = folder / "state.json", folder / "MANIFEST.json"
@@ -305,9 +307,21 @@ def test_a_resume_is_exact_with_weights_a_threshold_and_another_monitor(rare: Pa
 def test_a_validation_split_of_one_class_leaves_the_threshold(tmp_path: Path) -> None:
     rows = [f"{n},{'a' if n % 3 else 'b'},train" for n in range(30)] + [f"{n},a,val" for n in range(5)]
     (tmp_path / "one.csv").write_text("\n".join(["x,y,part", *rows, "1,a,test", "3,b,test"]))
-    words = ("--target", "y", "--set", "data.split_column=part", "--set", "data.numbers=x", "--threshold", "best:f1")
+    words = (
+        "--target",
+        "y",
+        "--set",
+        "data.split_column=part",
+        "--set",
+        "data.numbers=x",
+        "--threshold",
+        "best:f1",
+        "--eval",
+        "val",
+    )
     _, err = invoke(tmp_path, "train", "logistic", "--data", f"table:{tmp_path / 'one.csv'}", *words, *QUICK[:-1])
     assert "warning: the threshold stays 0.5, since not every class has validation samples" in err
+    assert "undefined: auc (not every class has samples), " in err
     assert evaluate(Run(tmp_path, 1)).threshold == 0.5
 
 
@@ -318,3 +332,22 @@ def test_a_config_file_holds_both(tmp_path: Path) -> None:
     assert TrainConfig("mlp", class_weights="none") == TrainConfig("mlp")
     with pytest.raises(ConfigError):
         TrainConfig("mlp", threshold="best:r2")
+
+
+@pytest.mark.parametrize("counts", [[1], [0, 0], [-1, 5], [0.5, 1], [10**400, 1], "ab"])
+def test_damaged_counts_of_classes_are_told(counts: Any, chosen: Path, tmp_path: Path) -> None:
+    document = Run(chosen, 1).data()
+    assert Preprocessing.from_dict(document).class_counts == tuple(document["class_counts"])
+    with pytest.raises(ValueError, match="class_counts"):
+        Preprocessing.from_dict({**document, "class_counts": counts})
+
+
+def test_weights_without_counts_are_a_damaged_run(chosen: Path, tmp_path: Path) -> None:
+    shutil.copytree(chosen, tmp_path, dirs_exist_ok=True)
+    document = Run(tmp_path, 1).data()
+    del document["class_counts"]
+    (tmp_path / "1" / "data.json").write_text(json.dumps(document))
+    _, err = invoke(tmp_path, "eval", "1", exit_code=4)
+    assert err == (
+        "error: class_weights are made of the counts of the classes, which data.json of the run does not have\n"
+    )

@@ -18,7 +18,6 @@ from dlcli.cli.main import app
 from dlcli.config.settings import TrainConfig
 from dlcli.core.seeds import derive
 from dlcli.data.dataset import Split
-from dlcli.data.rows import Tensors
 from dlcli.evaluation.importance import importance
 from dlcli.evaluation.measure import evaluate
 from dlcli.experiment.load import load_data
@@ -99,7 +98,8 @@ def test_it_is_the_mean_drop_over_five_shuffles_of_all_features_of_a_column() ->
         return float((x[:, 0] * x[:, 1] + x[:, 2]).abs().mean())
 
     columns = [("a", slice(0, 2)), ("b", slice(2, 3))]
-    found = importance(Split(Tensors(x, None)), columns, score, metric="accuracy", seed=7)
+    y = torch.zeros(50)
+    found = importance(Split.of(x, y), columns, score, metric="accuracy", seed=7)
     base, *shuffled = seen
     assert torch.equal(base, x) and len(shuffled) == 10
     for repeat, values in enumerate(shuffled[:5]):
@@ -108,14 +108,14 @@ def test_it_is_the_mean_drop_over_five_shuffles_of_all_features_of_a_column() ->
     for values in shuffled[5:]:
         assert torch.equal(values[:, :2], x[:, :2]) and not torch.equal(values[:, 2], x[:, 2])
     drops = {
-        name: [score(Split(Tensors(x, None))) - score(Split(Tensors(values, None))) for values in part]
+        name: [score(Split.of(x, y)) - score(Split.of(values, y)) for values in part]
         for name, part in (("a", shuffled[:5]), ("b", shuffled[5:10]))
     }
     rows = {row["column"]: row for row in found.columns}
     for name, values in drops.items():
         assert rows[name]["importance"] == pytest.approx(np.mean(values))
         assert rows[name]["std"] == pytest.approx(np.std(values))
-    worse = importance(Split(Tensors(x, None)), columns, score, metric="loss", seed=7)
+    worse = importance(Split.of(x, y), columns, score, metric="loss", seed=7)
     assert {row["column"]: -row["importance"] for row in worse.columns} == pytest.approx(
         {name: row["importance"] for name, row in rows.items()}
     )
@@ -167,3 +167,19 @@ def test_a_metric_without_a_value_has_no_importance(tmp_path: Path) -> None:
     assert err.splitlines()[-1] == (
         "error: the importance of columns cannot be measured: auc is undefined, since not every class has samples"
     )
+
+
+def test_a_metric_that_has_no_value_without_a_column_is_null_for_it(tmp_path: Path) -> None:
+    """Without x, class 1 is never predicted."""
+    x = torch.tensor([[5.0, 1.0], [-5.0, 2.0], [-5.0, 3.0]])
+
+    def precision(split: Split) -> float | None:
+        x, _ = split.rows.take(slice(None))
+        return 1.0 if x[0, 0] > 0 else None
+
+    columns = [("x", slice(0, 1)), ("y", slice(1, 2))]
+    found = importance(Split.of(x, torch.zeros(3)), columns, precision, metric="precision", seed=0)
+    assert found.columns == [
+        {"column": "y", "importance": 0.0, "std": 0.0}, {"column": "x", "importance": None, "std": None},
+    ]  # fmt: skip
+    assert found.undefined == ["x"] and json.dumps(found.as_dict(), allow_nan=False)

@@ -121,12 +121,19 @@ def warn(report: "Evaluation") -> None:
     tell_damage(report.damage)
     if report.unrecorded:
         say(f"warning: {report.unrecorded}: these numbers are not recorded in the run")
-    if report.undefined:
-        say(f"undefined: {', '.join(f'{name} ({reason})' for name, reason in report.undefined.items())}")
+    tell_undefined(report)
     if report.status != "finished":
         state = f"{report.status}: {report.reason}" if report.reason else report.status
         checkpoint = f"its {report.checkpoint} checkpoint, of epoch {report.epoch}, is measured"
         say(f"{report.run} has not finished ({state}): {checkpoint}")
+
+
+def tell_undefined(report: "Evaluation") -> None:
+    """Say why a metric, or the importance of a column, has no value."""
+    if report.undefined:
+        say(f"undefined: {', '.join(f'{name} ({reason})' for name, reason in report.undefined.items())}")
+    if report.importance is not None and (names := report.importance.undefined):
+        say(f"undefined: the importance of {', '.join(names)} ({report.importance.metric} has no value without it)")
 
 
 def document(report: "Evaluation", verdicts: Sequence["Verdict"]) -> dict[str, Any]:

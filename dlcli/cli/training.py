@@ -161,6 +161,7 @@ def _measure(
 
     built = session.built
     report = measure.evaluate(session.run, split=measuring.split, device=built.config.device, loaded=built.dataset)
+    evaluate.tell_undefined(report)
     verdicts = check_rules(report.metrics, measuring.rules)
     if not printed:
         metrics = {f"{report.split}/{name}": value for name, value in report.metrics.items()}

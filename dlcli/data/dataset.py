@@ -9,7 +9,7 @@ from torch import Tensor
 from dlcli.core.errors import ConfigError, did_you_mean
 from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.rows import Rows
+from dlcli.data.rows import Rows, Tensors
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.rows) if self.index is None else len(self.index)
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor | None) -> "Split":
+        """Samples that are model input already, (N, ...), and their targets."""
+        return cls(Tensors(x, y))
 
     def part(self, positions: Tensor) -> "Split":
         """The samples at these positions in the split, counted from 0."""

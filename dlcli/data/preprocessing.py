@@ -149,7 +149,8 @@ _FIELDS = {
     "spec": TABLE, "mean": list_of(NUMBER), "std": list_of(_POSITIVE), "target_mean": NUMBER, "target_std": _POSITIVE,
     "class_names": list_of(TEXT), "feature_names": list_of(TEXT), "alphabet": TEXT, "pixel_max": _POSITIVE,
 }  # fmt: skip
+_SAMPLES = Kind("a number of samples", lambda v: WHOLE.holds(v) and v < 2**53)
 _OPTIONAL = {
-    "crop": Kind("centre or stretch", lambda v: v in ("", "centre", "stretch")), "class_counts": list_of(WHOLE),
+    "crop": Kind("centre or stretch", lambda v: v in ("", "centre", "stretch")), "class_counts": list_of(_SAMPLES),
     "stored_size": Kind("a whole number up to 2048", lambda v: type(v) is int and 0 <= v <= 2048),
 }  # fmt: skip

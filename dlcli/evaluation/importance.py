@@ -1,5 +1,6 @@
 """Permutation importance (Breiman 2001): how much worse a metric becomes when the values of one column are shuffled."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,13 @@ import torch
 
 from dlcli.core.errors import ConfigError
 from dlcli.core.seeds import derive
+from dlcli.data.batches import full
 from dlcli.data.dataset import Split
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.rows import Tensors
 from dlcli.tasks.choose import higher_is_better
 
 _REPEATS = 5
+_UNDEFINED = {"importance": None, "std": None}
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Importance:
 
     metric: str
     columns: list[dict[str, Any]]
+
+    @property
+    def undefined(self) -> list[str]:
+        """The columns without which the metric has no value."""
+        return [row["column"] for row in self.columns if row["importance"] is None]
 
     def as_dict(self) -> dict[str, Any]:
         return {"metric": self.metric, "repeats": _REPEATS, "columns": self.columns}
@@ -49,22 +56,29 @@ def columns_of(about: Preprocessing, *, run: object) -> list[tuple[str, slice]]:
 
 
 def importance(
-    split: Split, columns: list[tuple[str, slice]], score: Callable[[Split], float], *, metric: str, seed: int
+    split: Split, columns: list[tuple[str, slice]], score: Callable[[Split], float | None], *, metric: str, seed: int
 ) -> Importance:
     """All features of a column are shuffled together, among the samples of the split, five times.
 
-    score: the value of `metric` on a split. seed: determines the shuffles.
+    score: the value of `metric` on a split; if it has none for a shuffle, the importance is None. seed: determines the
+        shuffles.
     """
-    x, y = split.rows.take(slice(None) if split.index is None else split.index)
-    x, sign = x.clone(), 1 if higher_is_better(metric) else -1
-    base = score(Split(Tensors(x, y)))
+    whole = full(split)
+    x, sign = whole.x.clone(), 1 if higher_is_better(metric) else -1
+    base = score(Split.of(x, whole.y))
     found = []
     for number, (name, place) in enumerate(columns):
-        own, drops = x[:, place].clone(), []
+        own, values = x[:, place].clone(), []
         for repeat in range(_REPEATS):
             generator = torch.Generator().manual_seed(derive(seed, "importance", number, repeat))
             x[:, place] = own[torch.randperm(len(x), generator=generator).to(x.device)]
-            drops.append(sign * (base - score(Split(Tensors(x, y)))))
+            values.append(score(Split.of(x, whole.y)))
         x[:, place] = own
-        found.append({"column": name, "importance": float(np.mean(drops)), "std": float(np.std(drops))})
-    return Importance(metric, sorted(found, key=lambda row: -row["importance"]))
+        drops = [sign * (base - value) for value in values if base is not None and value is not None]
+        told = len(drops) == _REPEATS
+        row = {"importance": float(np.mean(drops)), "std": float(np.std(drops))} if told else _UNDEFINED
+        found.append({"column": name, **row})
+    return Importance(
+        metric,
+        sorted(found, key=lambda row: -math.inf if row["importance"] is None else row["importance"], reverse=True),
+    )

@@ -1,6 +1,5 @@
 """Metrics of a model on a split, and of a run's checkpoint."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -218,11 +217,10 @@ def _importance(
         reason = why_undefined(metric, metrics)
         raise DataError(f"the importance of columns cannot be measured: {metric} is undefined, since {reason}")
 
-    def score(shuffled: Split) -> float:
+    def score(shuffled: Split) -> float | None:
         measures = _measures(restored, shuffled, task)
-        found = task.metrics(measures) | (task.tables(measures).metrics if metric in task.table_names else {})
-        value = found[metric]
-        return math.nan if value is None else value
+        found = task.tables(measures).metrics if metric in task.table_names else task.metrics(measures)
+        return finite(found)[metric]
 
     return importance(part, columns, score, metric=metric, seed=restored.config.seed)
 

@@ -12,7 +12,7 @@ from dlcli.compute.threads import choose_threads
 from dlcli.config.schemes import split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
-from dlcli.core.errors import ConfigError
+from dlcli.core.errors import ConfigError, RunError
 from dlcli.core.seeds import derive
 from dlcli.data import augment
 from dlcli.data.augment import Augmentation
@@ -171,6 +171,8 @@ def make_task(config: TrainConfig, preprocessing: Preprocessing, *, threshold: f
 def _class_weights(config: TrainConfig, about: Preprocessing) -> tuple[float, ...]:
     if config.class_weights != "none" and about.spec.task not in ("binary", "multiclass"):
         raise ConfigError(f"class_weights are for classes, but the task is {about.spec.task}")
+    if config.class_weights != "none" and not about.class_counts:
+        raise RunError("class_weights are made of the counts of the classes, which data.json of the run does not have")
     names = about.class_names or tuple(str(number) for number in range(len(about.class_counts)))
     return class_weights(config.class_weights, names, about.class_counts)
 
