@@ -144,7 +144,7 @@ def _estimator(name: str, seed: int, is_regression: bool, categories: list[str])
         last = linear_model.Ridge() if is_regression else linear_model.LogisticRegression(max_iter=2000)
     else:
         mlp = neural_network.MLPRegressor if is_regression else neural_network.MLPClassifier
-        last = mlp((128, 64), early_stopping=True, random_state=seed)
+        last = mlp(hidden_layer_sizes=(128, 64), early_stopping=True, random_state=seed)
     return pipeline.make_pipeline(features, last)
 
 
