@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ from dlcli.models.lenet import LeNet
 from dlcli.models.mlp import MLP
 from dlcli.models.rnn import RNN
 from dlcli.runs.run import Run
-from tests.benchmarks import accuracy, busy, data, loops, memory, models, report, rounds, throughput
+from tests.benchmarks import accuracy, busy, data, loops, memory, models, report, rounds, tables, throughput
 from tests.benchmarks.noise import Guard
 
 IMAGE = DataSpec("multiclass", "image", (1, 28, 28), 10)
@@ -195,6 +197,32 @@ def test_the_loops_train_the_same_work(tmp_path: Path, monkeypatch: pytest.Monke
             expected = (made.model.eval()(data.inputs(x)).argmax(1) == y).float().mean().item()
         # dlcli normalises with the statistics of these 50 images
         assert made.evaluate() == pytest.approx(expected, abs=0.1 if name == "dlcli" else 1e-6), name
+
+
+def test_models_on_a_table_are_measured_beside_those_of_scikit_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": generator.normal(size=300), "c": generator.choice(["u", "v", "w"], 300)})
+    frame["median_house_value"] = 1000 * frame["a"] + 500 * (frame["c"] == "u")
+    (tmp_path / "own").mkdir()
+    frame.to_csv(tmp_path / "own" / "housing.csv", index=False)
+    monkeypatch.setenv("DLCLI_DATA_DIR", str(tmp_path))
+    (row,) = tables.measure("housing", 2, Guard(bound=1e9))
+    names = (
+        "dlcli tabular",
+        "dlcli mlp",
+        "dlcli linear",
+        *(f"scikit-learn {n}" for n in ("MLP", "boosting", "linear")),
+    )
+    assert tuple(row["runs"]) == names
+    deviation = frame["median_house_value"].std()
+    for name in ("dlcli tabular", "dlcli linear", "scikit-learn boosting", "scikit-learn linear"):
+        assert all(0 < found["rmse"] < deviation / 2 for found in row["runs"][name]), name
+    row["runs"] = {"dlcli tabular": [{"rmse": 47_000.0}, {"rmse": 48_000.0}]}
+    assert tables.table([row]).splitlines()[2] == "| dlcli tabular | 2 | 47,500 ± 707 |"
+    row = {"name": "adult", "metrics": ("accuracy",), "runs": {"dlcli mlp": [{"accuracy": 0.5}]}}
+    assert tables.table([row]).splitlines()[2] == "| dlcli mlp | 1 | 0.5000 |"
 
 
 def test_accuracy_is_that_of_whole_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

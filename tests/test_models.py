@@ -1,5 +1,6 @@
 """Every registered model on every kind of data: shape, gradients, a round trip through safetensors, or a refusal."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,34 @@ def test_dropout_works_in_training_only(name: str) -> None:
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+# The model of tables
+
+
+def test_tabular_against_its_formula() -> None:
+    spec = DataSpec("multiclass", "features", (5,), 3, flags=(1, 4))
+    model = build("tabular", spec, width=6, blocks=2, embedding=3, frequencies=4, highest=7.0).double().eval()
+    x = some_input(spec).double()
+    weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    parts = []
+    for at, number in enumerate((0, 2, 3)):
+        frequencies = weights["embedding.frequencies"][at, 0]
+        assert ((frequencies > 0.05) & (frequencies < 7)).all()
+        angles = 2 * math.pi * x[:, number, None] * frequencies
+        waves = torch.cat((torch.cos(angles), torch.sin(angles)), 1)
+        parts.append(F.relu(waves @ weights["embedding.weight"][at] + weights["embedding.bias"][at]))
+    hidden = F.relu(F.linear(torch.cat((*parts, x[:, [1, 4]]), 1), *model.first.layers[0].parameters()))
+    for block in model.blocks:
+        hidden = hidden + F.relu(F.linear(hidden, *block.layers[0].parameters()))
+    torch.testing.assert_close(model(x), F.linear(hidden, *model.output.parameters()))
+
+
+def test_tabular_takes_features_that_are_all_numbers_or_all_flags() -> None:
+    numbers = build("tabular", DataSpec("binary", "features", (4,), 1))
+    assert numbers.first.layers[0].in_features == 4 * 16
+    flags = build("tabular", DataSpec("binary", "features", (4,), 1, flags=(0, 1, 2, 3)))
+    assert flags.first.layers[0].in_features == 4 and flags.embedding is None
 
 
 # The convolutional models

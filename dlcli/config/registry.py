@@ -69,7 +69,7 @@ MODELS: dict[str, ModelEntry] = {
         "embeddings of numbers and categories, residual blocks",
         "features; any task but next-token",
         data="breast-cancer",
-        defaults={"optimizer": "adamw", "lr": 0.003, "weight_decay": 0.0003, "schedule": "one-cycle", "epochs": 20},
+        defaults={"optimizer": "adamw", "lr": 0.003, "weight_decay": 0.0003, "schedule": "cosine", "epochs": 20},
         data_options={"table": {"scale": "quantile"}},
     ),
     "lenet": ModelEntry(

@@ -1,6 +1,5 @@
 """How good the models are on real tables, beside scikit-learn's on the same rows: whole trainings, several seeds."""
 
-import json
 import os
 import statistics
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.noise import Guard
-from tests.benchmarks.process import output
 from tests.benchmarks.report import markdown, run
 
 TITLE = "Tables"
@@ -51,7 +49,7 @@ SETS = (
     _Set("titanic", "Survived", "logistic", ("accuracy", "auc"), ("PassengerId", "Name", "Ticket", "Cabin")),
 )
 _PEERS = ("MLP", "boosting", "linear")
-_LINEAR = ("--optimizer", "adam", "--lr", "0.02", "--schedule", "one-cycle", "--epochs", "40")
+_LINEAR = {"optimizer": "adam", "lr": 0.02, "epochs": 15}
 
 
 def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
@@ -91,19 +89,24 @@ def _figures(about: _Set, train: Any, test: Any, seed: int) -> Iterator[tuple[st
     with tempfile.TemporaryDirectory() as folder:
         for part, rows in (("train", train), ("test", test)):
             rows.to_csv(f"{folder}/{about.name}.{part}.csv", index=False, header=about.name != "adult")
-        recipe = ("--config", f"recipe:tabular-{about.name}")
-        for name, words in (("tabular", ()), ("mlp", ("mlp",)), (about.baseline, (about.baseline, *_LINEAR))):
-            yield f"dlcli {name}", _trained(about, folder, *words, *recipe, "--seed", str(seed))
+        for model in ("tabular", "mlp", about.baseline):
+            yield f"dlcli {model}", _trained(about, folder, model, seed)
     for peer in _PEERS:
         yield f"scikit-learn {peer}", _peer(about, train, test, peer, seed)
 
 
-def _trained(about: _Set, folder: str, *words: str) -> dict[str, float]:
-    data = ("--data", f"table:{folder}/{about.name}.train.csv", "--set", f"data.test={folder}/{about.name}.test.csv")
-    runs = ("--runs-dir", f"{folder}/runs")
-    done = json.loads(output("-m", "dlcli", "train", *words, *data, "--quiet", "--json", *runs))
-    report = json.loads(output("-m", "dlcli", "eval", str(done["run"]), "--split", "test", "--json", *runs))
-    return {name: report["metrics"][name] for name in about.metrics}
+def _trained(about: _Set, folder: str, model: str, seed: int) -> dict[str, float]:
+    from dlcli import TrainConfig, evaluate, train
+    from dlcli.config.layers import stack
+    from dlcli.config.toml import read_file
+
+    here = {"data": f"table:{folder}/{about.name}.train.csv", "data.test": f"{folder}/{about.name}.test.csv"}
+    chosen = {"model": model, **(_LINEAR if model == about.baseline else {})}
+    config = TrainConfig.from_flat(stack(read_file(f"recipe:tabular-{about.name}"), chosen, here, {"seed": seed}))
+    for _ in train(config, runs_dir=f"{folder}/{model}"):
+        pass
+    metrics = evaluate(f"{folder}/{model}/1", split="test").metrics
+    return {name: float(metrics[name]) for name in about.metrics}
 
 
 def _peer(about: _Set, train: Any, test: Any, name: str, seed: int) -> dict[str, float]:
@@ -141,7 +144,7 @@ def _estimator(name: str, seed: int, is_regression: bool, categories: list[str])
         last = linear_model.Ridge() if is_regression else linear_model.LogisticRegression(max_iter=2000)
     else:
         mlp = neural_network.MLPRegressor if is_regression else neural_network.MLPClassifier
-        last = mlp((128, 64), early_stopping=True, random_state=seed)
+        last = mlp(hidden_layer_sizes=(128, 64), early_stopping=True, random_state=seed)
     return pipeline.make_pipeline(features, last)
 
 
