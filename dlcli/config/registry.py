@@ -204,7 +204,7 @@ DATASETS: dict[str, DataEntry] = {
     ),
     "text": DataEntry(
         "dlcli.data.text:text_file",
-        "characters of your own file: --data text:FILE",
+        "characters of your own file, or of a folder of .txt: --data text:FILE",
         "next token",
         "128 tokens",
         "the file",
