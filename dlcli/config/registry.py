@@ -90,7 +90,7 @@ MODELS: dict[str, ModelEntry] = {
         "sum of the vectors of hashed n-grams (fastText), one linear layer",
         "texts, tokens; binary or classes",
         data="recall",
-        defaults={"optimizer": "adam", "lr": 0.01, "epochs": 10, "batch_size": 32, "schedule": "one-cycle"},
+        defaults={"lr": 0.3, "epochs": 10, "batch_size": 32, "schedule": "one-cycle"},
     ),
     "attention": ModelEntry(
         "dlcli.models.attention:Attention",

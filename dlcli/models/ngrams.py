@@ -29,8 +29,8 @@ class NGrams(nn.Module):
         *,
         shortest: int = 1,
         longest: int = 5,
-        buckets: int = 65_536,
-        width: int = 16,
+        buckets: int = 131_072,
+        width: int = 8,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
