@@ -85,19 +85,19 @@ MODELS: dict[str, ModelEntry] = {
         data="pydocs",
         defaults={"optimizer": "adam", "lr": 0.005, "epochs": 5, "clip_norm": 1.0},
     ),
-    "ngrams": ModelEntry(
-        "dlcli.models.ngrams:NGrams",
-        "sum of the vectors of hashed n-grams (fastText), one linear layer",
-        "texts, tokens; binary or classes",
-        data="recall",
-        defaults={"lr": 0.3, "epochs": 10, "batch_size": 32, "schedule": "one-cycle"},
-    ),
     "attention": ModelEntry(
         "dlcli.models.attention:Attention",
         "embedding, positions, multi-head self-attention",
         "tokens, texts, or images as a sequence of rows; binary, classes or next-token",
         data="recall",
         defaults={"optimizer": "adam", "lr": 0.003, "epochs": 5},
+    ),
+    "ngrams": ModelEntry(
+        "dlcli.models.ngrams:NGrams",
+        "sum of the vectors of hashed n-grams (fastText), one linear layer",
+        "texts, tokens; binary or classes",
+        data="recall",
+        defaults={"lr": 0.3, "epochs": 10, "batch_size": 32, "schedule": "one-cycle"},
     ),
 }
 
