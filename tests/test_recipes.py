@@ -16,6 +16,9 @@ from dlcli.experiment.restore import restore
 from dlcli.runs.run import Run
 from tests.conftest import DATA_DIR, Dlcli
 
+# Of data of these kinds, the file is in own/ of the data folder.
+_OWN = ("table:", "texts:")
+
 
 @pytest.mark.parametrize("name", sorted(recipes()))
 def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
@@ -26,7 +29,7 @@ def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
     names = dict.fromkeys(("loss", "accuracy", "auc", "mse", "rmse", "r2", "bits_per_char"), 0.0)
     assert check_rules(names, parse_rules(recipe["require"]))
     fast = f"{made.data.removesuffix('-mnist')}-fast"  # the shortest time to an accuracy, with any model
-    data = Path(made.data).name.partition(".")[0] if made.data.startswith("table:") else made.data
+    data = Path(made.data).name.partition(".")[0] if made.data.startswith(_OWN) else made.data
     assert name in (f"{made.model}-{data}", fast) or name.startswith(f"{made.model}-{data}-")
 
 
@@ -35,7 +38,7 @@ def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
 def test_a_recipe_reaches_it(name: str, dlcli: Dlcli, tmp_path: Path) -> None:
     recipe = recipes()[name]
     settings = recipe["settings"]
-    if settings["data"].startswith("table:"):
+    if settings["data"].startswith(_OWN):
         for file in (settings["data"].partition(":")[2], settings.get("data.test")):
             if file and not Path(DATA_DIR, "own", file).is_file():
                 pytest.skip(f"DLCLI_DATA_DIR ({DATA_DIR or 'not set'}) has no own/{file}")

@@ -44,8 +44,9 @@ def test_every_model_has_a_config_of_its_own_defaults(name: str) -> None:
             assert getattr(config, setting) == value
 
 
-def test_the_eight_models_and_all_data_sets_are_there() -> None:
-    assert list(MODELS) == ["linear", "logistic", "mlp", "tabular", "lenet", "cnn", "simple-cnn", "rnn", "attention"]
+def test_the_ten_models_and_all_data_sets_are_there() -> None:
+    models = "linear logistic mlp tabular lenet cnn simple-cnn rnn attention ngrams"
+    assert list(MODELS) == models.split()
     assert set(DATASETS) >= set(
         "digits breast-cancer iris wine diabetes line make-regression random recall pydocs "
         "mnist fashion-mnist kmnist cifar10 text table arrays tinyshakespeare".split()
@@ -66,7 +67,8 @@ def test_every_entry_says_what_it_is() -> None:
         ("lenet5", "unknown model 'lenet5': did you mean lenet?"),
         (
             "zebra",
-            "unknown model 'zebra': known are linear, logistic, mlp, tabular, lenet, cnn, simple-cnn, rnn, attention",
+            "unknown model 'zebra': known are linear, logistic, mlp, tabular, lenet, cnn, simple-cnn, rnn, attention, "
+            "ngrams",
         ),
     ],
 )

@@ -681,7 +681,7 @@ def test_inspect_needs_data_and_only_it_takes_settings(dlcli: Dlcli) -> None:
         "error: inspect needs data: dlcli datasets inspect table:FILE --target COLUMN\n"
     )
     assert dlcli("datasets", "iris", "--target", "x", check=2).stderr == (
-        "error: --target and --set can only follow inspect: dlcli datasets inspect DATA\n"
+        "error: --target, --text and --set can only follow inspect: dlcli datasets inspect DATA\n"
     )
     found = json.loads(dlcli("datasets", "inspect", "iris", "--json").stdout)
     assert found["splits"] == {"train": 108, "val": 12, "test": 30} and found["columns"] == []

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import Assignments, with_format
-from dlcli.cli.flags import Target, typed_layer
+from dlcli.cli.flags import Target, Text, typed_layer
 from dlcli.cli.output import Column, Format, byte_size, emit, setting
 from dlcli.config.environment import read_environment
 from dlcli.config.registry import DATASETS, MODELS
@@ -77,6 +77,7 @@ def datasets(
         str | None, typer.Argument(metavar="DATA", help="After inspect: the data to read, such as table:FILE.")
     ] = None,
     target: Target = None,
+    text: Text = None,
     set_: Assignments = None,
     data_dir: Annotated[
         str | None,
@@ -100,11 +101,13 @@ def datasets(
             raise ConfigError("inspect needs data: dlcli datasets inspect table:FILE --target COLUMN")
         from dlcli.cli.inspect import inspect
 
-        given = {"data": data, "data_dir": folder, "data.target": target}
+        given = {"data": data, "data_dir": folder, "data.target": target, "data.text": text}
         inspect(typed_layer(set_ or [], {n: v for n, v in given.items() if v is not None}), format=format)
         return
-    if data is not None or target is not None or set_:
-        raise ConfigError(f"{data or '--target and --set'} can only follow inspect: dlcli datasets inspect DATA")
+    if data is not None or target is not None or text is not None or set_:
+        raise ConfigError(
+            f"{data or '--target, --text and --set'} can only follow inspect: dlcli datasets inspect DATA"
+        )
     if name is not None:
         from dlcli.experiment.catalogue import about_data
 

@@ -20,7 +20,7 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", help="Images, folders of images, .csv files, or texts; - is standard input."
+            metavar="INPUT...", help="Images, .csv files, texts, or folders of images or texts; - is standard input."
         ),
     ],
     top: Annotated[

@@ -97,19 +97,19 @@ MODELS: dict[str, ModelEntry] = {
         data="pydocs",
         defaults={"optimizer": "adam", "lr": 0.005, "epochs": 5, "clip_norm": 1.0},
     ),
-    "ngrams": ModelEntry(
-        "dlcli.models.ngrams:NGrams",
-        "sum of the vectors of hashed n-grams (fastText), one linear layer",
-        "texts, tokens; binary or classes",
-        data="recall",
-        defaults={"optimizer": "adam", "lr": 0.01, "epochs": 10, "batch_size": 32, "schedule": "one-cycle"},
-    ),
     "attention": ModelEntry(
         "dlcli.models.attention:Attention",
         "embedding, positions, multi-head self-attention",
         "tokens, texts, or images as a sequence of rows; binary, classes or next-token",
         data="recall",
         defaults={"optimizer": "adam", "lr": 0.003, "epochs": 5},
+    ),
+    "ngrams": ModelEntry(
+        "dlcli.models.ngrams:NGrams",
+        "sum of the vectors of hashed n-grams (fastText), one linear layer",
+        "texts, tokens; binary or classes",
+        data="recall",
+        defaults={"lr": 0.3, "epochs": 10, "batch_size": 32, "schedule": "one-cycle"},
     ),
 }
 
@@ -216,7 +216,7 @@ DATASETS: dict[str, DataEntry] = {
     ),
     "text": DataEntry(
         "dlcli.data.text:text_file",
-        "characters of your own file: --data text:FILE",
+        "characters of your own file, or of a folder of .txt: --data text:FILE",
         "next token",
         "128 tokens",
         "the file",

@@ -53,7 +53,7 @@ class TrainConfig:
     model: str
     data: str = _setting(
         "digits",
-        "Data set: a name of `dlcli datasets`, table:FILE, images:FOLDER, text:FILE, or your own package.module:name.",
+        "Data set: a name of `dlcli datasets`, table:FILE, images:FOLDER, texts:FILE, text:FILE, package.module:name.",
         group="Data",
         shown="that of the model, mostly digits",
     )  # fmt: skip

@@ -18,6 +18,7 @@ from dlcli.data.download import fetch
 from dlcli.data.published import TINYSHAKESPEARE
 from dlcli.data.readers.text import read_text
 from dlcli.data.source import Source
+from dlcli.data.texts.folder import listed, text_files
 
 
 def pydocs(data_dir: Path, *, length: int = 128) -> Source:
@@ -54,8 +55,19 @@ def tinyshakespeare(data_dir: Path, *, length: int = 128) -> Source:
 
 
 def text_file(data_dir: Path, *, path: str, length: int = 128) -> Source:
-    """A UTF-8 text file."""
-    return from_text(read_text(Path(path)), length=length)
+    """A UTF-8 text file, or all .txt files below a folder, in the order of their names."""
+    place = Path(path)
+    return from_text(_joined(place) if place.is_dir() else read_text(place), length=length)
+
+
+def _joined(folder: Path) -> str:
+    """The texts in a folder, each of which ends with a line end. DataError if there are none, or too many."""
+    files, skipped = text_files(folder)
+    if not files:
+        told = f" ({listed(skipped)})" if skipped else ""
+        raise DataError(f"{folder} holds no .txt files{told}: name another folder, or a file")
+    texts = (read_text(path) for path in files)
+    return "".join(text if text.endswith("\n") else f"{text}\n" for text in texts)
 
 
 def from_text(text: str, *, length: int) -> Source:

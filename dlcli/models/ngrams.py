@@ -29,8 +29,8 @@ class NGrams(nn.Module):
         *,
         shortest: int = 1,
         longest: int = 5,
-        buckets: int = 65_536,
-        width: int = 16,
+        buckets: int = 131_072,
+        width: int = 8,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class NGrams(nn.Module):
         buckets, weights = self.hashed(tokens)
         if self.training and self.dropout:
             weights = F.dropout(weights, self.dropout)
-        total = (self.embedding(buckets) * weights[..., None]).sum(1)  # (B, D)
+        total = (weights[:, None] @ self.embedding(buckets))[:, 0]  # (B, 1, N) @ (B, N, D) -> (B, D)
         return self.output(total)  # type: ignore[no-any-return]
 
     def hashed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

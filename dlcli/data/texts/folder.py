@@ -31,7 +31,7 @@ class Files:
 def labelled_files(root: Path) -> Files:
     """The texts in `root/CLASS/`, or in `root/train/CLASS/`, `root/val/CLASS/` and `root/test/CLASS/`, where any but
     train may be missing. Files in folders below them belong to the class as well. DataError if there are none."""
-    found, skipped = _text_files(root)
+    found, skipped = text_files(root)
     first = {path.relative_to(root).parts[0].casefold() for path in found}
     deep = all(len(path.relative_to(root).parts) > 2 for path in found)
     split = bool(found) and deep and "train" in {_name(part) for part in first} and first <= PARTS.keys()
@@ -43,10 +43,8 @@ def labelled_files(root: Path) -> Files:
         else:
             skipped["outside the folders of classes"] += 1
     if not placed:
-        told = f" ({_listed(skipped)})" if skipped else ""
+        told = f" ({listed(skipped)})" if skipped else ""
         raise DataError(f"{root} holds no .txt files in its sub-folders{told}: put those of each class into one")
-    if sum(path.stat().st_size for path, _ in placed) > MOST_BYTES:
-        raise DataError(f"{root} holds more than {MOST_BYTES:,} bytes of text: name a smaller folder")
     return _read(root, placed, split, skipped)
 
 
@@ -71,14 +69,14 @@ def _read(root: Path, placed: list[tuple[Path, str]], split: bool, skipped: Coun
         )
     if not texts:
         raise DataError(f"{root} holds only empty .txt files")
-    notes = [f"skipped in {root}: {_listed(skipped)}"] if skipped else []
+    notes = [f"skipped in {root}: {listed(skipped)}"] if skipped else []
     if foreign:
         notes.append(f"{len(foreign):,} files are read as latin-1, since they are not UTF-8, such as {foreign[0]}")
     return Files(texts, labels, names, parts if split else None, digest.hexdigest(), tuple(notes))
 
 
-def _text_files(root: Path) -> tuple[list[Path], Counter[str]]:
-    """The .txt files that are not hidden, and how many others there are."""
+def text_files(root: Path) -> tuple[list[Path], Counter[str]]:
+    """The .txt files that are not hidden, in the order of their names, and how many others there are."""
     files = files_below(root, most=_MOST_FILES)
     if len(files) >= _MOST_FILES:
         raise DataError(f"{root} holds more than {_MOST_FILES:,} files: name a smaller folder")
@@ -91,6 +89,8 @@ def _text_files(root: Path) -> tuple[list[Path], Counter[str]]:
             skipped["not .txt"] += 1
         else:
             found.append(path)
+    if sum(path.stat().st_size for path in found) > MOST_BYTES:
+        raise DataError(f"{root} holds more than {MOST_BYTES:,} bytes of text: name a smaller folder")
     return found, skipped
 
 
@@ -98,5 +98,5 @@ def _name(part: str) -> str:
     return "train" if PARTS.get(part) == TRAIN else part
 
 
-def _listed(skipped: Counter[str]) -> str:
+def listed(skipped: Counter[str]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in sorted(skipped.items()))

@@ -23,6 +23,7 @@ MOST_TOKENS: dict[Unit, int] = {"characters": 10_000, "words": 20_000, "bpe": 4_
 MOST_STEPS: dict[Unit, int] = {"characters": 1024, "words": 512, "bpe": 512}
 LARGEST = 30_000  # so that the document stays below what is read of a run
 
+_LONGEST = 100  # characters of a word
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -138,7 +139,8 @@ def learn(texts: Sequence[str], unit: Unit, *, most: int, length: int) -> Tokens
     """Tokens for texts like these. most: different ones, the most frequent are kept. length: of a row; 0 for that of
     the longest text, up to MOST_STEPS.
 
-    Characters and words that occur once are not kept: they are what UNKNOWN is learned from.
+    Characters and words that occur once are not kept: they are what UNKNOWN is learned from; nor are words that are
+    very long.
     """
     merges: tuple[tuple[int, int], ...] = ()
     if unit == "bpe":
@@ -147,7 +149,8 @@ def learn(texts: Sequence[str], unit: Unit, *, most: int, length: int) -> Tokens
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(text if unit == "characters" else _WORD.findall(text))
-        usual = sorted((t for t, n in counts.items() if n > 1 and not _is_surrogate(t)), key=lambda t: (-counts[t], t))
+        kept = (t for t, count in counts.items() if count > 1 and len(t) <= _LONGEST and not _is_surrogate(t))
+        usual = sorted(kept, key=lambda t: (-counts[t], t))
         vocabulary = tuple(usual[:most])
     made = Tokens(unit, vocabulary or (" ",), length or MOST_STEPS[unit], merges)
     if length:
