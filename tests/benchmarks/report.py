@@ -17,7 +17,19 @@ from typing import Any
 
 from tests.benchmarks.noise import BOUND, Guard
 
-PARTS = ("throughput", "growth", "processes", "startup", "memory", "busy", "cost", "accuracy", "trainers", "cuda")
+PARTS = (
+    "throughput",
+    "growth",
+    "processes",
+    "startup",
+    "memory",
+    "images",
+    "busy",
+    "cost",
+    "accuracy",
+    "trainers",
+    "cuda",
+)
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
 _INTRO = f"""# Benchmarks
