@@ -20,13 +20,14 @@ ROUNDS = 3
 ABOUT = """
 *Whole process*: seconds of one epoch of `cnn` on the 50,000 JPEG files of CIFAR-10, with an evaluation at its end.
 *Loader*: seconds for an epoch of random resized crops to 224 pixels, mirrored and normalised, in batches of 64, without
-a model. Each against torchvision's `ImageFolder` in a `DataLoader` with 2 workers, in a process of its own. *First*: with
-an empty cache; *cached*: with what the run before has left.
+a model. Each against torchvision's `ImageFolder` in a `DataLoader` with 2 workers, in a process of its own. *First*:
+with an empty cache; *cached*: with what the run before has left.
 """
 
 # An epoch of images as batches; the argument is the folder.
 _OURS = """
-import sys, time
+import os, sys, time
+os.environ |= {"GOMP_SPINCOUNT": "5000", "THP_MEM_ALLOC_ENABLE": "1"}  # as the command line does
 from pathlib import Path
 import torch
 from dlcli.data import augment, batches
@@ -39,12 +40,13 @@ official = source.val_x is not None
 data = prepare(source, val_fraction=None if official else 0.0, test_fraction=0.0, normalize=True, seed=0)
 ways = augment.parse(("crop", "flip"), data.spec)
 for batch in batches.shuffled(data.train, 64, seed=0, epoch=1, augmentations=ways, blank=data.blank()):
-    pass
+    batch.x.sum()
 print(time.perf_counter() - start)
 """
 _THEIRS = """
-import sys, time
+import os, sys, time
 from pathlib import Path
+os.environ["GOMP_SPINCOUNT"] = "5000"
 import torch
 from torchvision import datasets, transforms as T
 torch.set_num_threads(2)
@@ -53,8 +55,8 @@ ways = T.Compose([T.RandomResizedCrop(224), T.RandomHorizontalFlip(), T.ToTensor
 start = time.perf_counter()
 folder = Path(sys.argv[1])
 data = datasets.ImageFolder(str(folder / "train" if (folder / "train").is_dir() else folder), ways)
-for batch in torch.utils.data.DataLoader(data, 64, shuffle=True, num_workers=2):
-    pass
+for x, y in torch.utils.data.DataLoader(data, 64, shuffle=True, num_workers=2):
+    x.sum()
 print(time.perf_counter() - start)
 """
 _TRAINING = """

@@ -18,18 +18,8 @@ from typing import Any
 from tests.benchmarks.noise import BOUND, Guard
 
 PARTS = (
-    "throughput",
-    "growth",
-    "processes",
-    "startup",
-    "memory",
-    "images",
-    "busy",
-    "cost",
-    "accuracy",
-    "trainers",
-    "cuda",
-)
+    "throughput", "growth", "processes", "startup", "memory", "images", "busy", "cost", "accuracy", "trainers", "cuda",
+)  # fmt: skip
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
 _INTRO = f"""# Benchmarks
