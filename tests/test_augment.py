@@ -208,8 +208,7 @@ def test_color_is_torchvisions_brightness_contrast_and_saturation() -> None:
 @pytest.mark.parametrize("magnitude", [3, 9, 30])
 @pytest.mark.parametrize("number", range(1, 14))
 def test_the_operations_of_randaugment_are_torchvisions(number: int, magnitude: int) -> None:
-    """Within one level of 256, since torchvision cuts off where we round; moved images but for few pixels on the border
-    between two."""
+    """Colours within two levels of 256, since torchvision cuts off, also grey in between, where we round."""
     from torchvision.transforms.v2 import InterpolationMode, functional
 
     coarse = torch.rand(4, 3, 6, 7, generator=seeded(number)) * 255
@@ -244,7 +243,7 @@ def test_the_operations_of_randaugment_are_torchvisions(number: int, magnitude: 
             call, arguments = calls[number]
             expected = call(raw, *arguments, **(nearest if number == 5 else {}))
         difference = (found[k] - expected.float()).abs()
-        assert (difference > 1.01).float().mean() < (0.05 if number <= 5 else 1e-9), difference.max()
+        assert difference.max() <= (0 if number <= 5 else 2)
 
 
 def test_randaugment_changes_most_images_and_stays_between_black_and_white() -> None:

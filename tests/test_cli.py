@@ -69,7 +69,7 @@ def test_every_setting_is_an_option_and_every_option_shows_its_default() -> None
 WITH_A_TABLE = (
     "train mlp", "resume 1", "eval 1", "predict 1 a", "export 1", "gradcheck mlp", "check resume mlp",
     "check determinism mlp", "check install", "runs", "runs show 1", "runs rm 1", "runs restore", "runs purge",
-    "models", "datasets", "recipes",
+    "cache", "cache clear", "models", "datasets", "recipes",
 )  # fmt: skip
 
 

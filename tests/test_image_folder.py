@@ -16,6 +16,7 @@ from dlcli import TrainConfig
 from dlcli.checkpoints import checkpoint
 from dlcli.cli.main import app
 from dlcli.core.errors import ConfigError, DataError
+from dlcli.data.images import layout
 from dlcli.data.images.folder import images
 from dlcli.data.readers.images import read_image
 from dlcli.data.source import Source
@@ -412,6 +413,21 @@ def test_a_class_of_which_no_file_can_be_used_is_refused_even_if_they_are_skippe
     )
     (root / "ants/0.png").write_bytes(b"")
     assert "; " in refused(root, invalid="skip") and "data.invalid" not in refused(root, invalid="skip")
+
+
+def test_a_folder_of_other_things_is_given_up_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of a stranger may name images:/."""
+    monkeypatch.setattr(layout, "_DOUBTFUL", 60)
+    root = folder(tmp_path / "photos", count=2)
+    for number in range(30):
+        folder_ = root / f"ants/{number}"
+        folder_.mkdir()
+        for name in "abc":
+            (folder_ / name).touch()
+    told = refused(root)
+    assert told.startswith(f"{root} holds ") and told.endswith(" files: name the folder of images"), told
+    folder(root, count=20)
+    assert len(read(root).x) == 40
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")

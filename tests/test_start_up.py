@@ -50,6 +50,7 @@ def call(*words: str) -> str:
                 "runs",
                 "listing",
                 "recipes",
+                "cache",
             )
         ),
     ],
@@ -69,6 +70,7 @@ def test_light_files_import_nothing_heavy(module: str) -> None:
         ("models",),
         ("datasets", "--json"),
         ("recipes",),
+        ("cache",),
     ],
     ids=" ".join,
 )

@@ -71,7 +71,9 @@ def shuffled(
     count = count or -(-len(order) // batch_size)
     rows = split.rows
     if generator is not None and augmentations[0].name == "crop":
-        rows = cut_by(rows, partial(augment.crop, least=augmentations[0].strength, generator=generator))
+        early = list(itertools.takewhile(lambda a: a.name in ("crop", "flip"), augmentations))
+        rows = cut_by(rows, partial(_cropped, early=early, generator=generator))
+        augmentations = augmentations[len(early) :]
     wanted = (order[positions(number, batch_size, count=count)] for number in range(first, count))
     taken = _taken(rows, wanted)
     for number in range(first, count):
@@ -141,6 +143,18 @@ def _batch(x: Tensor, y: Tensor | None) -> Batch:
         return Batch(x, y)
     rows = x.long()  # (B, T + 1) tokens
     return Batch(rows[:, :-1], rows[:, 1:])
+
+
+def _cropped(
+    x: Tensor, *, height: int, width: int, early: Sequence[Augmentation], generator: torch.Generator
+) -> Tensor:
+    """What comes first, before the images are normalised: it takes a quarter of the memory."""
+    for a in early:
+        if a.name == "crop":
+            x = augment.crop(x, a.strength, height, width, generator)
+        else:
+            x = augment.flip(x, generator)
+    return x
 
 
 def _augmented(

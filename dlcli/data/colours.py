@@ -115,9 +115,9 @@ def _moved(image: Tensor, number: int, part: float, sign: Tensor) -> Tensor:
     zero, one = torch.zeros_like(amount), torch.ones_like(amount)
     matrix = [one, zero, zero, zero, one, zero]
     if number == 1:
-        matrix[1] = -0.3 * amount * h / w
+        matrix[1] = 0.3 * amount * h / w
     elif number == 2:
-        matrix[3] = -0.3 * amount * w / h
+        matrix[3] = 0.3 * amount * w / h
     elif number == 3:
         matrix[2] = -2 * (150 / 331 * w * amount).trunc() / w
     elif number == 4:
@@ -125,7 +125,7 @@ def _moved(image: Tensor, number: int, part: float, sign: Tensor) -> Tensor:
     else:
         angle = amount * (torch.pi / 6)
         cos, sin = angle.cos(), angle.sin()
-        matrix = [cos, sin * h / w, zero, -sin * w / h, cos, zero]
+        matrix = [cos, -sin * h / w, zero, sin * w / h, cos, zero]
     grid = F.affine_grid(torch.stack(matrix, 1).view(b, 2, 3), list(image.shape), align_corners=False)
     return F.grid_sample(image, grid, mode="nearest", align_corners=False)
 

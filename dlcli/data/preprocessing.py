@@ -58,7 +58,13 @@ class Preprocessing:
         if not self.mean:
             return lambda x: x.to(torch.float32)
         mean, scale = self._a_channel(self.mean, device), 1 / self._a_channel(self.std, device)
-        return lambda x: torch.sub(x.to(torch.float32), mean).mul_(scale)
+
+        def normalised(x: Tensor) -> Tensor:
+            if x.dtype == torch.float32:
+                return torch.sub(x, mean).mul_(scale)
+            return x.to(torch.float32).sub_(mean).mul_(scale)  # a copy already
+
+        return normalised
 
     def blank(self, device: torch.device) -> Tensor:
         """The model input of a raw value of 0 (a black pixel), shaped to broadcast over (N, ...) input."""

@@ -33,6 +33,8 @@ _HARMLESS = (
     "threads",
     "checkpoint_every",
     "keep_last",
+    "data.storage",
+    "data.workers",
 )
 
 # The only environment variables that are recorded: those that decide which kernels compute.

@@ -18,6 +18,7 @@ from typing import Any
 from tests.benchmarks.noise import BOUND, Guard
 
 PARTS = (
+<<<<<<< HEAD
     "throughput",
     "growth",
     "processes",
@@ -30,6 +31,10 @@ PARTS = (
     "trainers",
     "cuda",
 )
+=======
+    "throughput", "growth", "processes", "startup", "memory", "images", "busy", "cost", "accuracy", "trainers", "cuda",
+)  # fmt: skip
+>>>>>>> images2
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
 _INTRO = f"""# Benchmarks

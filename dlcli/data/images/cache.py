@@ -203,9 +203,12 @@ def _checked(place: _Place, name: str, shape: tuple[int, ...], size: int, *, map
     checked."""
     path = place.folder / name
     try:
-        described = read_json(path.with_suffix(".json") if path.suffix == ".pixels" else Path(f"{path}.json"))
+        about = path.with_suffix(".json") if path.suffix == ".pixels" else Path(f"{path}.json")
+        described = read_json(about)
         if described["shape"] != list(shape) or os.lstat(path).st_size != size:
             raise ValueError
+        with contextlib.suppress(OSError):
+            os.utime(about)  # its last use, for `dlcli cache`
         if mapped:
             return _mapped(path)
         content = np.fromfile(path, dtype=np.uint8)

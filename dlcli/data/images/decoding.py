@@ -164,11 +164,25 @@ def _content(item: Item) -> tuple[Stamp, bytes]:
 
 
 def _begin(parent: int) -> None:
-    """In a new process: signals are left to the parent, and the process ends when the parent does, however it ends."""
+    """In a new process: signals and files are left to the parent, and the process ends when the parent does, however it
+    ends."""
+    _leave_files()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _leave_files() -> None:
+    """A fork inherits all open files of its parent, and with the lock file of a run its lock. They are replaced, not
+    closed: objects of the parent still have their numbers."""
+    if sys.platform != "linux":
+        return
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the folder that is listed is closed by now
+            if number > 2 and stat.S_IFMT(os.fstat(number).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
+                os.dup2(null, number)
 
 
 def _end_with(parent: int) -> None:

@@ -17,6 +17,9 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 
 MOST_ENTRIES = 5_000_000
 
+# A folder is given up after so many files, if not even one in twenty is an image: it may be the root of a disk.
+_DOUBTFUL = 100_000
+
 
 class Entry(NamedTuple):
     """Of a folder. kind: folder, file, link or other."""
@@ -116,7 +119,7 @@ class _Scan:
         self.root = root
         self._all_entries = entries
         self._skipped: Counter[str] = Counter()
-        self._seen = 0
+        self._seen = self._found = 0
 
     def folders(self, folder: str) -> list[str]:
         """The names of the sub-folders of a folder, sorted. folder: relative to the root, as everywhere."""
@@ -160,6 +163,12 @@ class _Scan:
         self._seen += len(found)
         if self._seen > MOST_ENTRIES:
             raise DataError(f"{self.root} holds more than {MOST_ENTRIES:,} files: name a smaller folder")
+        self._found += sum(map(_is_image, found))
+        if self._seen > _DOUBTFUL and self._found * 20 < self._seen:
+            raise DataError(
+                f"{self.root} holds {self._found:,} images among its first {self._seen:,} files: name the folder "
+                "of images"
+            )
         kept = []
         for entry in found:
             what = "hidden" if entry.name.startswith(".") else "links" if entry.kind == "link" else ""

@@ -144,8 +144,8 @@ def _opened(path: Path) -> Iterator[Any]:
     except ImportError:
         raise ResourceError(f"{path} is read by pyarrow: install it with pip install 'dlcli[tables]'") from None
     try:
-        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:  # type: ignore[no-untyped-call]
             yield file
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.lib.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read as Parquet: {reason}") from None
