@@ -26,26 +26,45 @@ Target = Annotated[
         show_default=False,
     ),
 ]
+# Options of table:FILE with a flag of their own: flag -> the option of the data, placeholder, help.
+_TABLES = {
+    "split-column": ("split_column", "COLUMN", "Column of table:FILE that says train, val or test."),
+    "split-time": ("split_time", "COLUMN", "Column of table:FILE with a time: the last rows are for testing."),
+    "split-group": ("split_group", "COLUMN", "Column of table:FILE whose groups are not divided between splits."),
+    "val-data": ("val", "FILE", "File of the same columns as table:FILE, for validation."),
+    "test-data": ("test", "FILE", "File of the same columns as table:FILE, for testing."),
+}
 # Option -> the setting that it stands for, where the two have different names.
-_STANDS_FOR = {"target": "data.target"}
+_STANDS_FOR = {"target": "data.target"} | {
+    flag.replace("-", "_"): f"data.{name}" for flag, (name, _, _) in _TABLES.items()
+}
 
 _PANELS = {"Data": "Data", "Training": "Training", "Optimizer": "Optimizer and schedule"}
 _PANELS |= {"Selection": "Best checkpoint", "Machine": "Machine"}
 
 
 def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Callable[..., Any]:
-    """Replace the parameter `settings` of a command by one option for each field of TrainConfig, and --target.
+    """Replace the parameter `settings` of a command by one option for each field of TrainConfig, --target
+    and the like.
 
     The argument `settings` is a dict of setting -> text or bool, with only the options that were given.
     defaults: whether the help shows TrainConfig's defaults.
     """
     options = [_option(f, default=defaults) for f in fields(TrainConfig) if f.metadata]
-    options.insert(1, option("target", Target, default=None))
+    options[1:1] = [option("target", Target, default=None), *_table_options()]
 
     def settings(given: Mapping[str, Any]) -> dict[str, Any]:
         return {_STANDS_FOR.get(name, name): value for name, value in given.items() if value is not None}
 
     return with_options(command, "settings", options, settings)
+
+
+def _table_options() -> list[inspect.Parameter]:
+    found = []
+    for flag, (_, metavar, help) in _TABLES.items():
+        info = typer.Option(f"--{flag}", metavar=metavar, help=help, rich_help_panel="Data", show_default=False)
+        found.append(option(flag.replace("-", "_"), Annotated[str | None, info], default=None))
+    return found
 
 
 def resolve(*, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]) -> TrainConfig:

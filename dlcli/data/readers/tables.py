@@ -40,7 +40,7 @@ def read_table(path: Path, how: Format = _PLAIN, *, texts: Collection[str] = (),
         from dlcli.data.readers.parquet import read_parquet
 
         return read_parquet(path, texts=texts)
-    large = None if is_stream(path) else _large(path, how, texts)
+    large = _large(path, how, texts) if path.is_file() and not is_stream(path) else None
     if large is not None:
         return large
     content = _inflated(path, read_content(path, streams=streams))
@@ -63,7 +63,7 @@ def _large(path: Path, how: Format, texts: Collection[str]) -> Table | None:
     """The table, read by pyarrow; None for a small file, and for one that must be read otherwise."""
     try:
         size = path.stat().st_size
-        if size <= _LARGE or not path.is_file():
+        if size <= _LARGE:
             return None
         if not arrow.is_there():
             if size > MOST_BYTES:
