@@ -86,7 +86,8 @@ def _groups_of(left: Tensor, sizes: Tensor, wanted: int, *, seed: int) -> list[i
     """Some groups of `left`, at least one but not the last: in random order each that brings their sum of rows
     nearer to the `wanted` one."""
     order = left[torch.randperm(len(left), generator=torch.Generator().manual_seed(seed))].tolist()
-    chosen, total = [], 0
+    chosen: list[int] = []
+    total = 0
     for group in order[:-1]:
         size = int(sizes[group])
         if not chosen or abs(total + size - wanted) < abs(total - wanted):

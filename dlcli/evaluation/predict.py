@@ -80,20 +80,22 @@ def _predictions(
         if about.spec.task == "next-token":
             yield Prediction(str(path), _score_text(restored, path))
             continue
-        samples = read_samples(path, about, keep=keep)
-        if samples.note:
-            tell(samples.note)
-        raw = about.pixel_max - samples.raw if invert else samples.raw
-        if about.spec.kind == "image":
-            pixels.add(raw)
-        output = restored.answer(raw).cpu()
-        probability = restored.task.probabilities(output)
-        if probability is None:
-            answers = restored.task.answers(output, about.class_names)
-        else:
-            answers = likeliest(probability, about.class_names, top=top, every=probabilities)
-        for name, values, kept in zip(samples.names, answers, samples.kept, strict=True):
-            yield Prediction(name, values, kept)
+        for samples in read_samples(path, about, keep=keep):
+            if samples.note:
+                tell(samples.note)
+            if not samples.names:
+                continue
+            raw = about.pixel_max - samples.raw if invert else samples.raw
+            if about.spec.kind == "image":
+                pixels.add(raw)
+            output = restored.answer(raw).cpu()
+            probability = restored.task.probabilities(output)
+            if probability is None:
+                answers = restored.task.answers(output, about.class_names)
+            else:
+                answers = likeliest(probability, about.class_names, top=top, every=probabilities)
+            for name, values, kept in zip(samples.names, answers, samples.kept, strict=True):
+                yield Prediction(name, values, kept)
     if (warning := pixels.warning(inverted=invert)) is not None:
         tell(warning)
 
