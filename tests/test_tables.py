@@ -245,10 +245,14 @@ def test_features_against_pandas(tmp_path: Path) -> None:
         "since.day": dates.dt.day,
         "since.weekday": dates.dt.day_of_week,
         "since.days": (dates - pd.Timestamp("1970-01-01")).dt.days,
+        "since.month-sin": np.sin(2 * np.pi * (dates.dt.month - 1) / 12),
+        "since.month-cos": np.cos(2 * np.pi * (dates.dt.month - 1) / 12),
+        "since.weekday-sin": np.sin(2 * np.pi * dates.dt.day_of_week / 7),
+        "since.weekday-cos": np.cos(2 * np.pi * dates.dt.day_of_week / 7),
         "income": frame["income"],
     }
     assert about.feature_names == tuple(expected)
-    scaled = ("age", "since.year", "since.month", "since.day", "since.weekday", "since.days", "income")
+    scaled = [name for name in expected if name in ("age", "income") or name.startswith("since.")]
     for place, (name, values) in enumerate(expected.items()):
         values = values.astype(float)
         if name in scaled:
@@ -507,7 +511,7 @@ def test_the_encoding_survives_json_and_damage_is_told(tmp_path: Path) -> None:
         ),
         (("columns", 1, "fills"), [], "column 'age' is a number with other levels or fills"),
         (("columns", 2, "levels"), ["a", "a"], "column 'city' has a level twice"),
-        (("columns", 2, "levels"), ["a"], "encoding makes 11 features, but the data is features of 13"),
+        (("columns", 2, "levels"), ["a"], "encoding makes 15 features, but the data is features of 17"),
         (("columns", 2, "name"), "age", "two of its columns have one name, or two are the target"),
     ):
         damaged = json.loads(json.dumps(document))
@@ -530,7 +534,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Path:
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines[1] == (
-        f"logistic (14 parameters) on table:{folder}/a.csv (288 train, 32 val, 80 test samples); cpu, 1 thread"
+        f"logistic (18 parameters) on table:{folder}/a.csv (288 train, 32 val, 80 test samples); cpu, 1 thread"
     )
     assert lines[2] == ("left out: id (it numbers the rows), remark (it is an id or free text: different in every row)")
     return folder
@@ -641,7 +645,9 @@ def test_inspect_tells_what_would_be_made_of_a_table(dlcli: Dlcli, tmp_path: Pat
     assert city["examples"] == frame["city"].value_counts().index.tolist()
     assert city["treatment"] == "0 or 1 for each of 3 levels and one for missing"
     assert by_name["member"]["treatment"] == "1 for yes"
-    assert by_name["since"]["treatment"] == "year, month, day, weekday, days"
+    assert by_name["since"]["treatment"] == (
+        "year, month, day, weekday, days, month-sin, month-cos, weekday-sin, weekday-cos"
+    )
     assert by_name["id"]["treatment"] == "left out: it numbers the rows"
     assert by_name["plan"]["treatment"] == "predicted: binary"
     assert by_name["income"]["treatment"] == "standardised"
@@ -652,7 +658,7 @@ def test_inspect_tells_what_would_be_made_of_a_table(dlcli: Dlcli, tmp_path: Pat
     assert shown.stdout.splitlines()[0].split() == ["column", "type", "missing", "distinct", "examples", "treatment"]
     assert len(shown.stdout.splitlines()) == 10
     assert shown.stderr.splitlines()[0] == (
-        f"table:{tmp_path}/a.csv: binary on features of 14; 144 train, 16 val, 40 test samples"
+        f"table:{tmp_path}/a.csv: binary on features of 18; 144 train, 16 val, 40 test samples"
     )
     assert not (tmp_path / "runs").exists()
 

@@ -53,6 +53,26 @@ _STANDS_FOR = {
         "data.workers",
         _of_data("--workers", "auto|N", "Processes that decode images:FOLDER. (default: one for each core)"),
     ),
+    "split_column": (
+        "data.split_column",
+        _of_data("--split-column", "COLUMN", "Column of table:FILE that says train, val or test."),
+    ),
+    "split_time": (
+        "data.split_time",
+        _of_data("--split-time", "COLUMN", "Column of table:FILE with a time: the last rows are for testing."),
+    ),
+    "split_group": (
+        "data.split_group",
+        _of_data("--split-group", "COLUMN", "Column of table:FILE whose groups are not divided between splits."),
+    ),
+    "val_data": (
+        "data.val",
+        _of_data("--val-data", "FILE", "File of the same columns as table:FILE, for validation."),
+    ),
+    "test_data": (
+        "data.test",
+        _of_data("--test-data", "FILE", "File of the same columns as table:FILE, for testing."),
+    ),
 }
 _OF_IMAGES = ("image_size", "channels", "storage", "workers")
 

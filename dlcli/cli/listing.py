@@ -70,11 +70,12 @@ def datasets(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="Show all about this data set, text:FILE, images:FOLDER, or your own package.module:name; or inspect.",
+            help="Show all about this data set, text:FILE, images:FOLDER, or your own package.module:name; or inspect, "
+            "or fetch.",
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Argument(metavar="DATA", help="After inspect: the data to read, such as table:FILE.")
+        str | None, typer.Argument(metavar="DATA", help="After inspect or fetch: the data, such as table:FILE.")
     ] = None,
     target: Target = None,
     text: Text = None,
@@ -94,6 +95,8 @@ def datasets(
 
     `dlcli datasets inspect table:FILE --target COLUMN` reads the data, and
     shows what would be made of it: its columns or classes, and its splits.
+
+    `dlcli datasets fetch NAME` downloads a built-in data set ahead of a training.
     """
     folder = data_dir or read_environment().get("data_dir")
     if name == "inspect":
@@ -103,6 +106,11 @@ def datasets(
 
         given = {"data": data, "data_dir": folder, "data.target": target, "data.text": text}
         inspect(typed_layer(set_ or [], {n: v for n, v in given.items() if v is not None}), format=format)
+        return
+    if name == "fetch" and target is None and text is None and not set_:
+        if data is None:
+            raise ConfigError("fetch needs the name of a data set: dlcli datasets fetch mnist")
+        _fetch(data, folder, format=format)
         return
     if data is not None or target is not None or text is not None or set_:
         raise ConfigError(
@@ -149,6 +157,15 @@ def datasets(
         ],
         format=format,
     )
+
+
+def _fetch(name: str, data_dir: str | None, *, format: Format) -> None:
+    from dlcli.experiment.catalogue import fetch_data
+
+    found = fetch_data(name, data_dir=data_dir)
+    done = f"downloaded {len(found['downloaded'])} files" if found["downloaded"] else "it was there already"
+    row = {"data": name, "files": len(found["files"]), "folder": found["folder"], "done": done}
+    emit([row], [Column(key, key) for key in row], format=format, document=found)
 
 
 def _tell(name: str, facts: Mapping[str, str], found: Mapping[str, Any], *, owner: str, format: Format) -> None:

@@ -22,6 +22,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udf
 _JSON_CONTROL = re.compile(_CONTROL.pattern.replace(r"\x00-\x1f", ""))  # json escapes those below 0x20
 # Longest text that is shown to the user in full, in characters.
 _LONGEST = 1000
+_AT_ONCE = 1000  # rows
 
 
 class Format(StrEnum):
@@ -74,6 +75,27 @@ def emit(
         write(_markdown([c.heading for c in columns], [[c.show(row.get(c.key)) for c in columns] for row in rows]))
     else:
         _print_table(rows, columns, title)
+
+
+def emit_as_they_come(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], *, format: Format) -> None:
+    """As `emit`. CSV and JSON are written while the rows come; a table needs all of them for its widths."""
+    if format not in (Format.csv, Format.json):
+        emit(list(rows), columns, format=format)
+        return
+    mark, rows = "[", iter(rows)
+    keys: list[str] | None = [column.key for column in columns]
+    while batch := list(itertools.islice(rows, _AT_ONCE)):
+        if format is Format.csv:
+            write(to_csv(keys, [[row.get(column.key) for column in columns] for row in batch]))
+            keys = None
+            continue
+        shown = ("".join(_json_pieces(row, sys.stdout, indent=2)).replace("\n", "\n  ") for row in batch)
+        write(f"{mark}\n  " + ",\n  ".join(shown))
+        mark = ","
+    if format is Format.json:
+        write("[]\n" if mark == "[" else "\n]\n")
+    elif keys is not None:
+        write(to_csv(keys, []))
 
 
 def print_json(document: Any) -> None:
@@ -202,11 +224,13 @@ def age(started: str | None) -> str:
     return f"{int(seconds)}s"
 
 
-def to_csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Text cells that a spreadsheet would interpret as a formula are prefixed with an apostrophe."""
+def to_csv(header: Sequence[str] | None, rows: Sequence[Sequence[Any]]) -> str:
+    """Text cells that a spreadsheet would interpret as a formula are prefixed with an apostrophe. header: None for rows
+    below others."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([_cell(name) for name in header])
+    if header is not None:
+        writer.writerow([_cell(name) for name in header])
     for row in rows:
         writer.writerow([_cell(value) for value in row])
     return buffer.getvalue()

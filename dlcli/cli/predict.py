@@ -1,13 +1,14 @@
 """dlcli predict"""
 
 import csv
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcli.cli.arguments import CheckpointRole, Device, RunName, RunsDir, with_format
-from dlcli.cli.output import Column, Format, emit, say, tell_damage
+from dlcli.cli.output import Column, Format, emit_as_they_come, say, tell_damage
 from dlcli.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,12 +56,13 @@ def predict(
     predictions = predict(
         restored, inputs, top=top, probabilities=probabilities, keep=kept, invert=invert, tell=say
     )  # fmt: skip
-    rows = [_row(prediction) for prediction in predictions]
+    rows = (_row(prediction) for prediction in predictions)
+    first = next(rows, None)
     columns = [
         Column(name, name if name in kept else name.replace("_", " "), right=not isinstance(value, str))
-        for name, value in (rows[0] if rows else {"input": ""}).items()
+        for name, value in (first or {"input": ""}).items()
     ]
-    emit(rows, columns, format=format)
+    emit_as_they_come(rows if first is None else itertools.chain([first], rows), columns, format=format)
 
 
 def _row(prediction: "Prediction") -> dict[str, Any]:

@@ -28,8 +28,9 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     if (found := split_file(name)) is not None:
         values["data"] = f"{found[0]}:{Path(found[1]).absolute()}"
         options = values.get("data_options")
-        if isinstance(options, Mapping) and isinstance(options.get("test"), str):
-            values["data_options"] = {**options, "test": str(Path(options["test"]).absolute())}
+        if isinstance(options, Mapping):
+            files = {name: options[name] for name in ("val", "test") if isinstance(options.get(name), str)}
+            values["data_options"] = {**options, **{name: str(Path(file).absolute()) for name, file in files.items()}}
         if found[0] == "images":
             values["data_options"] = _with_room(values)
     if values.get("data_dir"):

@@ -87,15 +87,15 @@ def _divided(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The row numbers of the training, validation and test split; the last is empty with an official test set."""
     rows = source.rows
-    ordered, classes, parts = False, None, None
+    ordered, classes, parts, order, groups = False, None, None, None, None
+    if source.has_val and val_fraction is not None:
+        raise ConfigError(
+            f"val_fraction = {val_fraction} cannot be used with data that has a validation set of its own"
+        )
     if isinstance(source, Source):
         ordered = source.ordered
-        if source.val_x is not None and val_fraction is not None:
-            raise ConfigError(
-                f"val_fraction = {val_fraction} cannot be used with data that has a validation set of its own"
-            )
     else:
-        classes, parts = source.classes, source.parts
+        classes, parts, order, groups = source.classes, source.parts, source.order, source.groups
     official = source.has_test or (parts is not None and bool((parts == TEST).any()))
     if official and test_fraction is not None:
         raise ConfigError(f"test_fraction = {test_fraction} cannot be used with data that has a test set of its own")
@@ -103,7 +103,7 @@ def _divided(
         test_fraction = 0.0 if official else 0.1 if ordered else 0.2
     found = divide(
         rows, test_fraction=test_fraction, val_fraction=val_fraction or 0.0, seed=seed, ordered=ordered,
-        classes=classes, parts=parts,
+        classes=classes, parts=parts, order=order, groups=groups,
     )  # fmt: skip
     if not len(found[0]):
         raise DataError(f"{rows} samples are too few for a training, a validation and a test split")

@@ -81,6 +81,10 @@ class Source:
         return len(self.x)
 
     @property
+    def has_val(self) -> bool:
+        return self.val_x is not None
+
+    @property
     def has_test(self) -> bool:
         return self.test_x is not None
 
@@ -91,6 +95,10 @@ class Unfitted(Protocol):
     @property
     def rows(self) -> int:
         """Without those of an official test set."""
+
+    @property
+    def has_val(self) -> bool:
+        """Whether there is an official validation set."""
 
     @property
     def has_test(self) -> bool:
@@ -107,6 +115,14 @@ class Unfitted(Protocol):
     @property
     def parts(self) -> Tensor | None:
         """int64 (rows,), TRAIN, VAL or TEST of splits.py, if the data says it of each row."""
+
+    @property
+    def order(self) -> Tensor | None:
+        """int64 (rows,), the rows in the order of time, if later ones are to be held out."""
+
+    @property
+    def groups(self) -> Tensor | None:
+        """int64 (rows,), the group of each row, if no group may be in two splits."""
 
     def fit(self, train: Tensor, about: Preprocessing | None) -> Source:
         """Encoded with what the rows in `train` show, or, for a trained model, as its Preprocessing says."""

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dlcli.core.errors import DataError
+
 # If there is no official test set, the test split is drawn with this seed and not with the run's, so that all runs on a
 # data set are measured on the same samples.
 _TEST_SEED = 20240229
@@ -20,6 +22,8 @@ def divide(
     ordered: bool = False,
     classes: Tensor | None = None,
     parts: Tensor | None = None,
+    order: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The row numbers of the training, validation and test split, each in ascending order.
 
@@ -27,7 +31,15 @@ def divide(
     `val_fraction` of the others, and at least one. ordered: they are cut from the end instead.
     classes: (N,) the class of each row: each class is divided in the same proportions, and keeps a training row.
     parts: (N,) TRAIN, VAL or TEST of each row; only what it leaves out is drawn, from its TRAIN rows.
+    order: (N,) the rows in the order of time, of which the last are held out.
+    groups: (N,) the group of each row: whole groups are held out, as many as come nearest to the fraction of rows.
     """
+    if order is not None:
+        found = divide(count, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed, ordered=True)
+        train, val, test = (order[index].sort().values for index in found)
+        return train, val, test
+    if groups is not None:
+        return _by_group(groups, test_fraction=test_fraction, val_fraction=val_fraction, seed=seed)
     rows = torch.arange(count)
     val, test = rows[:0], rows[:0]
     if parts is not None:
@@ -53,6 +65,35 @@ def _hold_out(rows: Tensor, size: int, *, seed: int | None, classes: Tensor | No
     if classes is not None:
         order, size = _balanced(order, classes[rows[order]], size)
     return rows[order[size:].sort().values], rows[order[:size].sort().values]
+
+
+def _by_group(groups: Tensor, *, test_fraction: float, val_fraction: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As `divide`, in whole groups."""
+    sizes = groups.bincount()
+    left = sizes.nonzero().flatten()
+    parts = []
+    for fraction, own_seed in ((test_fraction, _TEST_SEED), (val_fraction, seed)):
+        chosen = _groups_of(left, sizes, round(int(sizes[left].sum()) * fraction), seed=own_seed) if fraction else []
+        if fraction and not chosen:
+            raise DataError(f"{len(sizes.nonzero())} groups are too few for a training, a validation and a test split")
+        parts.append(torch.isin(groups, torch.tensor(chosen, dtype=torch.int64)).nonzero().flatten())
+        left = left[~torch.isin(left, torch.tensor(chosen, dtype=torch.int64))]
+    test, val = parts
+    return torch.isin(groups, left).nonzero().flatten(), val, test
+
+
+def _groups_of(left: Tensor, sizes: Tensor, wanted: int, *, seed: int) -> list[int]:
+    """Some groups of `left`, at least one but not the last: in random order each that brings their sum of rows
+    nearer to the `wanted` one."""
+    order = left[torch.randperm(len(left), generator=torch.Generator().manual_seed(seed))].tolist()
+    chosen: list[int] = []
+    total = 0
+    for group in order[:-1]:
+        size = int(sizes[group])
+        if not chosen or abs(total + size - wanted) < abs(total - wanted):
+            chosen.append(group)
+            total += size
+    return chosen
 
 
 def _balanced(order: Tensor, classes: Tensor, size: int) -> tuple[Tensor, int]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dlcli.core.errors import ConfigError, DataError
+from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.readers.csv import Samples
 from dlcli.data.readers.samples import read_samples, sample_files
 from dlcli.data.readers.text import read_text
@@ -82,13 +83,11 @@ def _predictions(
         for path in sample_files(inputs, about.spec, tell=tell):
             yield Prediction(str(path), _score_text(restored, path))
         return
-    if about.tokens is not None:
-        read: Iterator[Samples] = text_samples(inputs, about.tokens, keep=keep, tell=tell)
-    else:
-        read = (read_samples(path, about, keep=keep) for path in sample_files(inputs, about.spec, tell=tell))
-    for samples in read:
+    for samples in _read(inputs, about, keep=keep, tell=tell):
         if samples.note:
             tell(samples.note)
+        if not samples.names:
+            continue
         raw = about.pixel_max - samples.raw if invert else samples.raw
         if about.spec.kind == "image":
             pixels.add(raw)
@@ -103,6 +102,16 @@ def _predictions(
             yield Prediction(name, values, kept)
     if (warning := pixels.warning(inverted=invert)) is not None:
         tell(warning)
+
+
+def _read(
+    inputs: Sequence[str], about: Preprocessing, *, keep: Sequence[str], tell: Callable[[str], None]
+) -> Iterator[Samples]:
+    if about.tokens is not None:
+        yield from text_samples(inputs, about.tokens, keep=keep, tell=tell)
+        return
+    for path in sample_files(inputs, about.spec, tell=tell):
+        yield from read_samples(path, about, keep=keep)
 
 
 def _score_text(restored: Restored, path: Path) -> dict[str, Any]:

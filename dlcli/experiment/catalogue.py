@@ -7,9 +7,10 @@ from dlcli.config.own_code import load
 from dlcli.config.schemes import data_entry, model_entry, split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
+from dlcli.core.errors import ConfigError
 from dlcli.data.published import DOWNLOADS
 from dlcli.experiment.guard import build_model
-from dlcli.experiment.load import data_folder, read_source
+from dlcli.experiment.load import data_folder, read, read_source
 
 
 def about_model(name: str) -> dict[str, Any]:
@@ -58,6 +59,23 @@ def about_data(name: str, *, data_dir: str | None) -> dict[str, Any]:
         "options": options.described(load(entry.target)),
         "files": _files(name, folder),
     }
+
+
+def fetch_data(name: str, *, data_dir: str | None) -> dict[str, Any]:
+    """Download what is missing of a built-in data set, and check all of it: data, folder, files, and downloaded, the
+    names of the files that were missing.
+
+    Raises ConfigError for data that is not downloaded, and what a training raises if it cannot be.
+    """
+    if name not in DOWNLOADS:
+        place = "is a file of your own" if split_file(name) is not None else "comes with dlcli or its libraries"
+        data_entry(name)  # refuses an unknown name
+        raise ConfigError(f"{name} {place}, and needs no download: fetch takes {', '.join(DOWNLOADS)}")
+    config = TrainConfig("mlp", data=name, data_dir=data_dir)
+    before = _files(name, data_folder(config))
+    assert before is not None
+    read(config)
+    return {"data": name, "folder": before["folder"], "files": before["names"], "downloaded": before["missing"]}
 
 
 def _files(name: str, data_folder: Path) -> dict[str, Any] | None:

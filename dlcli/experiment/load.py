@@ -55,7 +55,7 @@ def load_data(
     own_val = "val_fraction" not in config.given or name is not None
     if name is not None and name != config.data:
         same_loader = data_entry(name).target == data_entry(config.data).target
-        kept = {n: v for n, v in config.data_options.items() if n != "test"} if same_loader else {}
+        kept = {n: v for n, v in config.data_options.items() if n not in ("val", "test")} if same_loader else {}
         config = config.with_values(
             data=name, data_options=kept, test_fraction=config.test_fraction if same_loader else None
         )
@@ -89,7 +89,7 @@ def prepared(
 ) -> Dataset:
     """As `prepare`, with the settings of `config`. own_val: whether a validation set of the data takes the place of
     `val_fraction`."""
-    official = own_val and isinstance(source, Source) and source.val_x is not None
+    official = own_val and source.has_val
     return prepare(
         source,
         val_fraction=None if official else config.val_fraction,

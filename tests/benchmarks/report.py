@@ -18,23 +18,9 @@ from typing import Any
 from tests.benchmarks.noise import BOUND, Guard
 
 PARTS = (
-<<<<<<< HEAD
-    "throughput",
-    "growth",
-    "processes",
-    "startup",
-    "memory",
-    "busy",
-    "cost",
-    "accuracy",
-    "tables",
-    "trainers",
-    "cuda",
-)
-=======
-    "throughput", "growth", "processes", "startup", "memory", "images", "busy", "cost", "accuracy", "trainers", "cuda",
+    "throughput", "growth", "processes", "startup", "memory", "images", "busy", "cost", "accuracy", "tables",
+    "texts", "trainers", "cuda",
 )  # fmt: skip
->>>>>>> images2
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
 _INTRO = f"""# Benchmarks

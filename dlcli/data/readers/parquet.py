@@ -1,14 +1,16 @@
 """A Parquet file -> columns, by pyarrow, a batch of rows at a time. Only values are read: no code and no metadata."""
 
-import hashlib
+import contextlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dlcli.core.errors import DataError, ResourceError
+from dlcli.core.files import sha256_of
 from dlcli.core.reading import open_regular
 from dlcli.data.readers import arrow
 from dlcli.data.readers.cells import MANY, Builder, Cells, Numbers, Table
@@ -24,6 +26,25 @@ def read_parquet(path: Path, *, texts: Collection[str] = ()) -> Table:
 
     texts: columns whose texts are needed.
     """
+    with _opened(path, texts) as (file, numbers):
+        columns = _columns(lambda: file.iter_batches(_ROWS), numbers, len(file.schema_arrow))
+        names = dict(zip(file.schema_arrow.names, map(_few_as_text, columns), strict=True))
+        return Table(path, names, np.arange(1, file.metadata.num_rows + 1), False, sha256_of(path))
+
+
+def parquet_pieces(path: Path, *, texts: Collection[str] = ()) -> Iterator[Table]:
+    """As `read_parquet`, a piece of the rows at a time. The sha256 is empty."""
+    with _opened(path, texts) as (file, numbers):
+        names, first = file.schema_arrow.names, 1
+        for batch in file.iter_batches(_ROWS):
+            columns = _columns(partial(iter, [batch]), numbers, len(names))
+            yield Table(path, dict(zip(names, columns, strict=True)), np.arange(first, first + len(batch)), False, "")
+            first += len(batch)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, texts: Collection[str]) -> Iterator[tuple[Any, set[int]]]:
+    """The file, and the places of its columns of numbers."""
     if not arrow.is_there():
         raise ResourceError(f"{path} is a Parquet file, which needs pyarrow: pip install 'dlcli[tables]'")
     if not path.is_file():
@@ -33,21 +54,16 @@ def read_parquet(path: Path, *, texts: Collection[str] = ()) -> Table:
 
     try:
         with open(open_regular(path, follow=True), "rb") as raw:
-            sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
-            raw.seek(0)
             file = parquet.ParquetFile(raw)
             numbers = {place for place, field in enumerate(_checked(path, file)) if _holds_numbers(field.type)}
             numbers -= {place for place, name in enumerate(file.schema_arrow.names) if name in texts}
-            columns = _columns(file, numbers)
-            rows = file.metadata.num_rows
+            if not file.metadata.num_rows:
+                raise DataError(f"{path} has columns but no rows")
+            yield file, numbers
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is no Parquet file, or a damaged one: {str(error).splitlines()[0][:100]}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or str(error)[:100]}") from None
-    if not rows:
-        raise DataError(f"{path} has columns but no rows")
-    names = dict(zip(file.schema_arrow.names, columns, strict=True))
-    return Table(path, names, np.arange(1, rows + 1), False, sha256)
 
 
 def _checked(path: Path, file: Any) -> Any:
@@ -85,17 +101,17 @@ def _is_plain(kind: Any) -> bool:
     return any(check(kind) for check in plain)
 
 
-def _columns(file: Any, numbers: set[int]) -> list[Cells | Numbers]:
+def _columns(batches: Callable[[], Iterator[Any]], numbers: set[int], width: int) -> list[Cells | Numbers]:
     """numbers: places of the columns of numbers; those with values that float64 or float32 cannot hold become text."""
     while True:
-        parts: list[Any] = [[] if place in numbers else Builder() for place in range(len(file.schema_arrow))]
+        parts: list[Any] = [[] if place in numbers else Builder() for place in range(width)]
         try:
-            for batch in file.iter_batches(_ROWS):
+            for batch in batches():
                 arrow.collect([_converted(column, place, numbers) for place, column in enumerate(batch.columns)], parts)
         except arrow.NoNumbers as found:
             numbers = numbers - {found.place}
-            continue
-        return [_few_as_text(cells) for cells in arrow.joined(parts)]
+        else:
+            return arrow.joined(parts)
 
 
 def _converted(column: Any, place: int, numbers: set[int]) -> Any:

@@ -1,6 +1,7 @@
 """Finds the files with samples and reads them with the reader for the kind of data."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.readers.cells import Table
 from dlcli.data.readers.csv import Samples, read_rows
+from dlcli.data.readers.pieces import read_pieces
 from dlcli.data.readers.separated import Format
-from dlcli.data.readers.tables import read_table
 from dlcli.data.readers.text import STDIN, is_stream
 from dlcli.data.tables.encoding import Encoding
 
@@ -36,52 +37,59 @@ def sample_files(inputs: Sequence[str], spec: DataSpec, *, tell: Callable[[str],
             raise DataError(f"{path} {'is no regular file' if path.exists() else 'does not exist'}")
 
 
-def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) -> Samples:
-    """The sample of an image file, or the rows of a .csv file or of a stream.
+def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) -> Iterator[Samples]:
+    """The sample of an image file, or the rows of a .csv file or of a stream; those of a table in pieces, of which the
+    last has no rows but a note.
 
     keep: columns of a .csv file whose text is returned with each row; ConfigError if the file is an image.
     """
     if about.encoding is not None:
-        return _encoded(path, about.encoding, keep=keep)
-    if about.spec.kind != "image" or path.suffix.lower() == ".csv" or is_stream(path):
-        return read_rows(path, about.spec, about.feature_names, keep=keep)
-    if keep:
+        yield from _encoded(path, about.encoding, keep=keep)
+    elif about.spec.kind != "image" or path.suffix.lower() == ".csv" or is_stream(path):
+        yield read_rows(path, about.spec, about.feature_names, keep=keep)
+    elif keep:
         raise ConfigError(f"--keep {keep[0]} is for columns of .csv files, and {path} is none")
-    from dlcli.data.readers.images import read_image
+    else:
+        from dlcli.data.readers.images import read_image
 
-    pixels = read_image(
-        path, about.spec.input_shape, white=about.pixel_max, crop=about.crop, stored_size=about.stored_size
-    )
-    return Samples([str(path)], pixels[None], [{}])
+        pixels = read_image(
+            path, about.spec.input_shape, white=about.pixel_max, crop=about.crop, stored_size=about.stored_size
+        )
+        yield Samples([str(path)], pixels[None], [{}])
 
 
-def _encoded(path: Path, encoding: Encoding, *, keep: Sequence[str]) -> Samples:
+def _encoded(path: Path, encoding: Encoding, *, keep: Sequence[str]) -> Iterator[Samples]:
     """The rows of a table. Its columns may be in any order; the target and other columns may be there or not."""
-    table = read_table(path, texts=keep, streams=True) if encoding.header else _without_header(path, encoding)
-    for name in keep:
-        if name not in table.columns:
-            raise DataError(f"{path} has no column {name!r} for --keep: {did_you_mean(name, table.columns)}")
-    values, unseen = encoding.encode(table)
-    told = ", ".join(f"{name} ({count:,})" for name, count in unseen.items())
-    return Samples(
-        names=[table.where(row) for row in range(len(table))],
-        raw=torch.from_numpy(values),
-        kept=[{name: table.columns[name].text(row) for name in keep} for row in range(len(table))],
-        note=f"{path} has categories that the training rows had rarely or not at all: {told}" if unseen else "",
-    )
+    unseen: Counter[str] = Counter()
+    for table in read_pieces(path, Format("first" if encoding.header else "none"), texts=keep):
+        table = table if encoding.header else _named(table, encoding)
+        for name in keep:
+            if name not in table.columns:
+                raise DataError(f"{path} has no column {name!r} for --keep: {did_you_mean(name, table.columns)}")
+        values, new = encoding.encode(table)
+        unseen.update(new)
+        yield Samples(
+            names=[table.where(row) for row in range(len(table))],
+            raw=torch.from_numpy(values),
+            kept=[{name: table.columns[name].text(row) for name in keep} for row in range(len(table))],
+        )
+    if unseen:
+        told = ", ".join(f"{name} ({count:,})" for name, count in unseen.items())
+        note = f"{path} has categories that the training rows had rarely or not at all: {told}"
+        yield Samples([], torch.empty(0, len(encoding.feature_names)), [], note)
 
 
-def _without_header(path: Path, encoding: Encoding) -> Table:
-    """The table in a file without a header, in the order of the training file, with the target or without."""
+def _named(table: Table, encoding: Encoding) -> Table:
+    """The table of a file without a header, in the order of the training file, with the target or without."""
     names = [column.name for column in encoding.columns]
-    table = read_table(path, Format("none"), streams=True)
     others = [name for name in names if name != encoding.target]
     for found in (names, others):
         if len(found) == len(table.columns):
             columns = dict(zip(found, table.columns.values(), strict=True))
             return dataclasses.replace(table, columns=columns)
     raise DataError(
-        f"{path} has {len(table.columns)} columns, but the training file, which has no header either, has {len(names)}"
+        f"{table.path} has {len(table.columns)} columns, but the training file, which has no header either, has "
+        f"{len(names)}"
     )
 
 

@@ -3,9 +3,9 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,24 +66,49 @@ def _in_the_first_line(text: str) -> str:
 
 def read_separated(path: Path, text: str, delimiter: str, how: "Format", *, first_line: int) -> Columns:
     """The columns of the text, and the line in which each row begins. first_line: that of the text."""
-    rows = numbered(path, text, delimiter, first_line)
+    names, chunks = _chunks(path, numbered(path, io.StringIO(text, newline=""), delimiter, first_line), how)
+    builders, lines = [Builder() for _ in names], list[int]()
+    for chunk in chunks:
+        lines += _collect(chunk, builders)
+    columns = {name: builder.cells() for name, builder in zip(names, builders, strict=True)}
+    return columns, np.array(lines, dtype=np.int64)
+
+
+def pieces_of(path: Path, rows: Iterator[tuple[int, list[str]]], how: "Format") -> Iterator[Columns]:
+    """As `read_separated`, a piece of the rows at a time."""
+    names, chunks = _chunks(path, rows, how)
+    for chunk in chunks:
+        builders = [Builder() for _ in names]
+        lines = np.array(_collect(chunk, builders), dtype=np.int64)
+        yield {name: builder.cells() for name, builder in zip(names, builders, strict=True)}, lines
+
+
+def _chunks(
+    path: Path, rows: Iterator[tuple[int, list[str]]], how: "Format"
+) -> tuple[list[str], Iterator[list[tuple[int, list[str]]]]]:
+    """The names of the columns, and the rows, which are all of one length."""
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path} is empty")
-    found = named(path, *first, how)
-    chunk = [first] if how.header == "none" else []
-    builders, lines = [Builder() for _ in found], list[int]()
-    while chunk := [*chunk, *islice(rows, _CHUNK)]:
-        for line, cells in chunk:
-            if len(cells) != len(found):
-                stand = "the first line has" if how.header == "none" else "the header has"
-                raise DataError(f"{path}:{line} has {len(cells)} values, but {stand} {len(found)}")
-        lines += [line for line, _ in chunk]
-        for builder, column in zip(builders, zip(*(cells for _, cells in chunk), strict=True), strict=True):
-            builder.add(column)
-        chunk = []
-    columns = {name: builder.cells() for name, builder in zip(found, builders, strict=True)}
-    return columns, np.array(lines, dtype=np.int64)
+    names = named(path, *first, how)
+
+    def found() -> Iterator[list[tuple[int, list[str]]]]:
+        below = chain([first], rows) if how.header == "none" else rows
+        while chunk := list(islice(below, _CHUNK)):
+            for line, cells in chunk:
+                if len(cells) != len(names):
+                    stand = "the first line has" if how.header == "none" else "the header has"
+                    raise DataError(f"{path}:{line} has {len(cells)} values, but {stand} {len(names)}")
+            yield chunk
+
+    return names, found()
+
+
+def _collect(chunk: Sequence[tuple[int, list[str]]], builders: Sequence[Builder]) -> list[int]:
+    """Add the cells to the builder of their column; the lines of the rows."""
+    for builder, column in zip(builders, zip(*(cells for _, cells in chunk), strict=True), strict=True):
+        builder.add(column)
+    return [line for line, _ in chunk]
 
 
 def named(path: Path, line: int, first: Sequence[str], how: "Format") -> list[str]:
@@ -103,10 +128,10 @@ def named(path: Path, line: int, first: Sequence[str], how: "Format") -> list[st
     return found
 
 
-def numbered(path: Path, text: str, delimiter: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
+def numbered(path: Path, text: Iterable[str], delimiter: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
     """The line in which each row begins, since a quoted cell may span several, and its cells. Empty lines are
     skipped."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    reader = csv.reader(text, delimiter=delimiter, strict=True, skipinitialspace=True)
     number = first_line
     try:
         for cells in reader:

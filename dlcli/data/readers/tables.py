@@ -20,7 +20,7 @@ from dlcli.core.reading import open_regular, parse_json
 from dlcli.data.readers import arrow
 from dlcli.data.readers.cells import MANY, MISSING, Builder, Cells, Table, number
 from dlcli.data.readers.separated import MOST_COLUMNS, Columns, Format, named, numbered, read_separated, sniffed
-from dlcli.data.readers.text import MOST_BYTES, is_stream, read_content
+from dlcli.data.readers.text import MOST_BYTES, read_content
 
 _PIECE = 1 << 20  # bytes
 # A file of more bytes is read by pyarrow, if it is there.
@@ -29,10 +29,10 @@ _LARGE = 4_000_000
 _PLAIN = Format()
 
 
-def read_table(path: Path, how: Format = _PLAIN, *, texts: Collection[str] = (), streams: bool = False) -> Table:
+def read_table(path: Path, how: Format = _PLAIN, *, texts: Collection[str] = ()) -> Table:
     """The table in `path`. DataError (exit 3) for a file that is none, with the line.
 
-    texts: columns whose texts are needed as they are. streams: whether `path` may be a stream.
+    texts: columns whose texts are needed as they are.
     """
     if path.suffix.lower() in (".feather", ".xlsx", ".xls", ".json", ".h5", ".pkl"):
         raise DataError(f"{path} is not read: save the table as .csv, .tsv, .parquet or .jsonl (one object per line)")
@@ -40,13 +40,18 @@ def read_table(path: Path, how: Format = _PLAIN, *, texts: Collection[str] = (),
         from dlcli.data.readers.parquet import read_parquet
 
         return read_parquet(path, texts=texts)
-    large = None if is_stream(path) else _large(path, how, texts)
+    large = _large(path, how, texts) if path.is_file() else None
     if large is not None:
         return large
-    content = _inflated(path, read_content(path, streams=streams))
+    return parsed(path, read_content(path), how)
+
+
+def parsed(path: Path, content: bytes, how: Format) -> Table:
+    """The table that is in these bytes of `path`."""
+    content = _inflated(path, content)
     text, notes = _decoded(path, content)
     comma = False
-    if _is_json_lines(path, text):
+    if is_json_lines(path, text):
         found = _json_lines(path, text)
     else:
         text, above = how.below_comments(text)
@@ -63,7 +68,7 @@ def _large(path: Path, how: Format, texts: Collection[str]) -> Table | None:
     """The table, read by pyarrow; None for a small file, and for one that must be read otherwise."""
     try:
         size = path.stat().st_size
-        if size <= _LARGE or not path.is_file():
+        if size <= _LARGE:
             return None
         if not arrow.is_there():
             if size > MOST_BYTES:
@@ -90,12 +95,14 @@ def _by_arrow(path: Path, raw: BinaryIO, how: Format, texts: Collection[str]) ->
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(start)
     except UnicodeDecodeError:
         return None
-    if _is_json_lines(path, text):
+    if is_json_lines(path, text):
         return None
     text, above = how.below_comments(text)
     delimiter = sniffed(text)
     try:
-        rows = list(islice(numbered(path, text[: text.rfind("\n") + 1], delimiter, above + 1), 5_000))
+        rows = list(
+            islice(numbered(path, io.StringIO(text[: text.rfind("\n") + 1], newline=""), delimiter, above + 1), 5_000)
+        )
     except DataError:  # a cell may be cut
         return None
     if len(rows) < 2 or rows[0][0] != above + 1 or len(rows[0][1]) < 2:
@@ -162,7 +169,7 @@ def _decoded(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
     return text, notes
 
 
-def _is_json_lines(path: Path, text: str) -> bool:
+def is_json_lines(path: Path, text: str) -> bool:
     return ".jsonl" in path.suffixes or ".ndjson" in path.suffixes or text.startswith("{")
 
 

@@ -1,5 +1,6 @@
 """What the columns of a table are: numbers, categories, dates, or of no use. Decided by their values in all rows."""
 
+import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -22,7 +23,11 @@ _FEW = 10
 _MISTAKES = 0.01
 
 _DATE = re.compile(r"([0-9]{4})[-/]([0-9]{1,2})[-/]([0-9]{1,2})|([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})")
-DATE_PARTS = ("year", "month", "day", "weekday", "hour", "days")
+# The cycles are the sine and cosine of a part, so that December is beside January.
+_CYCLES = ("month", "weekday", "hour")
+DATE_PARTS = (
+    "year", "month", "day", "weekday", "hour", "days", *(f"{part}-{f}" for part in _CYCLES for f in ("sin", "cos"))
+)  # fmt: skip
 _EPOCH = datetime(1970, 1, 1)
 
 
@@ -35,13 +40,17 @@ class Found:
     levels: tuple[str, ...] = ()
 
 
-def find_out(table: Table, name: str, *, numbers: Collection[str], categories: Collection[str]) -> Found:
-    """What the column is. numbers, categories: columns for which the user says it."""
+def find_out(
+    table: Table, name: str, *, numbers: Collection[str], categories: Collection[str], dates: Collection[str]
+) -> Found:
+    """What the column is. numbers, categories, dates: columns for which the user says it."""
     cells = table.columns[name]
     if name in categories:
         return Found("category")
     if name in numbers:
         return Found("number")
+    if name in dates:
+        return Found("date")
     if isinstance(cells, Numbers):
         return Found("left out", "it numbers the rows") if _are_consecutive(cells.numbers) else Found("number")
     distinct = cells.distinct
@@ -126,7 +135,7 @@ def numbers_of(table: Table, name: str, *, invalid: Invalid) -> np.ndarray[Any, 
 
 
 def dates_of(table: Table, name: str, *, invalid: Invalid) -> np.ndarray[Any, Any]:
-    """float64 (rows, 6), DATE_PARTS of each date (the last: days since 1970), NaN where it is missing. DataError for a
+    """float64 (rows, 12), DATE_PARTS of each date (days are those since 1970), NaN where it is missing. DataError for a
     cell that is no date, unless `invalid` is missing."""
 
     def value(text: str) -> tuple[float, ...] | None:
@@ -134,7 +143,10 @@ def dates_of(table: Table, name: str, *, invalid: Invalid) -> np.ndarray[Any, An
         if found is None:
             return None
         days = (found - _EPOCH).total_seconds() / 86400
-        return (found.year, found.month, found.day, found.weekday(), found.hour, days)
+        hour = found.hour + found.minute / 60
+        turns = ((found.month - 1) / 12, found.weekday() / 7, hour / 24)
+        cycles = (each for turn in turns for each in (math.sin(2 * math.pi * turn), math.cos(2 * math.pi * turn)))
+        return (found.year, found.month, found.day, found.weekday(), found.hour, days, *cycles)
 
     return _converted(table, name, value, len(DATE_PARTS), invalid=invalid, what="no date")
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from dlcli.data.readers.cells import Table
-from dlcli.data.tables.columns import MOST_LEVELS, numbers_of
+from dlcli.data.tables.columns import DATE_PARTS, MOST_LEVELS, dates_of, numbers_of
 from dlcli.data.tables.encoding import Column, Encoding, Scale
 from dlcli.data.tables.table import Opened
 
@@ -61,6 +61,8 @@ def warnings(opened: Opened, encoding: Encoding, held_out: np.ndarray[Any, Any])
         score, how = _alone(opened, name)
         if score > _TOO_GOOD:
             found.append(f"{name} alone predicts {opened.target} ({how} {score:.3f}): is it known before the answer?")
+    if opened.order is None:
+        found += [told for name in used if opened.found[name].kind == "date" for told in _later(table, name, held_out)]
     found += _copies(table, [*used, opened.target], held_out)
     if opened.task != "regression":
         cells = table.columns[opened.target]
@@ -69,6 +71,16 @@ def warnings(opened: Opened, encoding: Encoding, held_out: np.ndarray[Any, Any])
         if shares[rarest] < _RARE:
             found.append(f"class {cells.values[rarest][:40]} of {opened.target} has {shares[rarest]:.2%} of the rows")
     return found
+
+
+def _later(table: Table, name: str, held_out: np.ndarray[Any, Any]) -> list[str]:
+    """Whether training rows are later than rows that are held out."""
+    days = dates_of(table, name, invalid="missing")[:, DATE_PARTS.index("days")]
+    if np.isnan(days[held_out]).all():
+        return []
+    count = int((days[~held_out] > np.nanmin(days[held_out])).sum())
+    told = f"{count:,} training rows are later than the first held-out row by {name}: if the future is to be predicted"
+    return [f"{told}, split with --split-time {name}"] if count else []
 
 
 def _copies(table: Table, names: list[str], held_out: np.ndarray[Any, Any]) -> list[str]:

@@ -19,27 +19,29 @@ from dlcli.data.readers.cells import Cells, Numbers, Table, number
 from dlcli.data.readers.separated import Format
 from dlcli.data.readers.tables import read_table
 from dlcli.data.source import Source
-from dlcli.data.splits import TEST, TRAIN, VAL
+from dlcli.data.splits import TEST, VAL
 from dlcli.data.tables.columns import Found, Invalid, find_out, numbers_of, ordered
+from dlcli.data.tables.copies import copied, marks
 from dlcli.data.tables.encoding import Encoding, Scale, fit, places
+from dlcli.data.tables.parts import groups_of, order_of, parts_of
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
 
 # Whole numbers with this many different values at most may be classes or not: the user must say it.
 _MAY_BE_CLASSES = 20
 _MOST_CLASSES = 1_000
-_PARTS = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
 
 
 @dataclass(frozen=True)
 class Opened:
     """A table, read and understood, but not yet encoded: it is Unfitted. All rows have a target.
 
-    test: the table of an official test file. found: what each column is. header: whether the file names its columns.
-    parts: TRAIN, VAL or TEST of each row, if a column says it. notes: sentences for the user.
+    val, test: the tables of files for validation and testing. found: what each column is. header: whether the file
+    names its columns. parts, order, groups: see Unfitted. notes: sentences for the user.
     """
 
     table: Table
+    val: Table | None
     test: Table | None
     target: str
     task: TaskName
@@ -49,11 +51,17 @@ class Opened:
     invalid: Invalid
     scale: Scale
     parts: Tensor | None
+    order: Tensor | None
+    groups: Tensor | None
     notes: tuple[str, ...]
 
     @property
     def rows(self) -> int:
         return len(self.table)
+
+    @property
+    def has_val(self) -> bool:
+        return self.val is not None
 
     @property
     def has_test(self) -> bool:
@@ -62,6 +70,8 @@ class Opened:
     @property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.table.sha256} {self.test and self.test.sha256} {self.target}".encode())
+        if self.val is not None:
+            digest.update(self.val.sha256.encode())
         if self.parts is not None:
             digest.update(self.parts.numpy().data)
         return digest.hexdigest()
@@ -84,6 +94,7 @@ class Opened:
         else:
             encoding, names = _stored(about, self.table), about.class_names
         x, y = self._encoded(self.table, encoding, names)
+        val_x, val_y = (None, None) if self.val is None else self._encoded(self.val, encoding, names)
         test_x, test_y = (None, None) if self.test is None else self._encoded(self.test, encoding, names)
         outputs = len(names) if self.task == "multiclass" else 1
         return Source(
@@ -94,8 +105,10 @@ class Opened:
             test_y,
             class_names=names,
             feature_names=encoding.feature_names,
+            val_x=val_x,
+            val_y=val_y,
             encoding=encoding,
-            notes=self.notes,
+            notes=self.notes + _copies((x, y), rows, (val_x, val_y), (test_x, test_y)),
         )
 
     def _classes_in(self, rows: np.ndarray[Any, Any]) -> tuple[str, ...]:
@@ -138,8 +151,12 @@ def table(
     drop: tuple[str, ...] = (),
     numbers: tuple[str, ...] = (),
     categories: tuple[str, ...] = (),
+    dates: tuple[str, ...] = (),
+    val: str | None = None,
     test: str | None = None,
     split_column: str | None = None,
+    split_time: str | None = None,
+    split_group: str | None = None,
     min_count: int = 2,
     invalid: Invalid = "error",
     scale: Scale = "standard",
@@ -152,35 +169,81 @@ def table(
         raise ConfigError("data.columns names the columns of a file without a header: add data.header=none")
     if min_count < 1:
         raise ConfigError(f"data.min_count = {min_count} must be at least 1")
-    texts = {*categories, split_column or "", (target or "") if task in ("binary", "multiclass") else ""}
+    splitting = {"split_column": split_column, "split_time": split_time, "split_group": split_group}
+    given = {option: name for option, name in splitting.items() if name}
+    if len(given) > 1:
+        told = " and ".join(f"data.{option} = {name}" for option, name in given.items())
+        raise ConfigError(f"{told} exclude each other: keep one of them")
+    texts = {*categories, *dates, *given.values(), (target or "") if task in ("binary", "multiclass") else ""}
     read = partial(read_table, how=Format(header, columns, comment), texts=texts)
     whole = read(Path(path))
     if target is None:
         raise ConfigError(f"data.target must be given, the column to predict: {_shown(whole.columns)} in {path}")
-    _need_columns(whole, header, target=[target], drop=drop, numbers=numbers, categories=categories)
-    _need_columns(whole, header, split_column=[split_column] if split_column else [])
-    for name in {*drop, *numbers, *categories, split_column} & {target}:
+    _need_columns(whole, header, target=[target], drop=drop, numbers=numbers, categories=categories, dates=dates)
+    _need_columns(whole, header, **{option: [name] for option, name in given.items()})
+    _need_one_kind(numbers=numbers, categories=categories, dates=dates, drop=drop)
+    for name in {*drop, *numbers, *categories, *dates, *given.values()} & {target}:
         raise ConfigError(f"data.target = {name} is named in another option as well: leave it out there")
     goal = _task(whole, target, task, invalid)
     known, notes = _with_target(whole, target, goal, invalid)
-    tested = None
-    if test is not None:
-        tested, more = _with_target(_need_target(read(Path(test)), target), target, goal, invalid)
-        tested, dotted = _without_dots(tested, known, target) if goal != "regression" else (tested, ())
-        notes += (*more, *dotted)
-    left_out = dict.fromkeys(drop, "data.drop names it") | {split_column or "": "it says the split"}
+    others: dict[str, Table | None] = {"val": None, "test": None}
+    for option, place in (("val", val), ("test", test)):
+        if place is not None:
+            other, more = _with_target(_need_target(read(Path(place)), target), target, goal, invalid)
+            other, dotted = _without_dots(other, known, target) if goal != "regression" else (other, ())
+            notes += (*more, *dotted)
+            others[option] = other
+    left_out = dict.fromkeys(drop, "data.drop names it")
+    left_out |= {split_column or "": "it says the split", split_group or "": "it says the group"}
     found = {
         name: Found("target") if name == target
         else Found("left out", left_out[name]) if name in left_out
-        else find_out(known, name, numbers=numbers, categories=categories)
+        else find_out(known, name, numbers=numbers, categories=categories, dates=dates)
         for name in known.columns
     }  # fmt: skip
-    parts = _parts(known, split_column) if split_column else None
-    if parts is not None and tested is not None and bool((parts == TEST).any()):
-        raise ConfigError(f"data.test = {test} does not go with test rows in data.split_column = {split_column}")
+    parts = parts_of(known, split_column) if split_column else None
+    for option, place, part in (("val", val, VAL), ("test", test, TEST)):
+        if parts is not None and place is not None and bool((parts == part).any()):
+            raise ConfigError(
+                f"data.{option} = {place} does not go with {option} rows in data.split_column = {split_column}"
+            )
     return Opened(
-        known, tested, target, goal, found, header == "first", min_count, invalid, scale, parts, notes + _told(found)
+        known,
+        **others,
+        target=target,
+        task=goal,
+        found=found,
+        header=header == "first",
+        min_count=min_count,
+        invalid=invalid,
+        scale=scale,
+        parts=parts,
+        order=order_of(known, split_time) if split_time else None,
+        groups=groups_of(known, split_group) if split_group else None,
+        notes=notes + _told(found),
     )
+
+
+def _copies(
+    own: tuple[Tensor, Tensor], train: np.ndarray[Any, Any], *held_out: tuple[Tensor | None, Tensor | None]
+) -> tuple[str, ...]:
+    """A sentence about held-out rows that are also training rows. own: of the table itself. train: its training rows.
+    held_out: of other files."""
+    known = marks(own[0].numpy(), own[1].numpy())
+    others = np.delete(known, train)
+    more = [marks(x.numpy(), y.numpy()) for x, y in held_out if x is not None and y is not None]
+    copies = copied(known[train], np.concatenate((others, *more)))
+    return (f"{copies:,} validation and test rows are copies of training rows",) if copies else ()
+
+
+def _need_one_kind(**options: Collection[str]) -> None:
+    """ConfigError for a column that two options name."""
+    seen: dict[str, str] = {}
+    for option, names in options.items():
+        for name in dict.fromkeys(names):
+            if name in seen:
+                raise ConfigError(f"data.{seen[name]} and data.{option} both name {name}: keep one of them")
+            seen[name] = option
 
 
 def _told(found: dict[str, Found]) -> tuple[str, ...]:
@@ -193,7 +256,8 @@ def _need_columns(table: Table, header: str, **options: Collection[str]) -> None
     for option, names in options.items():
         for name in names:
             if name not in table.columns:
-                told = did_you_mean(name, table.columns) if len(table.columns) <= 30 else _shown(table.columns)
+                told = did_you_mean(name, table.columns)
+                told = told if told.startswith("did") or len(table.columns) <= 30 else _shown(table.columns)
                 bare = header == "first" and any(number(column) is not None for column in table.columns)
                 hint = "; a file without a header is read with data.header=none" if bare else ""
                 raise ConfigError(f"data.{option} = {name} is no column of {table.path}: {told}{hint}")
@@ -217,7 +281,7 @@ def _task(table: Table, target: str, task: Task, invalid: Invalid) -> TaskName:
     if distinct == 2:
         return "binary"
     all_numbers = None not in [number(text, comma=table.decimal_comma) for text in cells.values]
-    if all_numbers or find_out(table, target, numbers=(), categories=()).kind == "number":
+    if all_numbers or find_out(table, target, numbers=(), categories=(), dates=()).kind == "number":
         values = numbers_of(table, target, invalid=invalid)
         whole = bool((np.isnan(values) | (values == np.round(values))).all())
         if whole and distinct <= _MAY_BE_CLASSES:
@@ -264,17 +328,6 @@ def _without_dots(test: Table, table: Table, target: str) -> tuple[Table, tuple[
     changed = {**test.columns, target: Cells(bare, cells.codes)}
     note = f"the values of {target} in {test.path.name} end in a dot, which is left out"
     return dataclasses.replace(test, columns=changed), (note,)
-
-
-def _parts(table: Table, name: str) -> Tensor:
-    """Which part each row belongs to, by this column."""
-    cells = table.columns[name]
-    table_of = np.array([*(_PARTS.get(text.lower(), -1) for text in cells.values), -1])
-    parts = table_of[cells.codes]
-    if len(wrong := np.flatnonzero(parts < 0)):
-        row = int(wrong[0])
-        raise DataError(f"{table.where(row)}: {name} is {cells.text(row)[:40]!r}, but train, val or test is expected")
-    return torch.from_numpy(parts)
 
 
 def _stored(about: Preprocessing, table: Table) -> Encoding:
