@@ -12,6 +12,9 @@ _TEST_SEED = 20240229
 # What a table may say of a row, as a number.
 TRAIN, VAL, TEST = 0, 1, 2
 
+# What a sub-folder, or a cell of a column that says the split, may be called.
+PARTS = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
+
 
 def divide(
     count: int,

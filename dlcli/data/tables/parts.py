@@ -6,16 +6,14 @@ from torch import Tensor
 
 from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.readers.cells import Table
-from dlcli.data.splits import TEST, TRAIN, VAL
+from dlcli.data.splits import PARTS
 from dlcli.data.tables.columns import DATE_PARTS, dates_of, find_out, numbers_of
-
-_PARTS = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
 
 
 def parts_of(table: Table, name: str) -> Tensor:
     """TRAIN, VAL or TEST of each row, by the words in this column."""
     cells = table.columns[name]
-    table_of = np.array([*(_PARTS.get(text.lower(), -1) for text in cells.values), -1])
+    table_of = np.array([*(PARTS.get(text.lower(), -1) for text in cells.values), -1])
     parts = table_of[cells.codes]
     if len(wrong := np.flatnonzero(parts < 0)):
         row = int(wrong[0])

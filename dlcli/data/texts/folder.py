@@ -8,10 +8,7 @@ from pathlib import Path
 from dlcli.core.errors import DataError
 from dlcli.core.reading import files_below
 from dlcli.data.readers.text import MOST_BYTES, read_any_text
-from dlcli.data.splits import TEST, TRAIN, VAL
-
-# What a sub-folder, or a cell of a column that says the split, may be called.
-PARTS = {"train": TRAIN, "training": TRAIN, "val": VAL, "valid": VAL, "validation": VAL, "test": TEST}
+from dlcli.data.splits import PARTS, TRAIN
 
 _MOST_FILES = 1_000_000
 

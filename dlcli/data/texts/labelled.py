@@ -16,8 +16,8 @@ from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.readers.cells import Table
 from dlcli.data.readers.tables import read_table
 from dlcli.data.source import Source
-from dlcli.data.splits import TEST, TRAIN
-from dlcli.data.texts.folder import PARTS, labelled_files
+from dlcli.data.splits import PARTS, TEST, TRAIN
+from dlcli.data.texts.folder import labelled_files
 from dlcli.data.texts.tokens import LARGEST, MOST_TOKENS, NAMES, Tokens, Unit, learn
 
 _MOST_CLASSES = 1_000
