@@ -21,7 +21,9 @@ from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError, RunError
 from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
+from dlcli.evaluation.baseline import baseline
 from dlcli.evaluation.measure import evaluate
+from dlcli.experiment.build import build
 from dlcli.runs.run import Run
 from dlcli.tasks.binary import Binary
 from dlcli.tasks.choose import choose_task
@@ -161,6 +163,13 @@ def test_weights_shift_the_training_and_are_used_by_eval(rare: Path, tmp_path: P
     assert plain["loss"] == pytest.approx(plain["log_loss"], rel=1e-6)
     assert balanced["loss"] == Run(tmp_path, 2).info()["best"]["value"] != pytest.approx(balanced["log_loss"])
     assert sum(Run(tmp_path, 1).data()["class_counts"]) == Run(tmp_path, 1).info()["train_samples"]
+
+
+def test_the_baseline_has_the_least_weighted_loss_and_the_accuracy_of_the_most_frequent_class(rare: Path) -> None:
+    data: Any = {"data": f"table:{rare}", "data_options": {"target": "ill"}, "device": "cpu"}
+    plain, balanced = (baseline(build(TrainConfig("logistic", class_weights=w, **data))) for w in ("none", "balanced"))
+    assert balanced["val/loss"] == pytest.approx(math.log(2), rel=0.1) != plain["val/loss"]
+    assert balanced["val/accuracy"] == plain["val/accuracy"] and plain["val/accuracy"] > 0.8  # type: ignore[operator]
 
 
 # Threshold
