@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.models.blocks import SelfAttention
+from dlcli.models.tabular import Periodic
 
 # Largest tensor between two layers in an evaluation, in bytes, so that the next layer finds it in the cache and the
 # allocator can reuse memory. On a GPU long kernels matter more.
@@ -31,7 +32,8 @@ class Cost(NamedTuple):
 
 @torch.no_grad()
 def measure_cost(model: nn.Module, x: Tensor) -> Cost:
-    """The cost of `model(x)`, counted layer by layer: linear, convolutional and recurrent weights, and attention."""
+    """The cost of `model(x)`, counted layer by layer: linear, convolutional and recurrent weights, attention,
+    and the embeddings of numbers."""
     flops, total, largest, chain = 0, 0, x.numel() * x.element_size(), 1
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
@@ -45,6 +47,8 @@ def measure_cost(model: nn.Module, x: Tensor) -> Cost:
         if isinstance(module, SelfAttention):
             b, t, d = inputs[0].shape
             flops += 4 * b * t * t * d
+        elif isinstance(module, Periodic):
+            flops += 2 * module.weight.numel() * len(inputs[0])
         elif isinstance(module, nn.RNNBase):
             weights = sum(p.numel() for name, p in module.named_parameters() if "weight" in name)
             flops += 2 * weights * inputs[0].shape[:-1].numel()

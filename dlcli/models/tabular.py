@@ -83,7 +83,7 @@ class Periodic(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         angles = 2 * math.pi * x.T[:, :, None] * self.frequencies  # (N, B, frequencies)
         waves = torch.cat((angles.cos(), angles.sin()), 2)
-        return torch.baddbmm(self.bias, waves, self.weight).relu().transpose(0, 1).flatten(1)
+        return (waves @ self.weight + self.bias).relu().transpose(0, 1).flatten(1)
 
 
 class HiddenLayer(nn.Module):

@@ -49,7 +49,8 @@ SETS = (
     _Set("titanic", "Survived", "logistic", ("accuracy", "auc"), ("PassengerId", "Name", "Ticket", "Cabin")),
 )
 _PEERS = ("MLP", "boosting", "linear")
-_LINEAR = {"optimizer": "adam", "lr": 0.02, "epochs": 15}
+_MLP = {"optimizer": "adamw", "weight_decay": 0.0003, "schedule": "cosine"}  # as tabular has it by default
+_LINEAR = {**_MLP, "lr": 0.02, "epochs": 15}
 
 
 def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
@@ -101,7 +102,7 @@ def _trained(about: _Set, folder: str, model: str, seed: int) -> dict[str, float
     from dlcli.config.toml import read_file
 
     here = {"data": f"table:{folder}/{about.name}.train.csv", "data.test": f"{folder}/{about.name}.test.csv"}
-    chosen = {"model": model, **(_LINEAR if model == about.baseline else {})}
+    chosen = {"model": model, **{"mlp": _MLP, about.baseline: _LINEAR}.get(model, {})}
     config = TrainConfig.from_flat(stack(read_file(f"recipe:tabular-{about.name}"), chosen, here, {"seed": seed}))
     for _ in train(config, runs_dir=f"{folder}/{model}"):
         pass
@@ -130,7 +131,7 @@ def _estimator(name: str, seed: int, is_regression: bool, categories: list[str])
     if name == "boosting":
         boosting = (
             ensemble.HistGradientBoostingRegressor if is_regression else ensemble.HistGradientBoostingClassifier
-        )(random_state=seed, categorical_features="from_dtype", max_iter=500, learning_rate=0.05)
+        )(random_state=seed, early_stopping=True, categorical_features="from_dtype", max_iter=500, learning_rate=0.05)
         as_categories = preprocessing.FunctionTransformer(lambda x: x.astype(dict.fromkeys(categories, "category")))
         return pipeline.make_pipeline(as_categories, boosting)
     features = compose.make_column_transformer(
