@@ -22,6 +22,7 @@ from dlcli.data.texts.tokens import LARGEST, MOST_TOKENS, NAMES, Tokens, Unit, l
 
 _MOST_CLASSES = 1_000
 _MOST_LENGTH = 65_536
+_RARE = 0.05  # a class with a smaller share of the texts is told
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,9 @@ class Opened:
             both = sum(text in known for row, text in enumerate(texts) if row not in train)
             told = f"; {both:,} validation and test texts have a copy in the training texts" if both else ""
             found.append(f"{copies:,} of {len(texts):,} texts are copies of others{told}")
+        rarest, count = Counter(self.labelled.labels).most_common()[-1]
+        if count < _RARE * len(texts):
+            found.append(f"class {rarest[:40]} has {count / len(texts):.2%} of the texts")
         return found
 
 
