@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from dlcli.cli.main import app
 from dlcli.core.errors import ConfigError
 from dlcli.data.source import Source
+from tests.test_image_cache import undecodable
 from tests.test_image_folder import Call, cache, folder, photo, read, refused
 
 __all__ = ["cache"]  # a fixture
@@ -204,6 +206,23 @@ def test_a_list_names_the_class_and_the_split_of_each_image(tmp_path: Path) -> N
     listed(root, "0.png,9", "1.png,10")
     assert read(file).digest != before
     assert read(file).digest != read(listed(root, "0.png,10", "1.png,9")).digest  # other labels of the same files
+
+
+def test_a_list_and_its_folder_do_not_push_each_other_out_of_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path / "photos", count=20)
+    time.sleep(0.05)  # a file that has just been changed is read again
+    file = listed(root, *(f"{name}/{k}.png,{name}" for name in ("ants", "bees") for k in range(20)))
+    first = read(root), read(file)
+    undecodable(monkeypatch)
+    assert same(read(root), first[0]) and same(read(file), first[1])
+
+
+def test_an_archive_may_be_a_link(tmp_path: Path) -> None:
+    file = packed(folder(tmp_path / "photos", count=20), tmp_path / "p.zip")
+    (tmp_path / "link.zip").symlink_to(file)
+    assert same(read(tmp_path / "link.zip"), read(file))
 
 
 @pytest.mark.parametrize(

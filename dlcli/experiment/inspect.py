@@ -3,12 +3,16 @@
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from dlcli.config.settings import TrainConfig
+from dlcli.data.batches import in_order
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.source import Source
 from dlcli.data.tables.table import Opened
 from dlcli.experiment.load import prepared, read
+
+_AT_ONCE = 256  # samples: all of them may be more than the memory holds
 
 
 def inspect(config: TrainConfig) -> dict[str, Any]:
@@ -55,8 +59,8 @@ def _classes(data: Dataset, splits: dict[str, Split | None]) -> dict[str, dict[s
     found: dict[str, dict[str, int]] = {name: {} for name in names}
     for name, split in splits.items():
         if split is not None:
-            _, y = split.rows.take(slice(None) if split.index is None else split.index)
-            assert y is not None
-            for each, samples in zip(names, y.bincount(minlength=count).tolist(), strict=True):
+            counts = sum(batch.y.long().bincount(minlength=count) for batch in in_order(split, _AT_ONCE))
+            assert isinstance(counts, Tensor)
+            for each, samples in zip(names, counts.tolist(), strict=True):
                 found[each][name] = samples
     return found

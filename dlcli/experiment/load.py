@@ -110,7 +110,7 @@ def _difference(source: Source | Unfitted, fingerprint: str | None) -> str:
         or not re.fullmatch("[0-9a-f]{64}", fingerprint)
     ):
         return ""
-    from dlcli.data.images.cache import changes
+    from dlcli.data.images.entries import changes
 
     told = changes(fingerprint, source.digest)
     return f" ({told})" if told else ""

@@ -34,12 +34,12 @@ from dlcli.core.files import flush_folder, held, write_bytes, write_json
 from dlcli.core.reading import parse_json, read_bytes, read_json
 from dlcli.data.images.contents import Contents, Items
 from dlcli.data.images.decoding import NO_STAMP, Facts, Stamp, decode, decoded
+from dlcli.data.images.entries import MOST_FILES_JSON
 from dlcli.data.readers.pictures import Fit
 
 # Of the code that decodes: other pixels for the same file need another number.
 _VERSION = 2
 
-_MOST_FILES_JSON = 2_000_000_000
 _LARGEST_SHARED = 256  # pixels; larger images that all have one size are photographs of one camera
 _OTHERWISE = 64
 _LOOKED_AT = 32  # files, before all are decoded
@@ -157,7 +157,7 @@ def _found(place: _Place, wanted: Wanted, storage: Storage) -> Stored | None:
 def _known_facts(place: _Place) -> list[Facts] | None:
     """Of all files; None if one of them is new or has changed."""
     try:
-        document = parse_json(read_bytes(place.known, most=_MOST_FILES_JSON))
+        document = parse_json(read_bytes(place.known, most=MOST_FILES_JSON))
         rows = document["files"] if document["version"] == _VERSION else {}
         facts = []
         for name, stamp in zip(place.names, place.contents.stamps(place.names), strict=True):
@@ -296,27 +296,6 @@ def _write(place: _Place, items: Items, fit: Fit, wanted: Wanted, storage: Stora
     finally:
         temporary.unlink(missing_ok=True)
     return facts
-
-
-def changes(before: str, after: str) -> str:
-    """`3 new, 1 missing, 2 changed`: how the files of two keys differ; empty if the cache does not know."""
-    try:
-        one, other = (_sums(key) for key in (before, after))
-    except (OSError, ValueError):
-        return ""
-    counts = {
-        "new": len(other.keys() - one.keys()),
-        "missing": len(one.keys() - other.keys()),
-        "changed": sum(one[name] != other[name] for name in one.keys() & other.keys()),
-    }
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-
-
-def _sums(key: str) -> dict[str, str]:
-    found = parse_json(read_bytes(user_cache() / "images" / f"{key}.sums", most=_MOST_FILES_JSON))
-    if not isinstance(found, dict):
-        raise ValueError
-    return found
 
 
 @contextlib.contextmanager

@@ -157,7 +157,8 @@ def _moments(pixels: np.ndarray[Any, Any]) -> bytes:
 def _content(item: Item) -> tuple[Stamp, bytes]:
     if isinstance(item, bytes):
         return NO_STAMP, item
-    with open(open_regular(item.path), "rb") as file:
+    named = item.size >= 0  # an archive is named by the user, and may be a link; a file in a folder may not
+    with open(open_regular(item.path, follow=named), "rb") as file:
         stamp = stamp_of(os.fstat(file.fileno()))
         assert stamp is not None
         return stamp, read_span(file, item, most=MOST_BYTES + 1)

@@ -1,4 +1,4 @@
-"""What the cache of decoded images holds, for `dlcli cache`. Imports no torch."""
+"""What the cache of decoded images holds, for `dlcli cache`, and how two entries differ. Imports no torch."""
 
 import fcntl
 import os
@@ -11,9 +11,10 @@ from typing import Any
 
 from dlcli.core.cache import user_cache
 from dlcli.core.errors import ConfigError, DlcliError, ResourceError
-from dlcli.core.reading import read_json
+from dlcli.core.reading import parse_json, read_bytes, read_json
 
 _ENTRY = re.compile("[0-9a-f]{64}")
+MOST_FILES_JSON = 2_000_000_000  # bytes
 _SHOWN = 12  # characters of a key
 
 
@@ -77,6 +78,27 @@ def clear(names: Sequence[str], *, older_than: float = 0.0, now: float) -> list[
     except OSError as error:
         raise ResourceError(f"cannot remove {error.filename}: {error.strerror}") from None
     return chosen
+
+
+def changes(before: str, after: str) -> str:
+    """`3 new, 1 missing, 2 changed`: how the files of two keys differ; empty if the cache does not know."""
+    try:
+        one, other = (_sums(key) for key in (before, after))
+    except (OSError, ValueError):
+        return ""
+    counts = {
+        "new": len(other.keys() - one.keys()),
+        "missing": len(one.keys() - other.keys()),
+        "changed": sum(one[name] != other[name] for name in one.keys() & other.keys()),
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
+def _sums(key: str) -> dict[str, str]:
+    found = parse_json(read_bytes(user_cache() / "images" / f"{key}.sums", most=MOST_FILES_JSON))
+    if not isinstance(found, dict):
+        raise ValueError
+    return found
 
 
 def _is_named(entry: Entry, name: str) -> bool:

@@ -58,7 +58,7 @@ def images(
     names = [name for files in found.files.values() for name, _ in files]
     how = Storage(storage, cores() if workers == "auto" else workers)
     wanted = Wanted(stored_size or size, _CHANNELS[channels], crop)
-    decoded = stored(found.root, names, found.contents, wanted, how, labels=found.labels)
+    decoded = stored(Path(path), names, found.contents, wanted, how, labels=found.labels)
     notes = (*_notes(found, decoded), *_skipped(found.root, names, decoded.facts, invalid))
     return _source(found, decoded, notes, size=size, workers=how.workers)
 
