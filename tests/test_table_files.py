@@ -159,6 +159,17 @@ def test_a_large_file_becomes_the_same_data(large: None, tmp_path: Path) -> None
     )
 
 
+def test_many_rows_are_normalised_in_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from dlcli.data import prepare
+
+    path = written(tmp_path, people(400))
+    expected = loaded(path).preprocessing
+    monkeypatch.setattr(prepare, "_MANY", 50)
+    found = loaded(path).preprocessing
+    assert found.mean == pytest.approx(expected.mean, rel=1e-12)
+    assert found.std == pytest.approx(expected.std, rel=1e-12)
+
+
 def test_without_pyarrow_small_files_are_read_and_others_say_what_to_install(
     large: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -16,6 +16,9 @@ from dlcli.data.splits import TEST, divide
 # Images whose pixels are counted at a time: all of them may be more than the memory holds.
 _AT_ONCE = 1024
 
+# Rows of numbers of which more are taken in parts, since float64 needs twice their memory.
+_MANY = 65_536
+
 # Below it, 1 / std loses digits in float32, or is infinite.
 _SMALLEST_STD = 1e-37
 
@@ -177,6 +180,8 @@ def _mean_and_std(x: Tensor, index: Tensor) -> tuple[tuple[float, ...], tuple[fl
         mean = counts @ values / total
         std = (counts @ values.square() / total - mean.square()).clamp_min(0).sqrt()
         constant = (counts > 0).sum(1) == 1
+    elif x.dim() == 2 and len(index) > _MANY:
+        mean, std, constant = _in_parts(x, index)
     else:
         rows = x[index].double()
         others = [d for d in range(x.dim()) if d != 1]
@@ -195,6 +200,16 @@ def _of_moments(moments: Tensor, pixels: int) -> tuple[tuple[float, ...], tuple[
     constant = [int(s) ** 2 == total * int(q) for s, q in zip(sums, squares, strict=True)]
     std = torch.where(torch.tensor(constant), torch.ones_like(std), std)
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _in_parts(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and standard deviation of each column over many rows, and whether it is constant; without a copy of all."""
+    parts = torch.split(index, _MANY)
+    mean = torch.stack([x[part].double().sum(0) for part in parts]).sum(0) / len(index)
+    squares = torch.stack([(x[part].double() - mean).square().sum(0) for part in parts]).sum(0)
+    least = torch.stack([x[part].amin(0) for part in parts]).amin(0).double()
+    most = torch.stack([x[part].amax(0) for part in parts]).amax(0).double()
+    return mean, (squares / len(index)).sqrt(), _is_constant(least, most, mean, x.dtype)
 
 
 def _is_constant(least: Tensor, most: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -152,8 +152,25 @@ class Table:
 
     def rows(self, index: np.ndarray[Any, Any]) -> "Table":
         """The table with these rows only."""
-        columns = {name: cells.rows(index) for name, cells in self.columns.items()}
+        columns = _Part(self.columns, index)
         return Table(self.path, columns, self.lines[index], self.decimal_comma, self.sha256, self.notes)
+
+
+@dataclass(frozen=True)
+class _Part(Mapping[str, Cells | Numbers]):
+    """Some rows of columns. They are taken when a column is asked for, and not kept, since all of them may be large."""
+
+    columns: Mapping[str, Cells | Numbers]
+    index: np.ndarray[Any, Any]
+
+    def __getitem__(self, name: str) -> Cells | Numbers:
+        return self.columns[name].rows(self.index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
 
 
 class Builder:
