@@ -18,7 +18,7 @@ from dlcli.cli.main import app
 from dlcli.config.settings import TrainConfig
 from dlcli.core.seeds import derive
 from dlcli.data.dataset import Split
-from dlcli.evaluation.importance import importance
+from dlcli.evaluation.importance import columns_of, importance
 from dlcli.evaluation.measure import evaluate
 from dlcli.experiment.load import load_data
 from dlcli.experiment.restore import restore
@@ -122,6 +122,8 @@ def test_it_is_the_mean_drop_over_five_shuffles_of_all_features_of_a_column() ->
 
 
 def test_columns_of_a_table_and_not_their_features(root: Path) -> None:
+    places = columns_of(restore(Run(root, 1)).preprocessing, run="runs/1")
+    assert places == [("size", slice(0, 1)), ("city", slice(1, 4)), ("noise", slice(4, 5))]
     document = json.loads(invoke(root, "eval", "1", "--importance", "--json")[0])
     found = document["importance"]
     assert (found["metric"], found["repeats"]) == ("loss", 5)
