@@ -144,7 +144,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except ImportError:
         raise ResourceError(f"{path} is read by pyarrow: install it with pip install 'dlcli[tables]'") from None
     try:
-        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:  # type: ignore[no-untyped-call]
+        with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
             yield file
     except (pyarrow.lib.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
