@@ -106,7 +106,7 @@ def test_train_eval_predict_resume_and_export(dlcli: Dlcli, tmp_path: Path) -> N
     assert (found["crop"], found["class_names"]) == ("centre", ["ants", "bees"])
     assert json.loads((tmp_path / "runs/1/config.json").read_text())["data"] == {
         "name": f"images:{tmp_path}/photos", "size": 8, "channels": "colour", "crop": "centre", "invalid": "error",
-        "storage": "auto",
+        "storage": "auto", "stored_size": 0, "workers": "auto",
     }  # fmt: skip
 
 
@@ -321,7 +321,9 @@ def test_a_layout_that_cannot_be_used_is_told_with_the_mend(call: Call, tmp_path
     missing = "does not exist: name a folder with a sub-folder of images for each class"
     assert call("train", "cnn", "--data", "images:photos/") == (3, "", f"error: {root} {missing}\n")
     photo(root / "a.png")
-    assert refused(root / "a.png") == f"{root}/a.png is no folder: unpack it, and name the folder"
+    assert refused(root / "a.png") == (
+        f"{root}/a.png is neither a folder nor a file of images (.zip, .tar, .tar.gz, .tgz, .csv, .tsv, .parquet)"
+    )
     assert refused(root) == (
         f"{root} has no sub-folders (1 images outside the folders of classes): put the images of each class into a "
         "folder of its own"
