@@ -61,6 +61,7 @@ def assert_same(found: Table, expected: Table) -> None:
         if isinstance(cells, Cells):
             assert (cells.values, cells.codes.tolist()) == (other.values, other.codes.tolist())
         else:
+            assert np.nanmax(np.abs(cells.numbers)) <= np.finfo(np.float32).max
             texts = [other.text(row).replace(",", ".") for row in range(len(other))]
             assert cells.numbers.tolist() == pytest.approx([float(text or "nan") for text in texts], abs=0, nan_ok=True)
 
@@ -111,6 +112,7 @@ def test_pieces_of_every_size_give_the_same(read_by_arrow: list[bool], monkeypat
     for size in (*range(300, 320), 4096):
         monkeypatch.setattr(arrow, "_BLOCK", size)
         assert_same(read_table(path), expected)
+    assert read_by_arrow == [False] + [True] * 21
     assert len(set(expected.lines[1:] - expected.lines[:-1])) > 1
 
 
@@ -122,7 +124,9 @@ def test_pieces_of_every_size_give_the_same(read_by_arrow: list[bool], monkeypat
         ("3.5", "\x00"), ("3.5\n", "\n"), ("Köln", "K\xf6ln"), ("3.5\n", "3.5\r"), ("3.5", ""), ("3.5", "+3.5"),
     ],
 )  # fmt: skip
-def test_what_pyarrow_reads_otherwise_is_not_left_to_it(old: str, new: str, large: None, tmp_path: Path) -> None:
+def test_what_pyarrow_reads_otherwise_is_not_left_to_it(
+    old: str, new: str, read_by_arrow: list[bool], tmp_path: Path
+) -> None:
     lines = [f"{i / 3},Köln,x,{i}.25\n" for i in range(200)]
     lines[150] = lines[150].replace("150.25", "3.5").replace(old, new)
     content = "".join(["a,b,c,d\n", *lines]).encode()
@@ -135,6 +139,7 @@ def test_what_pyarrow_reads_otherwise_is_not_left_to_it(old: str, new: str, larg
         assert str(caught.value) == str(error)
     else:
         assert_same(read_table(tmp_path / "a.csv"), expected)
+        assert read_by_arrow[-1] == (new not in (' "3.5"', '3"5', "K\xf6ln", "3.5\r"))
 
 
 def test_a_large_file_becomes_the_same_data(large: None, tmp_path: Path) -> None:
