@@ -91,9 +91,6 @@ class Door(typer.core.TyperGroup):
         debug = debug or bool(os.environ.get("DLCLI_DEBUG"))
         settings["standalone_mode"] = False
         _limit_spinning()
-        os.environ.setdefault(
-            "THP_MEM_ALLOC_ENABLE", "1"
-        )  # large tensors in large pages: cleared in a fifth of the time
         gc.set_threshold(_COLLECT_AFTER)
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):

@@ -27,7 +27,7 @@ with an empty cache; *cached*: with what the run before has left.
 # An epoch of images as batches; the argument is the folder.
 _OURS = """
 import os, sys, time
-os.environ |= {"GOMP_SPINCOUNT": "5000", "THP_MEM_ALLOC_ENABLE": "1"}  # as the command line does
+os.environ["GOMP_SPINCOUNT"] = "5000"  # as the command line does
 from pathlib import Path
 import torch
 from dlcli.data import augment, batches
