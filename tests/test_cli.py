@@ -144,7 +144,8 @@ def test_eval_gates_on_a_metric(root: Path) -> None:
     ]
     _, err = invoke(root, "eval", "1", "--require", "acuracy>=0.9", exit_code=2)
     assert (
-        err == "error: --require 'acuracy>=0.9': there is no metric acuracy: did you mean accuracy or top5_accuracy?\n"
+        err == "error: --require 'acuracy>=0.9': there is no metric acuracy: did you mean accuracy or top5_accuracy "
+        "or auc?\n"
     )
     _, err = invoke(root, "eval", "1", "--require", "accuracy", exit_code=2)
     assert err == "error: --require 'accuracy' is no rule such as 'accuracy>=0.98'\n"

@@ -62,8 +62,8 @@ def test_columns_are_left_out_and_a_footnote_says_which(runs: Path) -> None:
     assert lines[0].split() == ["model", "what", "it", "is"]
     assert lines[-2:] == ["not shown in 60 columns: takes, default data, its own", "defaults; --json has all"]
     lines = shown(runs, "datasets", columns=80)
-    assert lines[0].split("  ")[-1] == "a sample"
-    assert lines[-1] == "not shown in 80 columns: samples, licence, where it comes from; --json has all"
+    assert lines[0].split("  ")[-1] == " task"
+    assert lines[-2] == "not shown in 80 columns: a sample, samples, licence, where it comes from; --json"
 
 
 def test_a_long_reason_is_cut_on_a_terminal_and_whole_elsewhere(runs: Path, dlcli: Dlcli) -> None:

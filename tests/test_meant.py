@@ -83,7 +83,7 @@ READ = (
         (
             "zzz",
             "no such command 'zzz': known are train, resume, eval, predict, export, generate, gradcheck, check, runs, "
-            "models, datasets, recipes",
+            "cache, models, datasets, recipes",
         ),
     ],
 )
@@ -105,12 +105,12 @@ def test_a_setting_of_another_tool_in_a_file_and_in_the_environment(dlcli: Dlcli
 
 
 def test_own_code_of_such_a_name_is_still_own_code(dlcli: Dlcli, tmp_path: Path) -> None:
-    (tmp_path / "texts.py").write_text(
+    (tmp_path / "audio.py").write_text(
         "from dlcli import Source\nfrom dlcli.data.builtin import digits\n\n\n"
         "def load(data_dir) -> Source:\n    return digits(data_dir)\n"
     )
-    done = dlcli("train", "mlp", "--data", "texts:load", "--epochs", "1", "--device", "cpu")
-    assert "on texts:load (1,294 train" in done.stderr
+    done = dlcli("train", "mlp", "--data", "audio:load", "--epochs", "1", "--device", "cpu")
+    assert "on audio:load (1,294 train" in done.stderr
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4])

@@ -652,7 +652,8 @@ def test_inspect_tells_what_would_be_made_of_a_table(dlcli: Dlcli, tmp_path: Pat
     assert by_name["plan"]["treatment"] == "predicted: binary"
     assert by_name["income"]["treatment"] == "standardised"
     assert found["warnings"][0] == "leak alone predicts plan (accuracy 1.000): is it known before the answer?"
-    assert found["warnings"][1].startswith("1 of 200 rows are copies of others")
+    assert found["warnings"][1].startswith("143 training rows are later than the first held-out row by since: ")
+    assert found["warnings"][2].startswith("1 of 200 rows are copies of others")
     assert sum(sum(parts.values()) for parts in found["classes"].values()) == 200
     shown = dlcli("datasets", "inspect", "table:a.csv", "--set", "data.target=plan")
     assert shown.stdout.splitlines()[0].split() == ["column", "type", "missing", "distinct", "examples", "treatment"]
@@ -731,7 +732,10 @@ def test_adult_against_pandas() -> None:
     assert (len(data.train) + len(data.val), len(data.test)) == (len(frame), len(later)) == (32561, 16281)
     about = data.preprocessing
     assert about.class_names == ("<=50K", ">50K")
-    assert data.notes == ("the values of income in adult.test.csv end in a dot, which is left out",)
+    assert data.notes == (
+        "the values of income in adult.test.csv end in a dot, which is left out",
+        "27 validation and test rows are copies of training rows",
+    )
     train = frame.iloc[data.train.index.numpy()]
     for name in ("age", "fnlwgt", "capital-gain"):
         place = about.feature_names.index(name)

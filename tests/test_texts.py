@@ -388,7 +388,17 @@ TRAIN = ("--data", "texts:a.csv", "--target", "label", "--text", "body", "--epoc
 def test_every_command_works_on_texts(tmp_path: Path, call: Call) -> None:
     written(tmp_path / "a.csv", messages())
     code, out, err = call(
-        "train", "ngrams", *TRAIN, "--set", "model.buckets=1000", "--eval", "test", "--require", "accuracy>0.9"
+        "train",
+        "ngrams",
+        *TRAIN,
+        "--lr",
+        "1",
+        "--set",
+        "model.buckets=1000",
+        "--eval",
+        "test",
+        "--require",
+        "accuracy>0.9",
     )
     assert code == 0, err
     config = json.loads((tmp_path / "runs/1/config.json").read_text())

@@ -5,7 +5,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -18,61 +18,38 @@ from dlcli.config.toml import read_file
 from dlcli.core.errors import ConfigError
 
 
-def _of_data(flag: str, metavar: str, help: str) -> Any:
-    """The type of an option that stands for an option of the data."""
-    info = typer.Option(flag, metavar=metavar, help=help, rich_help_panel="Data", show_default=False)
-    return Annotated[str | None, info]
+class _Short(NamedTuple):
+    """An option that stands for an option of the data. default: what happens without it, for the help."""
+
+    setting: str
+    metavar: str
+    help: str
+    default: str = ""
 
 
-Target = _of_data("--target", "COLUMN", "Column of a table that is predicted: the same as --set data.target=COLUMN.")
-Text = _of_data("--text", "COLUMN", "Column of texts:FILE with the texts: the same as --set data.text=COLUMN.")
-# Option -> the setting that it stands for, where the two have different names, and its type.
+# Option -> the option of the data that it stands for.
 _STANDS_FOR = {
-    "target": ("data.target", Target),
-    "text": ("data.text", Text),
-    "image_size": (
-        "data.size",
-        _of_data(
-            "--image-size", "N", "Height and width in pixels of images:FOLDER. (default: what they share, else 64)"
-        ),
+    "target": _Short("data.target", "COLUMN", "Column that is predicted, of table:FILE or texts:FILE."),
+    "text": _Short("data.text", "COLUMN", "Column of texts:FILE with the texts."),
+    "split_column": _Short("data.split_column", "COLUMN", "Column of table:FILE that says train, val or test."),
+    "split_time": _Short(
+        "data.split_time", "COLUMN", "Column of table:FILE with a time: the last rows are for testing."
     ),
-    "channels": (
-        "data.channels",
-        _of_data("--channels", "grey|colour", "Channels of images:FOLDER. (default: grey if all are)"),
+    "split_group": _Short(
+        "data.split_group", "COLUMN", "Column of table:FILE whose groups are not divided between splits."
     ),
-    "storage": (
+    "val_data": _Short("data.val", "FILE", "File of the same columns as table:FILE, for validation."),
+    "test_data": _Short("data.test", "FILE", "File of the same columns as table:FILE, for testing."),
+    "image_size": _Short("data.size", "N", "Height and width in pixels of images:FOLDER.", "what they share, else 64"),
+    "channels": _Short("data.channels", "grey|colour", "Channels of images:FOLDER.", "grey if all are"),
+    "storage": _Short(
         "data.storage",
-        _of_data(
-            "--storage",
-            "memory|cache|files",
-            "Where images:FOLDER are read from while training: decoded in memory, decoded on the disk, or decoded from "
-            "their files for each batch. (default: memory up to 1 GB, else cache, or files if the disk is too small)",
-        ),
+        "memory|cache|files",
+        "Where images:FOLDER are read from while training: decoded in memory, decoded on the disk, or decoded from "
+        "their files for each batch.",
+        "memory up to 1 GB, else cache, or files if the disk is too small",
     ),
-    "workers": (
-        "data.workers",
-        _of_data("--workers", "auto|N", "Processes that decode images:FOLDER. (default: one for each core)"),
-    ),
-    "split_column": (
-        "data.split_column",
-        _of_data("--split-column", "COLUMN", "Column of table:FILE that says train, val or test."),
-    ),
-    "split_time": (
-        "data.split_time",
-        _of_data("--split-time", "COLUMN", "Column of table:FILE with a time: the last rows are for testing."),
-    ),
-    "split_group": (
-        "data.split_group",
-        _of_data("--split-group", "COLUMN", "Column of table:FILE whose groups are not divided between splits."),
-    ),
-    "val_data": (
-        "data.val",
-        _of_data("--val-data", "FILE", "File of the same columns as table:FILE, for validation."),
-    ),
-    "test_data": (
-        "data.test",
-        _of_data("--test-data", "FILE", "File of the same columns as table:FILE, for testing."),
-    ),
+    "workers": _Short("data.workers", "auto|N", "Processes that decode images:FOLDER.", "one for each core"),
 }
 _OF_IMAGES = ("image_size", "channels", "storage", "workers")
 
@@ -88,13 +65,27 @@ def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Call
     defaults: whether the help shows TrainConfig's defaults.
     """
     options = [_option(f, default=defaults) for f in fields(TrainConfig) if f.metadata]
-    options[1:1] = [option(name, hint, default=None) for name, (_, hint) in _STANDS_FOR.items()]
+    options[1:1] = [option(name, hint, default=None) for name, hint in _short(defaults=defaults).items()]
 
     def settings(given: Mapping[str, Any]) -> dict[str, Any]:
-        names = {name: setting for name, (setting, _) in _STANDS_FOR.items()}
+        names = {name: short.setting for name, short in _STANDS_FOR.items()}
         return {names.get(name, name): value for name, value in given.items() if value is not None}
 
     return with_options(command, "settings", options, settings)
+
+
+def _short(*, defaults: bool) -> dict[str, Any]:
+    """The types of the options of _STANDS_FOR."""
+    found = {}
+    for name, (_, metavar, help, default) in _STANDS_FOR.items():
+        told = f"{help} (default: {default})" if default and defaults else help
+        flag = "--" + name.replace("_", "-")
+        info = typer.Option(flag, metavar=metavar, help=told, rich_help_panel="Data", show_default=False)
+        found[name] = Annotated[str | None, info]
+    return found
+
+
+Target, Text = (_short(defaults=True)[name] for name in ("target", "text"))
 
 
 def resolve(*, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]) -> TrainConfig:
@@ -105,7 +96,7 @@ def resolve(*, model: str | None, files: list[str], assignments: list[str], sett
     config = TrainConfig.from_flat(stack(*(read_file(file) for file in files), read_environment(), typed))
     own = split_file(config.data)
     for name in _OF_IMAGES:
-        if _STANDS_FOR[name][0] in settings and (own is None or own[0] != "images"):
+        if _STANDS_FOR[name].setting in settings and (own is None or own[0] != "images"):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} is for data images:FOLDER, but data = {config.data}: leave it out")
     return config

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.models.blocks import SelfAttention
+from dlcli.models.ngrams import NGrams
 from dlcli.models.tabular import Periodic
 
 # Largest tensor between two layers in an evaluation, in bytes, so that the next layer finds it in the cache and the
@@ -33,7 +34,7 @@ class Cost(NamedTuple):
 @torch.no_grad()
 def measure_cost(model: nn.Module, x: Tensor) -> Cost:
     """The cost of `model(x)`, counted layer by layer: linear, convolutional and recurrent weights, attention,
-    and the embeddings of numbers."""
+    the embeddings of numbers, and sums of n-grams."""
     flops, total, largest, chain = 0, 0, x.numel() * x.element_size(), 1
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
@@ -49,6 +50,9 @@ def measure_cost(model: nn.Module, x: Tensor) -> Cost:
             flops += 4 * b * t * t * d
         elif isinstance(module, Periodic):
             flops += 2 * module.weight.numel() * len(inputs[0])
+        elif isinstance(module, NGrams):  # the weighted sum of all vectors
+            b, t = inputs[0].shape
+            flops += 2 * b * t * (module.longest - module.shortest + 1) * module.embedding.embedding_dim
         elif isinstance(module, nn.RNNBase):
             weights = sum(p.numel() for name, p in module.named_parameters() if "weight" in name)
             flops += 2 * weights * inputs[0].shape[:-1].numel()

@@ -238,7 +238,7 @@ DATASETS: dict[str, DataEntry] = {
         "dlcli.data.images.folder:images",
         "image files of your own, a folder for each class: --data images:FOLDER",
         "classes",
-        "the size that all share, or 3x64x64",
+        "3x64x64, or theirs",
         "the files",
         "yours",
         "your folder",

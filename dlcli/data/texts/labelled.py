@@ -54,7 +54,8 @@ class Opened:
     column: str
     target: str
 
-    has_test = False
+    has_val = has_test = False
+    order = groups = None
 
     @property
     def rows(self) -> int:
