@@ -125,7 +125,7 @@ def test_data_that_does_not_suit_a_model_is_refused(name: str, data: str) -> Non
         ),
         (
             "mlp", "text",
-            "model mlp is for features or images, but the data is tokens of 12: choose rnn or attention",
+            "model mlp is for features or images, but the data is tokens of 12: choose rnn, attention or ngrams",
         ),
         (
             "tabular", "digits",

@@ -407,7 +407,7 @@ def test_every_command_works_on_texts(tmp_path: Path, call: Call) -> None:
     code, out, err = call("predict", "1", *texts, "--csv")
     found = list(csv.DictReader(out.splitlines()))
     assert [(row["input"], row["class"]) for row in found] == list(zip(texts, ("spam", "ham"), strict=True))
-    told = "3 characters are none that the training texts had more than once: '☃' (2), '☂' (1)"
+    told = "unknown characters, which the training texts had once or never: 3, such as '☃' (2), '☂' (1)"
     assert err == f"{told}\n"
 
     rows = [(str(i), text, label) for i, (label, text) in enumerate(zip(("spam", "ham"), texts, strict=True))]

@@ -48,7 +48,7 @@ def text_samples(
     if unknown:
         what = "words" if tokens.unit == "words" else "characters"
         frequent = ", ".join(f"{text[:20]!r} ({count:,})" for text, count in unknown.most_common(8))
-        tell(f"{unknown.total():,} {what} are none that the training texts had more than once: {frequent}")
+        tell(f"unknown {what}, which the training texts had once or never: {unknown.total():,}, such as {frequent}")
 
 
 def _encoded(texts: list[_Named], tokens: Tokens, unknown: Counter[str]) -> tuple[Samples, int]:
