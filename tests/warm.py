@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 # What is read when the interpreter starts or a library is loaded is too late in a forked process.
-_READ_AT_START = ("PYTHON", "OMP_", "GOMP_", "MKL_", "KMP_", "OPENBLAS_", "CUDA_", "TORCH", "LD_")
+_READ_AT_START = ("PYTHON", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "CUDA_", "TORCH", "LD_")
 
 
 class Warm:
@@ -20,22 +20,23 @@ class Warm:
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[str] | None = None
-        self._environment: dict[str, str] = {}
+        self._start = _read_at_start(os.environ)
 
     def run(
         self, words: Sequence[str], *, cwd: Path, environment: Mapping[str, str], timeout: float
     ) -> "subprocess.CompletedProcess[str]":
         """As subprocess.run([python, "-m", "dlcli", *words]) with captured text. environment: what is added to ours."""
-        if any(name.startswith(_READ_AT_START) for name in environment) or not hasattr(os, "fork"):
+        environment = {**os.environ, **environment}
+        if _read_at_start(environment) != self._start or not hasattr(os, "pidfd_open"):
             return subprocess.run(
-                [sys.executable, "-m", "dlcli", *words], cwd=cwd, env={**os.environ, **environment},
+                [sys.executable, "-m", "dlcli", *words], cwd=cwd, env=environment,
                 stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
             )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
             request = {
-                "words": list(words), "cwd": str(cwd), "env": {**os.environ, **environment}, "out": str(out),
-                "err": str(err), "timeout": timeout,
+                "words": list(words), "cwd": str(cwd), "env": environment, "out": str(out), "err": str(err),
+                "timeout": timeout,
             }  # fmt: skip
             code = self._ask(request)
             if code is None:
@@ -58,6 +59,10 @@ class Warm:
     def close(self) -> None:
         if self._server is not None:
             self._server.communicate()  # it ends at the end of its input
+
+
+def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(_READ_AT_START)}
 
 
 def _serve() -> dict[str, object] | None:

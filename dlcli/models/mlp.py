@@ -26,7 +26,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if spec.task == "next-token" or spec.kind == "tokens":
-            raise ConfigError(f"model mlp is for features or images, but the data is {spec}: choose rnn, attention or ngrams")
+            raise ConfigError(
+                f"model mlp is for features or images, but the data is {spec}: choose rnn, attention or ngrams"
+            )
         check_options(hidden=hidden, dropout=dropout)
         layers: list[nn.Module] = [nn.Flatten()]
         before = math.prod(spec.input_shape)
