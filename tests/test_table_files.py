@@ -103,6 +103,17 @@ def test_a_large_file_is_read_as_a_small_one(
     )
 
 
+@pytest.mark.parametrize("cell", ["NAN", "Nan", "-nan", "+nan", "nan(1)"])
+def test_what_pyarrow_takes_as_no_number_is_told_as_in_a_small_file(
+    cell: str, read_by_arrow: Any, tmp_path: Path
+) -> None:
+    frame = people()
+    frame["income"] = [cell if row == 150 else f"{row}.5" for row in range(200)]
+    path = written(tmp_path, frame)
+    assert said(DataError, path).startswith(f"{path}:152: income is {cell!r}, which is no number")
+    assert read_by_arrow == [True]
+
+
 def test_pieces_of_every_size_give_the_same(read_by_arrow: list[bool], monkeypatch: Any, tmp_path: Path) -> None:
     path = written(tmp_path, wide(60))
     path.write_text("\n\n\n".join(path.read_text().split("\n")))

@@ -109,7 +109,8 @@ def test_tables_that_cannot_be_split_so(tmp_path: Path) -> None:
         "the file"
     )
     assert said(DataError, path, split_group="half") == (
-        "2 groups are too few for a training, a validation and a test split"
+        "2 groups are too few for a training, a validation and a test split: split by a column with more different "
+        "values"
     )
     frame.loc[4, "since"] = "yesterday"
     assert said(DataError, written(tmp_path, frame), dates=("since",)) == (
@@ -167,3 +168,12 @@ def test_inspect_warns_of_training_rows_from_the_future(dlcli: Dlcli, tmp_path: 
     assert not [text for text in by_time["warnings"] if "later" in text]
     assert by_time["splits"] == {"train": 144, "val": 16, "test": 40}
     assert len(read_table(tmp_path / "a.csv")) == 200
+
+
+def test_a_column_of_one_date_is_a_time_and_few_groups_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path, people().assign(when="2024-01-01", who="a"))
+    assert loaded(path, split_time="when").test.index.tolist() == list(range(160, 200))
+    assert said(DataError, path, split_group="who") == (
+        "1 groups are too few for a training, a validation and a test split: split by a column with more different "
+        "values"
+    )

@@ -347,6 +347,8 @@ def test_a_column_says_the_split(tmp_path: Path) -> None:
     assert said(ConfigError, path, split_column="part", settings={"test_fraction": 0.3}) == (
         "test_fraction = 0.3 cannot be used with data that has a test set of its own"
     )
+    written(tmp_path, people().assign(part=["train", "val"] * 100))
+    assert "no row says test in part: these are drawn from the others" in loaded(path, split_column="part").notes
     written(tmp_path, people().assign(part=["train"] * 7 + ["trian"] + ["test"] * 192))
     assert said(DataError, path, split_column="part") == (
         f"{path}:9: part is 'trian', but train, val or test is expected"
@@ -688,7 +690,7 @@ def test_inspect_needs_data_and_only_it_takes_settings(dlcli: Dlcli) -> None:
         "error: inspect needs data: dlcli datasets inspect table:FILE --target COLUMN\n"
     )
     assert dlcli("datasets", "iris", "--target", "x", check=2).stderr == (
-        "error: --target, --text and --set can only follow inspect: dlcli datasets inspect DATA\n"
+        "error: options of data can only follow inspect: dlcli datasets inspect DATA\n"
     )
     found = json.loads(dlcli("datasets", "inspect", "iris", "--json").stdout)
     assert found["splits"] == {"train": 108, "val": 12, "test": 30} and found["columns"] == []

@@ -9,6 +9,7 @@ from dlcli.cli.arguments import CheckpointRole, DataDir, Device, RunName, RunsDi
 from dlcli.cli.output import Column, Format, emit, number, say, tell_damage
 from dlcli.config.ranges import check_range
 from dlcli.core.errors import CheckError, ConfigError
+from dlcli.core.options import convert
 
 if TYPE_CHECKING:
     from dlcli.evaluation.importance import Importance
@@ -48,7 +49,7 @@ def evaluate(
     ] = None,
     data_dir: DataDir = None,
     threshold: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--threshold",
             metavar="X",
@@ -92,6 +93,7 @@ def evaluate(
     from dlcli.evaluation.rules import check_drop, check_rules, parse_rules
 
     rules = parse_rules(require or [])
+    cut = None if threshold is None else convert(threshold, float, name="--threshold")
     where: dict[str, Any] = {
         "split": split,
         "data": data,
@@ -99,7 +101,7 @@ def evaluate(
         "device": device,
         "allow_fallback": allow_fallback,
     }
-    report = evaluate(found, checkpoint=checkpoint, threshold=threshold, importances=importance, **where)
+    report = evaluate(found, checkpoint=checkpoint, threshold=cut, importances=importance, **where)
     warn(report)
     verdicts = check_rules(report.metrics, rules)
     show(report, format=format, document=document(report, verdicts))

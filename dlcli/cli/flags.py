@@ -85,7 +85,14 @@ def _short(*, defaults: bool) -> dict[str, Any]:
     return found
 
 
-Target, Text = (_short(defaults=True)[name] for name in ("target", "text"))
+def with_data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace the parameter `of_data` of a command by the options of _STANDS_FOR. It is a dict of setting -> text."""
+    options = [option(name, hint, default=None) for name, hint in _short(defaults=True).items()]
+
+    def settings(given: Mapping[str, Any]) -> dict[str, Any]:
+        return {_STANDS_FOR[name].setting: value for name, value in given.items() if value is not None}
+
+    return with_options(command, "of_data", options, settings)
 
 
 def resolve(*, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]) -> TrainConfig:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.cli.arguments import Assignments, with_format
-from dlcli.cli.flags import Target, Text, typed_layer
+from dlcli.cli.flags import typed_layer, with_data_options
 from dlcli.cli.output import Column, Format, byte_size, emit, setting
 from dlcli.config.environment import read_environment
 from dlcli.config.registry import DATASETS, MODELS
@@ -65,6 +65,7 @@ def models(
 
 
 @with_format
+@with_data_options
 def datasets(
     name: Annotated[
         str | None,
@@ -77,14 +78,13 @@ def datasets(
     data: Annotated[
         str | None, typer.Argument(metavar="DATA", help="After inspect or fetch: the data, such as table:FILE.")
     ] = None,
-    target: Target = None,
-    text: Text = None,
     set_: Assignments = None,
     data_dir: Annotated[
         str | None,
         typer.Option("--data-dir", metavar="PATH", help="Folder of data sets. (default: the user's cache folder)"),
     ] = None,
     *,
+    of_data: Mapping[str, Any],
     format: Format,
 ) -> None:
     """List the built-in data sets, or show one in detail.
@@ -104,18 +104,16 @@ def datasets(
             raise ConfigError("inspect needs data: dlcli datasets inspect table:FILE --target COLUMN")
         from dlcli.cli.inspect import inspect
 
-        given = {"data": data, "data_dir": folder, "data.target": target, "data.text": text}
+        given = {"data": data, "data_dir": folder, **of_data}
         inspect(typed_layer(set_ or [], {n: v for n, v in given.items() if v is not None}), format=format)
         return
-    if name == "fetch" and target is None and text is None and not set_:
+    if name == "fetch" and not of_data and not set_:
         if data is None:
             raise ConfigError("fetch needs the name of a data set: dlcli datasets fetch mnist")
         _fetch(data, folder, format=format)
         return
-    if data is not None or target is not None or text is not None or set_:
-        raise ConfigError(
-            f"{data or '--target, --text and --set'} can only follow inspect: dlcli datasets inspect DATA"
-        )
+    if data is not None or of_data or set_:
+        raise ConfigError(f"{data or 'options of data'} can only follow inspect: dlcli datasets inspect DATA")
     if name is not None:
         from dlcli.experiment.catalogue import about_data
 

@@ -78,7 +78,10 @@ def _by_group(groups: Tensor, *, test_fraction: float, val_fraction: float, seed
     for fraction, own_seed in ((test_fraction, _TEST_SEED), (val_fraction, seed)):
         chosen = _groups_of(left, sizes, round(int(sizes[left].sum()) * fraction), seed=own_seed) if fraction else []
         if fraction and not chosen:
-            raise DataError(f"{len(sizes.nonzero())} groups are too few for a training, a validation and a test split")
+            raise DataError(
+                f"{len(sizes.nonzero())} groups are too few for a training, a validation and a test split: split by a "
+                "column with more different values"
+            )
         parts.append(torch.isin(groups, torch.tensor(chosen, dtype=torch.int64)).nonzero().flatten())
         left = left[~torch.isin(left, torch.tensor(chosen, dtype=torch.int64))]
     test, val = parts

@@ -95,6 +95,9 @@ def _read(file: "_Watched", *, delimiter: str, names: Sequence[str], skip: int, 
             convert_options=options,
         ) as batches:
             for batch in batches:
+                for place in numbers:  # pyarrow takes `NAN` and the like as numbers
+                    if batch.column(place).null_count != int(np.isnan(_values(batch.column(place))).sum()):
+                        raise NoNumbers(place)
                 collect(batch.columns, parts)
     except pyarrow.ArrowInvalid as error:
         if (found := _NO_NUMBER.search(str(error))) and int(found[1]) in numbers:
@@ -113,7 +116,7 @@ def collect(columns: Sequence[Any], parts: Sequence[Any]) -> None:
         if isinstance(part, Builder):
             part.add_coded(column.dictionary.to_pylist(), column.indices.to_numpy())
         else:
-            part.append(_finite(column.to_numpy(zero_copy_only=False), place))
+            part.append(_finite(_values(column), place))
 
 
 def joined(parts: list[Any]) -> list[Cells | Numbers]:
@@ -124,6 +127,11 @@ def joined(parts: list[Any]) -> list[Cells | Numbers]:
         part = parts.pop()
         columns.append(part.cells() if isinstance(part, Builder) else Numbers(np.concatenate(part or [np.empty(0)])))
     return columns
+
+
+def _values(column: Any) -> np.ndarray[Any, Any]:
+    """With NaN for null."""
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _finite(values: np.ndarray[Any, Any], place: int) -> np.ndarray[Any, Any]:

@@ -17,6 +17,7 @@ from dlcli.data.readers.text import read_text
 
 # Python's float() also accepts 1_000, nan, and digits of other scripts.
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_LONGEST_CELL = 131_072  # characters
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def read_rows(path: Path, spec: DataSpec, feature_names: Sequence[str] = (), *, 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     """The line in which each row begins, since a quoted cell may span several, and its cells without outer blanks."""
+    csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(io.StringIO(read_text(path, streams=True)), strict=True, skipinitialspace=True)
     found, number = [], 1
     try:

@@ -21,6 +21,7 @@ MOST_COLUMNS = 10_000
 _DELIMITERS = ",;\t|"
 _SAMPLE = 100_000  # characters in which the delimiter is looked for
 _CHUNK = 20_000  # rows
+_LONGEST_CELL = 10_000_000  # characters
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def named(path: Path, line: int, first: Sequence[str], how: "Format") -> list[st
 def numbered(path: Path, text: Iterable[str], delimiter: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
     """The line in which each row begins, since a quoted cell may span several, and its cells. Empty lines are
     skipped."""
+    csv.field_size_limit(_LONGEST_CELL)  # of the whole process, so each of our readers sets its own
     reader = csv.reader(text, delimiter=delimiter, strict=True, skipinitialspace=True)
     number = first_line
     try:

@@ -207,6 +207,11 @@ def table(
             raise ConfigError(
                 f"data.{option} = {place} does not go with {option} rows in data.split_column = {split_column}"
             )
+    if parts is not None:
+        files = (("val", VAL, val), ("test", TEST, test))
+        lacking = [word for word, part, file in files if file is None and not bool((parts == part).any())]
+        if lacking:
+            notes += (f"no row says {' or '.join(lacking)} in {split_column}: these are drawn from the others",)
     return Opened(
         known,
         **others,

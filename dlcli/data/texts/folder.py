@@ -62,7 +62,9 @@ def _read(root: Path, placed: list[tuple[Path, str]], split: bool, skipped: Coun
         if split:
             parts.append(PARTS[path.relative_to(root).parts[0].casefold()])
         digest.update(
-            f"{path.relative_to(root)}\0{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}\0".encode()
+            f"{path.relative_to(root)}\0{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}\0".encode(
+                "utf-8", "surrogateescape"
+            )
         )
     if not texts:
         raise DataError(f"{root} holds only empty .txt files")

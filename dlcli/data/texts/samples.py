@@ -61,6 +61,8 @@ def _encoded(texts: list[_Named], tokens: Tokens, unknown: Counter[str]) -> tupl
 
 def _texts(inputs: Sequence[str], tokens: Tokens, keep: Sequence[str], tell: Callable[[str], None]) -> Iterator[_Named]:
     for given in inputs:
+        if not given:
+            raise ConfigError("an input is empty: give a text, a file or a folder")
         path = STDIN if given == "-" else Path(given)
         try:
             is_folder, is_file = path.is_dir(), path.is_file()
@@ -74,11 +76,10 @@ def _texts(inputs: Sequence[str], tokens: Tokens, keep: Sequence[str], tell: Cal
         if is_folder:
             yield from _in_folder(path, tell)
         elif is_stream(path):
-            text, _ = read_any_text(path, streams=True)
-            lines = enumerate(text.split("\n"), 1)
+            lines = enumerate(_read(path, tell).split("\n"), 1)
             yield from ((f"{path}:{number}", line.strip(), {}) for number, line in lines if line.strip())
         elif is_file:
-            yield str(path), read_any_text(path)[0].strip(), {}
+            yield str(path), _read(path, tell).strip(), {}
         elif path.suffix.lower() in (*_TABLES, ".txt") and not any(map(str.isspace, given)):
             raise DataError(f"{path} does not exist")
         else:
@@ -93,7 +94,14 @@ def _in_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[_Named]:
     if len(found) < len(files):
         tell(f"files skipped in {folder}: {len(files) - len(found):,} not .txt")
     for path in found:
-        yield str(path), read_any_text(path)[0].strip(), {}
+        yield str(path), _read(path, tell).strip(), {}
+
+
+def _read(path: Path, tell: Callable[[str], None]) -> str:
+    text, is_known = read_any_text(path, streams=True)
+    if not is_known:
+        tell(f"{path} is read as latin-1, since it is not UTF-8")
+    return text
 
 
 def _rows(path: Path, tokens: Tokens, keep: Sequence[str], tell: Callable[[str], None]) -> Iterator[_Named]:
