@@ -89,17 +89,19 @@ def _by_group(groups: Tensor, *, test_fraction: float, val_fraction: float, seed
 
 
 def _groups_of(left: Tensor, sizes: Tensor, wanted: int, *, seed: int) -> list[int]:
-    """Some groups of `left`, at least one but not the last: in random order each that brings their sum of rows
-    nearer to the `wanted` one."""
+    """Some groups of `left`, at least one but not all: in random order each that brings their sum of rows nearer to the
+    `wanted` one; the nearest alone if none does."""
     order = left[torch.randperm(len(left), generator=torch.Generator().manual_seed(seed))].tolist()
     chosen: list[int] = []
     total = 0
-    for group in order[:-1]:
+    for group in order:
         size = int(sizes[group])
-        if not chosen or abs(total + size - wanted) < abs(total - wanted):
+        if abs(total + size - wanted) < abs(total - wanted):
             chosen.append(group)
             total += size
-    return chosen
+    if not chosen and order:
+        chosen = [min(order, key=lambda group: abs(int(sizes[group]) - wanted))]
+    return chosen[: len(order) - 1]
 
 
 def _balanced(order: Tensor, classes: Tensor, size: int) -> tuple[Tensor, int]:
