@@ -225,6 +225,7 @@ def test_models_on_a_table_are_measured_beside_those_of_scikit_learn(
     assert tables.table([row]).splitlines()[2] == "| dlcli mlp | 1 | 0.5000 |"
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_whole_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "_ROWS", {"small": ("mlp", "--data", "digits", "--epochs", "2", "--device", "cpu")})
     monkeypatch.setattr(data, "there", lambda name: name == "FashionMNIST")

@@ -198,7 +198,12 @@ def test_every_model_as_onnx_is_the_trained_model(exported: Export, name: str) -
 
 @pytest.mark.parametrize(
     ("name", "format"),
-    [("rnn", "safetensors"), ("cnn", "safetensors"), ("rnn", "pt2"), ("linear", "aoti")],
+    [
+        ("rnn", "safetensors"),
+        ("cnn", "safetensors"),
+        ("rnn", "pt2"),
+        pytest.param("linear", "aoti", marks=pytest.mark.slow),
+    ],
 )
 def test_other_formats_are_the_trained_model(
     trained: Trained, name: str, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

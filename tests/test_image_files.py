@@ -161,6 +161,7 @@ def test_a_worker_that_is_killed_ends_the_training_with_a_sentence_and_it_can_be
     assert_same(Run(tmp_path, 1), run)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_leaves_no_process_and_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     folder(tmp_path / "photos", count=150)
     words = ["-m", "dlcli", "train", "cnn", "--data", "images:photos", "--storage", "files", "--image-size", "8"]

@@ -112,7 +112,8 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     assert said(tmp_path / "no" / "folder.txt") == f"{tmp_path / 'no' / 'folder.txt'} does not exist"
     (tmp_path / "story.txt").write_text(PANGRAM)
     assert said(tmp_path / "stroy.txt") == f"{tmp_path / 'stroy.txt'} does not exist: did you mean story.txt?"
-    assert said(tmp_path) == f"{tmp_path} is a folder: name a file in it"
+    (tmp_path / "empty").mkdir()
+    assert said(tmp_path / "empty") == f"{tmp_path / 'empty'} holds no .txt files: name another folder, or a file"
     os.mkfifo(tmp_path / "pipe")
     assert said(tmp_path / "pipe") == f"{tmp_path / 'pipe'} is no regular file"
 
