@@ -23,6 +23,9 @@ from dlcli.tasks.task import AnsweringTask, Shape
 # torch treats 0 and 1 specially.
 _BATCH_SIZES = (3, 5, 7, 11)
 
+# Steps. Sequences of no more have a fixed length: torch.export does not trace half of it, which is tried, as any length.
+_SHORT = 5
+
 
 @dataclass(frozen=True)
 class Traced:
@@ -40,7 +43,7 @@ def trace(module: Exportable, spec: DataSpec, task: AnsweringTask, *, name: str)
     """
     program, note = None, ""
     dtype, sequence = input_dtype(spec), spec.kind == "tokens"
-    if sequence and spec.input_shape[0] > 2:
+    if sequence and spec.input_shape[0] > _SHORT:
         # Not the greatest length, or torch might assume that it is the only one.
         program = _export(module, (spec.input_shape[0] - 1,), dtype, free_steps=True, name=name)
         if not isinstance(_input_shape(program)[1], torch.SymInt):
