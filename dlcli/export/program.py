@@ -23,7 +23,7 @@ from dlcli.tasks.task import AnsweringTask, Shape
 # torch treats 0 and 1 specially.
 _BATCH_SIZES = (3, 5, 7, 11)
 
-# Steps. Sequences of no more have a fixed length: torch.export does not trace half of it, which is tried, as any length.
+# Steps. Sequences of no more have a fixed length: half of it, which is tried too, is special to torch.export.
 _SHORT = 5
 
 
