@@ -93,13 +93,17 @@ def test_a_changed_file_is_seen_even_if_its_size_and_time_are_kept(root: Path) -
     assert after.digest != first.digest
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "longer", "empty json", "other json", "no json", "junk files"])
-@pytest.mark.parametrize("storage", ["memory", "cache"])
+_DAMAGE = ["cut", "longer", "empty json", "other json", "no json", "junk files"]
+
+
+# The content of a mapped file is not read at the start, so a flipped bit is found in memory only.
+@pytest.mark.parametrize(
+    ("storage", "damage"),
+    [("memory", "flipped"), *((storage, damage) for storage in ("memory", "cache") for damage in _DAMAGE)],
+)
 def test_damage_leads_to_decoding_again(storage: Any, damage: str, root: Path, cache: Path) -> None:
     first = read(root)
     pixels, described, known = (only(cache, f"*.{end}") for end in ("pixels", "json", "files"))
-    if damage == "flipped" and storage == "cache":
-        pytest.skip("the content of a mapped file is not read at the start")
     if damage == "flipped":
         content = bytearray(pixels.read_bytes())
         content[77] ^= 1

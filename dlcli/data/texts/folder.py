@@ -14,18 +14,19 @@ _MOST_FILES = 1_000_000
 
 
 @dataclass(frozen=True)
-class Files:
-    """Texts, the class and the name of the file of each, and TRAIN, VAL or TEST, if the folder says it."""
+class Labelled:
+    """Texts, the class of each, where it stands (file, or file:line), and TRAIN, VAL or TEST, if the data says it of
+    each. sha256: of all. notes: sentences for the user."""
 
     texts: list[str]
     labels: list[str]
-    names: list[str]
+    places: list[str]
     parts: list[int] | None
     sha256: str
     notes: tuple[str, ...]
 
 
-def labelled_files(root: Path) -> Files:
+def labelled_files(root: Path) -> Labelled:
     """The texts in `root/CLASS/`, or in `root/train/CLASS/`, `root/val/CLASS/` and `root/test/CLASS/`, where any but
     train may be missing. Files in folders below them belong to the class as well. DataError if there are none."""
     found, skipped = text_files(root)
@@ -45,7 +46,7 @@ def labelled_files(root: Path) -> Files:
     return _read(root, placed, split, skipped)
 
 
-def _read(root: Path, placed: list[tuple[Path, str]], split: bool, skipped: Counter[str]) -> Files:
+def _read(root: Path, placed: list[tuple[Path, str]], split: bool, skipped: Counter[str]) -> Labelled:
     digest = hashlib.sha256()
     texts, labels, names, parts = [], [], [], []
     foreign: list[Path] = []
@@ -71,7 +72,7 @@ def _read(root: Path, placed: list[tuple[Path, str]], split: bool, skipped: Coun
     notes = [f"skipped in {root}: {listed(skipped)}"] if skipped else []
     if foreign:
         notes.append(f"{len(foreign):,} files are read as latin-1, since they are not UTF-8, such as {foreign[0]}")
-    return Files(texts, labels, names, parts if split else None, digest.hexdigest(), tuple(notes))
+    return Labelled(texts, labels, names, parts if split else None, digest.hexdigest(), tuple(notes))
 
 
 def text_files(root: Path) -> tuple[list[Path], Counter[str]]:

@@ -17,25 +17,12 @@ from dlcli.data.readers.cells import Table
 from dlcli.data.readers.tables import read_table
 from dlcli.data.source import Source
 from dlcli.data.splits import PARTS, TEST, TRAIN
-from dlcli.data.texts.folder import labelled_files
+from dlcli.data.texts.folder import Labelled, labelled_files
 from dlcli.data.texts.tokens import LARGEST, MOST_TOKENS, NAMES, Tokens, Unit, learn
 
 _MOST_CLASSES = 1_000
 _MOST_LENGTH = 65_536
 _RARE = 0.05  # a class with a smaller share of the texts is told
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Texts, the class of each, where it stands (file, or file:line), and TRAIN, VAL or TEST, if the data says it of
-    each. sha256: of all. notes: sentences for the user."""
-
-    texts: list[str]
-    labels: list[str]
-    places: list[str]
-    parts: list[int] | None
-    sha256: str
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -160,8 +147,7 @@ def texts(
         for option, value in given.items():
             if value is not None:
                 raise ConfigError(f"data.{option} = {value} is for a table of texts, but {path} is a folder")
-        files = labelled_files(place)
-        found = Labelled(files.texts, files.labels, files.names, files.parts, files.sha256, files.notes)
+        found = labelled_files(place)
     else:
         found = _of_table(place, target, text, test, split_column)
     names = _ordered(set(found.labels))
