@@ -58,7 +58,8 @@ class Warm:
 
     def close(self) -> None:
         if self._server is not None:
-            self._server.communicate()  # it ends at the end of its input
+            # Not by the end of its input: a process that a test forked from this one may hold that open.
+            self._server.communicate("null\n", timeout=60)
 
 
 def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
@@ -66,9 +67,11 @@ def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _serve() -> dict[str, object] | None:
-    """Fork for each request and tell its exit code; returns the request in the forked process, else at the end None."""
+    """Fork for each request and tell its exit code; returns the request in the forked process, at "null" None."""
     for line in sys.stdin:
         request = json.loads(line)
+        if request is None:
+            return None
         pid = os.fork()
         if pid == 0:
             return request
