@@ -47,8 +47,11 @@ def test_shift_is_one_of_the_shifts_of_a_numpy_loop(pixels: int) -> None:
         assert seen == {(i, j) for i in range(2 * pixels + 1) for j in range(2 * pixels + 1)}
 
 
-def test_flip_mirrors_about_half_of_the_images() -> None:
+@pytest.mark.parametrize("large", [False, True])  # large images are mirrored one by one
+def test_flip_mirrors_about_half_of_the_images(large: bool) -> None:
     x = images(1000)
+    if large:
+        x = x.repeat(1, 1, 1, augment._LARGE // x[0].numel() + 1)
     flipped = augment.flip(x, seeded()).numpy()
     count = 0
     for before, after in zip(x.numpy(), flipped, strict=True):

@@ -26,6 +26,8 @@ from dlcli.training.train import resume
 from tests.conftest import DATA_DIR, Dlcli, needs_data
 from tests.trained import fit_new
 
+BILINEAR = Image.Resampling.BILINEAR
+
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -150,8 +152,8 @@ def test_a_size_that_a_model_cannot_take_is_told(call: Call, tmp_path: Path) -> 
 def test_the_shorter_side_is_scaled_and_the_centre_cut_out(tmp_path: Path) -> None:
     folder(tmp_path / "photos", count=2, size=(24, 16))
     with Image.open(tmp_path / "photos/bees/1.png") as image:
-        scaled = image.resize((12, 8)).crop((2, 0, 10, 8))
-        stretched = image.resize((8, 8))
+        scaled = image.resize((12, 8), BILINEAR).crop((2, 0, 10, 8))
+        stretched = image.resize((8, 8), BILINEAR)
     centre, stretch = read(tmp_path / "photos", size=8), read(tmp_path / "photos", size=8, crop="stretch")
     np.testing.assert_array_equal(centre.x[3], np.asarray(scaled).transpose(2, 0, 1))
     np.testing.assert_array_equal(stretch.x[3], np.asarray(stretched).transpose(2, 0, 1))
@@ -168,10 +170,11 @@ def test_a_large_photograph_is_decoded_smaller_and_still_looks_the_same(turned: 
     exif[0x0112] = 6 if turned else 1
     Image.fromarray(pixels).save(tmp_path / "photos/ants/0.jpg", quality=95, exif=exif)
     upright = Image.fromarray(np.rot90(pixels, -1) if turned else pixels)
-    expected = np.asarray(upright.resize((160, 160), box=(0, 160, 960, 1120) if turned else (160, 0, 1120, 960)))
+    box = (0, 160, 960, 1120) if turned else (160, 0, 1120, 960)
+    expected = np.asarray(upright.resize((160, 160), BILINEAR, box=box))
     found = read(tmp_path / "photos", size=160).x[0].permute(1, 2, 0).numpy()
     difference = np.abs(found.astype(int) - expected)
-    assert difference.mean() < 1 and difference.max() < 8
+    assert difference.mean() < 1.5 and difference.max() < 8
 
 
 @pytest.mark.parametrize("crop", ["centre", "stretch"])

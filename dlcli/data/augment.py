@@ -29,6 +29,9 @@ _KNOWN: dict[str, tuple[float | None, float, float, tuple[str, ...]]] = {
     "cutmix": (1.0, 0, 1000, ("image",)),
 }
 
+# Values of an image from which one at a time is faster on a CPU than the whole batch.
+_LARGE = 2**15
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -103,7 +106,12 @@ def shift(x: Tensor, pixels: int, blank: Tensor, generator: torch.Generator) -> 
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:
     """Each (B, C, H, W) image mirrored left to right with probability 1/2."""
     mirrored = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
-    return torch.where(mirrored, x.flip(-1), x)
+    if x.device.type != "cpu" or x[0].numel() < _LARGE:
+        return torch.where(mirrored, x.flip(-1), x)
+    result = x.clone()
+    for number in mirrored.flatten().nonzero().flatten().tolist():
+        result[number] = x[number].flip(-1)
+    return result
 
 
 def rotate(x: Tensor, degrees: float, blank: Tensor, generator: torch.Generator) -> Tensor:

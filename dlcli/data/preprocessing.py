@@ -59,12 +59,23 @@ class Preprocessing:
             return lambda x: x.to(torch.float32)
         mean, scale = self._a_channel(self.mean, device), 1 / self._a_channel(self.std, device)
 
-        def normalised(x: Tensor) -> Tensor:
+        def normalised(x: Tensor, mean: Tensor = mean, scale: Tensor = scale) -> Tensor:
             if x.dtype == torch.float32:
                 return torch.sub(x, mean).mul_(scale)
             return x.to(torch.float32).sub_(mean).mul_(scale)  # a copy already
 
-        return normalised
+        if self.spec.kind != "image" or len(self.mean) == 1 or device.type != "cpu":
+            return normalised
+
+        def by_lines(x: Tensor) -> Tensor:
+            """The same, with lines of W * C values: the inner loop of a broadcast over 3 values is slow."""
+            if not x.is_contiguous(memory_format=torch.channels_last):
+                return normalised(x)
+            pixels, width = x.permute(0, 2, 3, 1), x.shape[3]
+            lines = normalised(pixels.flatten(2), mean.flatten().repeat(width), scale.flatten().repeat(width))
+            return lines.view(pixels.shape).permute(0, 3, 1, 2)
+
+        return by_lines
 
     def blank(self, device: torch.device) -> Tensor:
         """The model input of a raw value of 0 (a black pixel), shaped to broadcast over (N, ...) input."""

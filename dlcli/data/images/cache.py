@@ -38,7 +38,7 @@ from dlcli.data.images.entries import MOST_FILES_JSON
 from dlcli.data.readers.pictures import Fit
 
 # Of the code that decodes: other pixels for the same file need another number.
-_VERSION = 2
+_VERSION = 3
 
 _LARGEST_SHARED = 256  # pixels; larger images that all have one size are photographs of one camera
 _OTHERWISE = 64

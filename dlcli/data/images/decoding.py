@@ -28,8 +28,9 @@ from dlcli.core.reading import open_regular
 from dlcli.data.images.spans import Span, read_span
 from dlcli.data.readers.pictures import MOST_BYTES, Fit, fitted, is_grey, opened, shown_size
 
-# Files that a process decodes before it answers.
-_CHUNK = 32
+# Pixels, and the most files, that a process decodes before it answers: long enough to be worth the asking, short enough
+# that no process has to wait for another in the end.
+_CHUNK_PIXELS, _MOST_FILES = 2**19, 64
 
 # Where the content of an image is, or the content itself.
 Item = Span | bytes
@@ -72,8 +73,8 @@ def cores() -> int:
 def decoded(items: Iterable[Item], fit: Fit, *, workers: int, moments: bool = False) -> Iterator[Decoded]:
     """Chunk by chunk in order: the facts of some images, and what `decode` makes of those that have no problem.
     ResourceError (exit 6) if a process dies."""
-    left = iter(items)
-    chunks = iter(lambda: list(itertools.islice(left, _CHUNK)), [])
+    left, size = iter(items), max(1, min(_CHUNK_PIXELS // (fit.height * fit.width), _MOST_FILES))
+    chunks = iter(lambda: list(itertools.islice(left, size)), [])
     first, second = next(chunks, []), next(chunks, [])
     if not second:
         yield decode(first, fit, moments=moments)

@@ -88,9 +88,10 @@ def fitted(image: Image.Image, name: str | Path, fit: Fit) -> np.ndarray[Any, np
     if image.format == "JPEG":
         least = _GAP * max(fit.height, fit.width)
         image.draft(image.mode, (least, least))  # decodes a large photograph at 1/2, 1/4 or 1/8 of its size
-    picture = _shown(image).convert(_mode(fit.channels))
+    picture = _converted(_shown(image), _mode(fit.channels))
     box = None if fit.crop == "stretch" else _covered(picture, fit)
-    pixels = np.asarray(picture.resize((fit.width, fit.height), box=box, reducing_gap=_GAP))
+    size = (fit.width, fit.height)
+    pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=_GAP))
     return pixels.reshape(fit.height, fit.width, fit.channels)
 
 
@@ -103,6 +104,10 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
 def is_grey(image: Image.Image) -> bool:
     """Whether its pixels are stored without colour."""
     return image.mode[0] in "1LI" and image.mode != "LAB"
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _mode(channels: int) -> str:
@@ -132,7 +137,8 @@ def _shown(image: Image.Image) -> Image.Image:
     raw_mode, inverted = _raw_mode(image), image.format == "TIFF" and _tag(image, _PHOTOMETRIC, 1) == _MIN_IS_WHITE
     if raw_mode in ("L;2", "L;4") and "transparency" in image.info:  # a grey PNG: not yet scaled to 8 bits
         image.info["transparency"] *= 85 if raw_mode == "L;2" else 17
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(_ORIENTATION, 1) != 1:  # without it, exif_transpose would make a copy
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return _grey_of_16_bits(image, most=4095 if raw_mode == "I;12" else 65535, inverted=inverted)
     if image.mode == "LAB":  # which Pillow converts only to RGB
