@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dlcli.checkpoints import tensors
 from dlcli.compute import devices
-from dlcli.core.documents import BEST, COUNT, FLAG, NUMBER, NUMBERS, TABLE, WHOLE, check, optional
+from dlcli.core.documents import BEST, COUNT, FLAG, NUMBER, NUMBERS, TABLE, TEXT, WHOLE, check, list_of, optional
 from dlcli.core.errors import RunError
 from dlcli.core.files import read_manifest, to_json, verify_digests, write_folder
 from dlcli.core.reading import read_json, told_as_damage
@@ -39,8 +39,11 @@ _TRAINING = {
     "waited": WHOLE, "best": optional(TABLE), "best_loss": optional(NUMBER), "optimizer_steps": WHOLE,
     "average_steps": optional(WHOLE), "scaler": optional(NUMBERS),
 }  # fmt: skip
-# Values that versions before the first release did not write.
-_ADDED = {"told_samples": WHOLE, "told_loss": NUMBER, "evaluated_at": WHOLE, "evaluations": WHOLE, "warned": FLAG}
+# Values that earlier versions did not write.
+_ADDED = {
+    "told_samples": WHOLE, "told_loss": NUMBER, "evaluated_at": WHOLE, "evaluations": WHOLE, "warned": FLAG,
+    "optimizer_names": list_of(TEXT), "optimizer_since": list_of(WHOLE),
+}  # fmt: skip
 # Largest training.safetensors, as a multiple of the size of the weights.
 _MOST_TRAINING = 20
 

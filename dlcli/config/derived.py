@@ -95,5 +95,7 @@ def check_together(config: Any) -> None:
         raise ConfigError("decay_all needs a weight_decay or l1 above 0")
     if config.patience and not config.val_fraction:
         raise ConfigError("patience needs a validation split: val_fraction above 0")
+    if config.unfreeze_at is not None and config.freeze == "none":
+        raise ConfigError(f"unfreeze_at = {config.unfreeze_at} needs something that is frozen: freeze = backbone")
     if config.epochs is not None and config.steps is not None:
         raise ConfigError(f"epochs = {config.epochs} and steps = {config.steps} exclude each other: give one of them")

@@ -98,6 +98,8 @@ def _set_aside(below: Layer, layer: Layer) -> set[str]:
         gone |= {"step_epochs", "step_gamma"}
     if _is_zero(layer.get("val_fraction")):
         gone |= {"patience", "monitor"}
+    if layer.get("freeze") == "none":
+        gone.add("unfreeze_at")
     penalties = [layer.get(name, below.get(name, 0)) for name in ("weight_decay", "l1")]
     if layer.keys() & {"weight_decay", "l1"} and all(map(_is_zero, penalties)):
         gone.add("decay_all")

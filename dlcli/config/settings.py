@@ -135,6 +135,16 @@ class TrainConfig:
         group="Optimizer", range="[0, 1)",
     )  # fmt: skip
 
+    freeze: str = _setting(
+        "none", "Parameters that are not trained: backbone (all but the head), the first N stages, or patterns of "
+        "names such as 'features.*'.",
+        group="Fine-tuning", metavar="backbone|N|PATTERN",
+    )  # fmt: skip
+    unfreeze_at: int | None = _setting(
+        None, "Epoch from which on the frozen parameters are trained, too.", group="Fine-tuning", range=">= 2",
+        shown="never", metavar="EPOCH",
+    )  # fmt: skip
+
     monitor: str = _setting(
         "auto", "Validation metric that picks the best checkpoint; auto takes the usual one of the task.",
         group="Selection", metavar="METRIC",
@@ -203,6 +213,8 @@ class TrainConfig:
             object.__setattr__(self, name, value)
         if self.warmup_epochs is not None and self.epochs is not None and self.warmup_epochs > self.epochs:
             raise ConfigError(f"warmup_epochs = {self.warmup_epochs} is more than epochs = {self.epochs}")
+        if self.unfreeze_at is not None and self.epochs is not None and self.unfreeze_at > self.epochs:
+            raise ConfigError(f"unfreeze_at = {self.unfreeze_at} is never reached: epochs = {self.epochs}")
         self._remember(name for name, value in ungroup(given).items() if not is_left_open(name, value))
 
     @property

@@ -23,6 +23,7 @@ from dlcli.experiment.guard import _model_class, build_model
 from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, choose_objective
 from dlcli.experiment.probe import trains_on_one, try_model
+from dlcli.models.freezing import frozen_names
 from dlcli.tasks.choose import choose_task, default_loss
 from dlcli.tasks.task import AnsweringTask
 from dlcli.tasks.weights import class_weights
@@ -35,6 +36,7 @@ class Experiment:
     config: every `auto` is resolved except for `device`, `threads`, `eval_batch_size` and `monitor`, which are resolved
     in the attributes here. cost: of the evaluation of one sample. joined: whether a last batch of one sample is joined
     to the batch before it, because the model cannot be trained on one (batch normalization).
+    frozen: the names of the parameters that are not trained, or not yet.
     """
 
     config: TrainConfig
@@ -47,6 +49,7 @@ class Experiment:
     monitor: str
     cost: Cost
     joined: bool = False
+    frozen: tuple[str, ...] = ()
 
     @property
     def objective(self) -> Objective:
@@ -59,6 +62,14 @@ class Experiment:
     @property
     def batches_per_epoch(self) -> int:
         return -(-len(self.dataset.train) // self.batch_size) - self.joined
+
+    @property
+    def trained_parameters(self) -> int:
+        """Parameters, as numbers, that are trained at some time."""
+        if self.config.unfreeze_at is not None:
+            return sum(p.numel() for p in self.model.parameters())
+        frozen = set(self.frozen)
+        return sum(p.numel() for name, p in self.model.named_parameters() if name not in frozen)
 
     @property
     def flops_per_step(self) -> float:
@@ -126,6 +137,7 @@ def build(
             f"model {config.model} cannot be trained on one sample at a time, as with batch normalization: take "
             f"batch_size above 1 (batch_size = {config.batch_size}, {len(data.train):,} training samples)"
         )
+    frozen = frozen_names(model, config.freeze, model_name=config.model)
     cost = measure_cost(model, sample_input(data.spec, 1))
     # Accumulated batches, like time steps, are computed one after the other, so only one batch counts.
     flops = _flops_to_train(cost, batch_size) / cost.chain
@@ -142,6 +154,7 @@ def build(
         monitor=_monitor(config, data, task),
         cost=cost,
         joined=joined,
+        frozen=frozen,
     )
     config.warmup_steps(built.steps_per_epoch)
     return built

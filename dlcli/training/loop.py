@@ -36,7 +36,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
     columns, lr = _columns(session), _schedule(built)
     reason = None
     early = _stopped_early_before(session)
-    built.model.train()
+    state.training_mode()
     meter.start()
 
     while True:
@@ -59,7 +59,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
 
         # ------------------------------------------------------------------------ the step
         if state.at_epoch_end:
-            state.epoch, state.batch = state.epoch + 1, 0
+            state.begin_epoch()
         state.optimizer.zero_grad()
         group = min(config.accumulate, batches_per_epoch - state.batch)
         for number in range(state.batch, state.batch + group):

@@ -67,6 +67,7 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "threads": built.threads,
         "eval_threads": built.eval_threads,
         "parameters": sum(p.numel() for p in built.model.parameters()),
+        "trained_parameters": built.trained_parameters,
         "flops_per_step": built.flops_per_step,
         "train_samples": len(built.dataset.train),
         "val_samples": len(built.dataset.val or ()),

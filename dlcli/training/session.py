@@ -123,7 +123,8 @@ def resumed(
             raise RunError(f"exact: no ({', '.join(reasons)}); without --exact it continues anyway")
         state = TrainingState(built)
         if saved is not None:
-            state.restore(saved)
+            frozen = [(one.freeze, one.unfreeze_at) for one in (stored, config)]
+            state.restore(saved, regrouped=frozen[0] != frozen[1])
         session = Session(
             run,
             built,
