@@ -44,6 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "frozen": {
         "model": "cnn", "freeze": "backbone", "unfreeze_at": 2, "ema": 0.9, "optimizer": "adam", "batch_size": 100,
+        "layer_decay": 0.5, "clip_norm": 1.0,
     },
     "linear": {
         "model": "linear", "data": "diabetes", "optimizer": "sgd", "nesterov": True, "augment": ("noise=0.1",),

@@ -16,7 +16,7 @@ Layer = Mapping[str, Any]
 GROUPS = ("model", "data")
 
 # Settings for which None (`none` in a shell) means: resolve it from the others.
-DERIVED = ("epochs", "steps", "lr", "momentum", "warmup_epochs", "step_epochs", "step_gamma")
+DERIVED = ("epochs", "steps", "lr", "momentum", "warmup_epochs", "step_epochs", "step_gamma", "lr_backbone")
 
 
 def stack(*layers: Layer) -> dict[str, Any]:

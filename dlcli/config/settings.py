@@ -10,6 +10,7 @@ from dlcli.config.intervals import interval
 from dlcli.config.layers import DERIVED, GROUPS, flatten, group, is_left_open, ungroup
 from dlcli.config.meant import meant_setting
 from dlcli.config.ranges import check_range
+from dlcli.config.rates import backbone_rate
 from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
 
@@ -145,6 +146,15 @@ class TrainConfig:
         shown="never", metavar="EPOCH",
     )  # fmt: skip
 
+    lr_backbone: float | str | None = _setting(
+        None, "Learning rate of all but the head: a number, or a multiple of --lr such as 0.1x.",
+        group="Fine-tuning", shown="that of --lr", metavar="X|Xx",
+    )  # fmt: skip
+    layer_decay: float | None = _setting(
+        None, "Factor of the learning rate from each stage to the one before it, from the head down.",
+        group="Fine-tuning", range="(0, 1)", shown="1",
+    )  # fmt: skip
+
     monitor: str = _setting(
         "auto", "Validation metric that picks the best checkpoint; auto takes the usual one of the task.",
         group="Selection", metavar="METRIC",
@@ -205,6 +215,8 @@ class TrainConfig:
             value = values.get(name, {} if name in _TABLES else f.default)
             if name in ("eval_every", "checkpoint_every"):
                 value = str(interval(value, name=name, times=name == "checkpoint_every"))
+            elif name == "lr_backbone":
+                value = backbone_rate(value, name=name)
             value = dict(value) if name in _TABLES else convert(value, hints[name], name=name)
             check_range(value, f.metadata.get("range", ""), name=name)
             object.__setattr__(self, name, value)

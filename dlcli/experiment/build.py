@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dlcli.compute import devices
 from dlcli.compute.cost import Cost, choose_eval_batch_size, measure_cost
 from dlcli.compute.threads import choose_threads
+from dlcli.config.rates import factor
 from dlcli.config.schemes import split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
@@ -24,6 +25,7 @@ from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, choose_objective
 from dlcli.experiment.probe import trains_on_one, try_model
 from dlcli.models.freezing import frozen_names
+from dlcli.models.groups import Group, rate_groups
 from dlcli.tasks.choose import choose_task, default_loss
 from dlcli.tasks.task import AnsweringTask
 from dlcli.tasks.weights import class_weights
@@ -36,7 +38,8 @@ class Experiment:
     config: every `auto` is resolved except for `device`, `threads`, `eval_batch_size` and `monitor`, which are resolved
     in the attributes here. cost: of the evaluation of one sample. joined: whether a last batch of one sample is joined
     to the batch before it, because the model cannot be trained on one (batch normalization).
-    frozen: the names of the parameters that are not trained, or not yet.
+    frozen: the names of the parameters that are not trained, or not yet. groups: of those with another learning rate
+    than `lr`.
     """
 
     config: TrainConfig
@@ -50,6 +53,7 @@ class Experiment:
     cost: Cost
     joined: bool = False
     frozen: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
 
     @property
     def objective(self) -> Objective:
@@ -155,6 +159,7 @@ def build(
         cost=cost,
         joined=joined,
         frozen=frozen,
+        groups=_groups(config, model, frozen),
     )
     config.warmup_steps(built.steps_per_epoch)
     return built
@@ -188,6 +193,19 @@ def _class_weights(config: TrainConfig, about: Preprocessing) -> tuple[float, ..
         raise RunError("class_weights are made of the counts of the classes, which data.json of the run does not have")
     names = about.class_names or tuple(str(number) for number in range(len(about.class_counts)))
     return class_weights(config.class_weights, names, about.class_counts)
+
+
+def _groups(config: TrainConfig, model: nn.Module, frozen: tuple[str, ...]) -> tuple[Group, ...]:
+    if config.lr_backbone is None and config.layer_decay is None:
+        return ()
+    assert config.lr is not None
+    return rate_groups(
+        model,
+        backbone=factor(config.lr_backbone, lr=config.lr),
+        decay=config.layer_decay,
+        never=() if config.unfreeze_at else frozen,
+        model_name=config.model,
+    )
 
 
 def _flops_to_train(cost: Cost, samples: int) -> float:

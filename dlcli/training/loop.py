@@ -157,7 +157,7 @@ def _write_row(
     """Append a row to metrics.csv."""
     state = session.state
     times = {"seconds": round(seconds, 4), "samples_per_second": round(rate, 1)}
-    session.run.append_metrics({"epoch": state.epoch, "step": state.step, **metrics, "lr": state.lr, **times}, columns)
+    session.run.append_metrics({"epoch": state.epoch, "step": state.step, **metrics, **state.rates, **times}, columns)
 
 
 def _stopped_early_before(session: Session) -> bool:
@@ -198,4 +198,5 @@ def _columns(session: Session) -> list[str]:
     built = session.built
     names = (*built.task.names, *_further(session), *["threshold"] * isinstance(built.config.threshold, str))
     val = [f"val/{name}" for name in names] if built.dataset.val is not None else []
-    return ["epoch", "step", "train/loss", *val, "lr", "seconds", "samples_per_second"]
+    rates = session.state.rates
+    return ["epoch", "step", "train/loss", *val, *rates, "seconds", "samples_per_second"]

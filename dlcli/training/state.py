@@ -1,7 +1,7 @@
 """The state of a training: everything that determines its next steps, saved and restored as a whole."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class TrainingState:
         for name in built.frozen:
             named[name].requires_grad_(False)
         self.frozen = built.frozen
+        self.groups = built.groups
         self.unfreeze_at = config.unfreeze_at
         self.trained = [name for name, parameter in named.items() if parameter.requires_grad]
         self.optimizer = Optimizer(
@@ -47,6 +48,7 @@ class TrainingState:
             weight_decay=config.weight_decay,
             l1=config.l1,
             decay_all=config.decay_all,
+            factors=self._factors(self.trained),
         )
         self.average = None
         if config.ema:
@@ -79,6 +81,18 @@ class TrainingState:
         """The model whose weights are measured and saved: the average if there is one."""
         return self.average.model if self.average else self.model
 
+    @property
+    def rates(self) -> dict[str, float | None]:
+        """`lr`, the learning rate of the last step, and `lr/GROUP` of each group: None while all of it is frozen."""
+        still = set(self.frozen)
+        found = {f"lr/{g.name}": None if g.members <= still else self.lr * g.factor for g in self.groups}
+        return {"lr": self.lr, **found}
+
+    def _factors(self, names: Iterable[str]) -> list[float]:
+        """Of the learning rate, for each of these parameters."""
+        factors = {name: group.factor for group in self.groups for name in group.members}
+        return [factors.get(name, 1.0) for name in names]
+
     def begin_epoch(self) -> None:
         """Go to the first batch of the next epoch. From the epoch `unfreeze_at` on, all parameters are trained."""
         self.epoch, self.batch = self.epoch + 1, 0
@@ -97,7 +111,7 @@ class TrainingState:
             parameter.requires_grad_()
         if self.average:
             self.average.separate()
-        self.optimizer.join(joining)
+        self.optimizer.join(joining, factors=self._factors(self.frozen))
         self.trained += self.frozen
         self.frozen = ()
         self.training_mode()
