@@ -99,7 +99,7 @@ def _set_aside(below: Layer, layer: Layer) -> set[str]:
     if _is_zero(layer.get("val_fraction")):
         gone |= {"patience", "monitor"}
     if layer.get("freeze") == "none":
-        gone.add("unfreeze_at")
+        gone |= {"unfreeze_at", "cache_features"}
     penalties = [layer.get(name, below.get(name, 0)) for name in ("weight_decay", "l1")]
     if layer.keys() & {"weight_decay", "l1"} and all(map(_is_zero, penalties)):
         gone.add("decay_all")

@@ -155,6 +155,10 @@ class TrainConfig:
         group="Fine-tuning", range="(0, 1)", shown="1",
     )  # fmt: skip
 
+    cache_features: bool = _setting(
+        False, "Compute what is frozen once for each sample, and train the rest on that.", group="Fine-tuning"
+    )
+
     monitor: str = _setting(
         "auto", "Validation metric that picks the best checkpoint; auto takes the usual one of the task.",
         group="Selection", metavar="METRIC",

@@ -1,7 +1,8 @@
 """Builds everything that a config describes: data, model, task."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,11 @@ from dlcli.core.errors import ConfigError, RunError
 from dlcli.core.seeds import derive
 from dlcli.data import augment
 from dlcli.data.augment import Augmentation
-from dlcli.data.dataset import Dataset
+from dlcli.data.batches import in_order
+from dlcli.data.dataset import Dataset, Split
 from dlcli.data.kinds import sample_input
 from dlcli.data.preprocessing import Preprocessing
+from dlcli.experiment.features import check_room, features_of, trained_part
 from dlcli.experiment.guard import _model_class, build_model
 from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, choose_objective
@@ -39,7 +42,7 @@ class Experiment:
     in the attributes here. cost: of the evaluation of one sample. joined: whether a last batch of one sample is joined
     to the batch before it, because the model cannot be trained on one (batch normalization).
     frozen: the names of the parameters that are not trained, or not yet. groups: of those with another learning rate
-    than `lr`.
+    than `lr`. trained_part: the name of the module that is trained on cached features; empty without.
     """
 
     config: TrainConfig
@@ -54,6 +57,7 @@ class Experiment:
     joined: bool = False
     frozen: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
+    trained_part: str = ""
 
     @property
     def objective(self) -> Objective:
@@ -66,6 +70,30 @@ class Experiment:
     @property
     def batches_per_epoch(self) -> int:
         return -(-len(self.dataset.train) // self.batch_size) - self.joined
+
+    @cached_property
+    def working(self) -> Dataset:
+        """What the steps and their evaluations take: the data, or the features of a frozen backbone, which are computed
+        when this is first asked for."""
+        if not self.trained_part:
+            return self.dataset
+
+        def features(split: Split, batch_size: int, threads: int) -> Split:
+            return features_of(
+                self.model, self.trained_part, split, batch_size=batch_size, threads=threads,
+                precision=self.config.precision, device=self.device,
+            )  # fmt: skip
+
+        train, val = self.dataset.train, self.dataset.val
+        return replace(
+            self.dataset,
+            train=features(train, self.batch_size, self.threads),
+            val=None if val is None else features(val, self.eval_batch_size, self.eval_threads),
+        )
+
+    def working_part(self, model: nn.Module) -> nn.Module:
+        """The part of the model that answers what `working` holds."""
+        return model.get_submodule(self.trained_part) if self.trained_part else model
 
     @property
     def trained_parameters(self) -> int:
@@ -162,7 +190,7 @@ def build(
         groups=_groups(config, model, frozen),
     )
     config.warmup_steps(built.steps_per_epoch)
-    return built
+    return replace(built, trained_part=_trained_part(built)) if config.cache_features else built
 
 
 def resolve_options(config: TrainConfig) -> TrainConfig:
@@ -206,6 +234,17 @@ def _groups(config: TrainConfig, model: nn.Module, frozen: tuple[str, ...]) -> t
         never=() if config.unfreeze_at else frozen,
         model_name=config.model,
     )
+
+
+def _trained_part(built: Experiment) -> str:
+    x = next(in_order(built.dataset.train, built.batch_size)).x
+    model, precision = built.model, built.config.precision
+    found = trained_part(
+        model, built.frozen, x, spec=built.dataset.spec, model_name=built.config.model, precision=precision
+    )
+    samples = len(built.dataset.train) + len(built.dataset.val or ())
+    check_room(model, found, x, samples=samples, precision=precision)
+    return found
 
 
 def _flops_to_train(cost: Cost, samples: int) -> float:

@@ -23,8 +23,9 @@ from dlcli.training.watch import Watch
 def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[Progress | Row, None, None]:
     """Train an opened session to its end. stop: called after every step; if it returns a reason, save and end."""
     run, built, state, saver, info = session.run, session.built, session.state, session.saver, session.info
-    config, objective, data = built.config, built.objective, built.dataset
-    model: nn.Module = torch.compile(built.model) if config.compile else built.model  # type: ignore[assignment]
+    config, objective, data = built.config, built.objective, built.working
+    part = built.working_part(built.model)
+    model: nn.Module = torch.compile(part) if config.compile else part  # type: ignore[assignment]
     meter, watch = state.meter, Watch(built)
     autocasting = autocast(config.precision, built.device)
     total, batches_per_epoch = built.total_steps, built.batches_per_epoch
@@ -117,10 +118,10 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
     config, meter = built.config, state.meter
     metrics: dict[str, float | None] = {"train/loss": watch.look(state)}  # waits for the device
     seconds, rate = meter.times()
-    if built.dataset.val is not None:
+    if (val := built.working.val) is not None:
         task, further = built.task, _further(session)
         measures = measure(
-            state.evaluated, built.dataset.val, task,
+            built.working_part(state.evaluated), val, task,
             batch_size=built.eval_batch_size, threads=built.eval_threads, precision=config.precision,
             device=built.device, whole=bool(further),
         )  # fmt: skip
