@@ -55,7 +55,9 @@ def train(
         check_free(name, runs_dir)
     from dlcli.experiment.build import build, resolve_options
     from dlcli.experiment.load import import_own
+    from dlcli.experiment.teacher import with_teacher_found
 
+    chosen = with_teacher_found(chosen, runs_dir)
     import_own(chosen, runs_dir=runs_dir)
 
     if print_config:
@@ -101,6 +103,9 @@ def _opening(session: Any) -> list[str]:
         f"run {run.number} in {run.path}" + (f", named {name}" if (name := name_of(run)) else ""),
         f"{config.model} ({_parameters(built)}) on {config.data} ({', '.join(parts)}); {built.device}{threads}",
     ]
+    if built.teacher is not None:
+        about = built.teacher.identity
+        lines.append(f"taught by {about['run']} ({about['checkpoint']}), weight {config.distill_weight:g}")
     lines += data.notes
     if data.val is None:
         lines.append("nothing is held out for validation (val_fraction = 0): best is the last checkpoint")

@@ -71,6 +71,8 @@ def derive(config: Any) -> dict[str, Any]:
         found["step_gamma"] = 0.1
         if epochs is not None:
             found["step_epochs"] = max(1, epochs // 3)
+    if config.teacher is not None:
+        found |= {"temperature": 4.0, "distill_weight": 0.9}
     return {name: value for name, value in found.items() if getattr(config, name) is None}
 
 
@@ -97,6 +99,8 @@ def check_together(config: Any) -> None:
         raise ConfigError("patience needs a validation split: val_fraction above 0")
     if config.unfreeze_at is not None and config.freeze == "none":
         raise ConfigError(f"unfreeze_at = {config.unfreeze_at} needs something that is frozen: freeze = backbone")
+    if config.teacher is None and (config.temperature is not None or config.distill_weight is not None):
+        raise ConfigError("temperature and distill_weight need a teacher: teacher = RUN")
     if config.cache_features:
         _check_features_stay(config)
     if config.epochs is not None and config.steps is not None:

@@ -159,6 +159,18 @@ class TrainConfig:
         False, "Compute what is frozen once for each sample, and train the rest on that.", group="Fine-tuning"
     )
 
+    teacher: str | None = _setting(
+        None, "Run whose answers the model is trained on, too (distillation).", group="Fine-tuning", shown="none",
+        metavar="RUN",
+    )  # fmt: skip
+    temperature: float | None = _setting(
+        None, "With --teacher: temperature of the answers of both.", group="Fine-tuning", range="> 0", shown="4"
+    )
+    distill_weight: float | None = _setting(
+        None, "With --teacher: weight of its answers in the loss; the labels have the rest.", group="Fine-tuning",
+        range="(0, 1]", shown="0.9",
+    )  # fmt: skip
+
     monitor: str = _setting(
         "auto", "Validation metric that picks the best checkpoint; auto takes the usual one of the task.",
         group="Selection", metavar="METRIC",

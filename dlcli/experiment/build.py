@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +15,24 @@ from dlcli.config.rates import factor
 from dlcli.config.schemes import split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
-from dlcli.core.errors import ConfigError, RunError
+from dlcli.core.errors import ConfigError
 from dlcli.core.seeds import derive
 from dlcli.data import augment
 from dlcli.data.augment import Augmentation
 from dlcli.data.batches import in_order
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.kinds import sample_input
-from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.features import check_room, features_of, trained_part
 from dlcli.experiment.guard import _model_class, build_model
 from dlcli.experiment.load import _loader, _with_path, load_data
-from dlcli.experiment.objective import Objective, choose_objective
+from dlcli.experiment.objective import Objective, Teaching, choose_objective
 from dlcli.experiment.probe import trains_on_one, try_model
+from dlcli.experiment.tasks import make_task
+from dlcli.experiment.teacher import Teacher, read_teacher
 from dlcli.models.freezing import frozen_names
 from dlcli.models.groups import Group, rate_groups
-from dlcli.tasks.choose import choose_task, default_loss
+from dlcli.tasks.choose import default_loss
 from dlcli.tasks.task import AnsweringTask
-from dlcli.tasks.weights import class_weights
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Experiment:
     to the batch before it, because the model cannot be trained on one (batch normalization).
     frozen: the names of the parameters that are not trained, or not yet. groups: of those with another learning rate
     than `lr`. trained_part: the name of the module that is trained on cached features; empty without.
+    teacher: the one whose answers the model is trained on, too.
     """
 
     config: TrainConfig
@@ -58,10 +60,16 @@ class Experiment:
     frozen: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
     trained_part: str = ""
+    teacher: Teacher | None = None
 
     @property
     def objective(self) -> Objective:
-        return choose_objective(self.task, self.augmentations)
+        config, teaching = self.config, None
+        if self.teacher is not None:
+            assert config.temperature is not None and config.distill_weight is not None
+            cached = None if self.augmentations else self.teacher.answers(self.dataset.train)
+            teaching = Teaching(self.teacher, config.temperature, config.distill_weight, cached)
+        return choose_objective(self.task, self.augmentations, teaching)
 
     @property
     def total_steps(self) -> int:
@@ -169,6 +177,10 @@ def build(
             f"model {config.model} cannot be trained on one sample at a time, as with batch normalization: take "
             f"batch_size above 1 (batch_size = {config.batch_size}, {len(data.train):,} training samples)"
         )
+    teacher = None
+    if config.teacher is not None:
+        teacher = read_teacher(Path(config.teacher), data.preprocessing, data_name=config.data, device=device)
+        devices.set_precision(config.precision)
     frozen = frozen_names(model, config.freeze, model_name=config.model)
     cost = measure_cost(model, sample_input(data.spec, 1))
     # Accumulated batches, like time steps, are computed one after the other, so only one batch counts.
@@ -188,6 +200,7 @@ def build(
         joined=joined,
         frozen=frozen,
         groups=_groups(config, model, frozen),
+        teacher=teacher,
     )
     config.warmup_steps(built.steps_per_epoch)
     return replace(built, trained_part=_trained_part(built)) if config.cache_features else built
@@ -199,28 +212,6 @@ def resolve_options(config: TrainConfig) -> TrainConfig:
     data_options = options.resolve(_loader(config.data), _with_path(config), where="data")
     data_options.pop("path" if split_file(config.data) else "", None)  # it is in the name
     return config.with_values(model_options=model_options, data_options=data_options)
-
-
-def make_task(config: TrainConfig, preprocessing: Preprocessing, *, threshold: float | None = None) -> AnsweringTask:
-    """The task of a run. threshold: the one that was chosen, if the setting is best:METRIC."""
-    return choose_task(
-        preprocessing.spec,
-        loss=config.loss,
-        label_smoothing=config.label_smoothing,
-        target_mean=preprocessing.target_mean,
-        target_std=preprocessing.target_std,
-        class_weights=_class_weights(config, preprocessing),
-        threshold=config.threshold if threshold is None else threshold,
-    )
-
-
-def _class_weights(config: TrainConfig, about: Preprocessing) -> tuple[float, ...]:
-    if config.class_weights != "none" and about.spec.task not in ("binary", "multiclass"):
-        raise ConfigError(f"class_weights are for classes, but the task is {about.spec.task}")
-    if config.class_weights != "none" and not about.class_counts:
-        raise RunError("class_weights are made of the counts of the classes, which data.json of the run does not have")
-    names = about.class_names or tuple(str(number) for number in range(len(about.class_counts)))
-    return class_weights(config.class_weights, names, about.class_counts)
 
 
 def _groups(config: TrainConfig, model: nn.Module, frozen: tuple[str, ...]) -> tuple[Group, ...]:
