@@ -181,7 +181,8 @@ def test_a_teacher_of_something_else_is_refused_before_there_is_a_run(taught: Ru
     about = f"error: teacher {taught.path} was trained on {module}:images, and data"
     assert refusal(tmp_path, *teacher, "--data", "digits") == (
         4,
-        f"{about} digits differs: its inputs: image of 1x6x6 -> image of 1x8x8; take a teacher of the same kind of data",
+        f"{about} digits differs: its inputs: image of 1x6x6 -> image of 1x8x8; take a teacher of the same kind of "
+        "data",
     )
     assert refusal(tmp_path, *teacher, "--data", f"{module}:images", "--set", "data.names=abd")[0] in (2, 3)
     assert refusal(tmp_path, *teacher, "--data", f"{module}:numbers") == (

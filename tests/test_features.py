@@ -81,6 +81,27 @@ def test_the_frozen_part_runs_once_for_each_sample_whatever_the_number_of_epochs
     assert built.trained_part == "classifier"
 
 
+class Nested(nn.Module):
+    """As VGG in a wrapper: a classifier with dropout between a frozen layer and the head."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten()),
+            nn.Sequential(nn.Linear(144, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, spec.outputs)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def test_the_smallest_part_is_trained_whose_features_stay() -> None:
+    nested = config(model="tests.test_features:Nested", cache_features=True)
+    assert build(nested).trained_part == "net.1"  # dropout before the head: the frozen layer before that runs each time
+    assert build(nested.replace(freeze="net.0")).trained_part == "net.1"
+    assert build(config(cache_features=True)).trained_part == "classifier"
+
+
 def test_a_resume_is_exact(tmp_path: Path) -> None:
     made = config(cache_features=True, optimizer="adam", batch_size=200)
     list(train(made, runs_dir=tmp_path))

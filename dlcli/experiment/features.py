@@ -32,27 +32,26 @@ class _Heard(NamedTuple):
 def trained_part(
     model: nn.Module, frozen: tuple[str, ...], x: Tensor, *, spec: DataSpec, model_name: str, precision: str
 ) -> str:
-    """The name of the module that is trained on features: the outermost one that is possible.
+    """The name of the module that is trained on features: the smallest part of the model that is possible.
 
     x: (B, ...) a batch of the training, on the device of the model. Random states, mode, weights and statistics of the
     model stay as they are.
     Raises ConfigError if the trained parameters are in no such module, or if anything random, or anything that depends
     on the other samples of a batch, precedes it.
     """
-    trained = [p for name, p in model.named_parameters() if p.requires_grad and name not in frozen]
     with _as_it_was(model), torch.no_grad(), autocast(precision, x.device):
         training_mode(model, frozen)
-        path = next((name for name in _holding(model, trained) if _ends_with(model, name, x)), None)
-        if path is None:
+        last = [name for name in _candidates(model, frozen) if _ends_with(model, name, x)]
+        if not last:
             raise ConfigError(f"{_REFUSED}: model {model_name} has no last module that holds all that is trained")
-        found = [_features(model, path, x) for _ in range(2)]
-        found.append(_features(model.eval(), path, x))
-    if not all(torch.equal(found[0], other) for other in found[1:]):
-        raise ConfigError(
-            f"{_REFUSED}: what model {model_name} does before {path} is random or depends on the batch; set its "
-            "dropout to 0, or freeze more of it"
-        )
-    if spec.padding and found[0].dim() > 2:
+        path = next((name for name in last if _stays(model, frozen, name, x)), "")
+        if not path:
+            raise ConfigError(
+                f"{_REFUSED}: what model {model_name} does before {last[0]} is random or depends on the batch; set its "
+                "dropout to 0, or freeze more of it"
+            )
+        features = _features(model, path, x)
+    if spec.padding and features.dim() > 2:
         raise ConfigError(f"{_REFUSED}: those of model {model_name} before {path} are as long as the longest text")
     return path
 
@@ -85,12 +84,24 @@ def features_of(
     return Split.of(torch.cat(xs), torch.cat(ys))
 
 
-def _holding(model: nn.Module, trained: list[nn.Parameter]) -> Iterator[str]:
-    """The names of the modules below the model that hold all these parameters, the outermost first."""
-    wanted = {id(p) for p in trained}
-    for name, module in model.named_modules():
-        if name and wanted <= {id(p) for p in module.parameters()}:
-            yield name
+def _candidates(model: nn.Module, frozen: tuple[str, ...]) -> list[str]:
+    """The names of the modules below the model that hold all trained parameters, but not all that are frozen.
+
+    Those with the fewest frozen ones are first; of those with as many, the outermost, which has the dropout of a head.
+    """
+    named = dict(model.named_parameters())
+    still = {id(named[name]) for name in frozen}
+    trained = {id(parameter) for parameter in named.values() if parameter.requires_grad} - still
+    inside = {name: {id(p) for p in module.parameters()} for name, module in model.named_modules() if name}
+    holding = [name for name, held in inside.items() if trained <= held and not still <= held]
+    return sorted(holding, key=lambda name: len(inside[name] & still))  # stable: named_modules has the outer one first
+
+
+def _stays(model: nn.Module, frozen: tuple[str, ...], path: str, x: Tensor) -> bool:
+    """Whether the input of the module is the same whenever it is computed in training mode, and in evaluation mode."""
+    found = [_features(training_mode(model, frozen), path, x) for _ in range(2)]
+    found.append(_features(model.eval(), path, x))
+    return all(torch.equal(found[0], other) for other in found[1:])
 
 
 def _ends_with(model: nn.Module, path: str, x: Tensor) -> bool:

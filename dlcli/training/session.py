@@ -107,6 +107,10 @@ def resumed(
     import_own(config, runs_dir=run.root)
     with run.locked():
         before = _info(run)
+        if before.get("parents"):
+            raise RunError(
+                f"{run} is an average of {len(before['parents'])} checkpoints: it has no training to go on from"
+            )
         saved = _last(run)
         if saved is not None:
             _check_state_is_kept(run, stored, config)
