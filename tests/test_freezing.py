@@ -265,7 +265,7 @@ def test_from_the_epoch_on_all_parameters_are_trained_as_by_torch_with_a_group_t
     """torch's own optimizer: add_param_group with state, and counts of steps, that begin at zero."""
     from dlcli.data.batches import epoch_order
 
-    made = cnn(freeze="backbone", unfreeze_at=2, optimizer=optimizer, lr=0.01)
+    made = cnn(model="mlp", freeze="backbone", unfreeze_at=2, optimizer=optimizer, lr=0.01)
     theirs = build(made)
     model, data = theirs.model, theirs.dataset
     named = dict(model.named_parameters())
