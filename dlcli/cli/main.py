@@ -67,7 +67,8 @@ class Door(typer.core.TyperGroup):
         command = typer.main.get_command(found)
         command.name = name
         for each in (command, *getattr(command, "commands", {}).values()):
-            _take_as_typed(each.get_params(ctx))
+            own = each.context_class(each, parent=ctx, **each.context_settings)  # which knows its names of --help
+            _take_as_typed(each.get_params(own))
             each.format_help = functools.partial(write_help, each)
         return command
 
