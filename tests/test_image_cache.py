@@ -19,6 +19,7 @@ from dlcli.data.images import cache as image_cache
 from dlcli.data.images import decoding
 from dlcli.data.readers.pictures import Fit
 from dlcli.data.source import Source
+from tests.faults import at_each_call
 from tests.test_image_folder import cache, folder, photo, read
 
 __all__ = ["cache"]  # a fixture
@@ -151,6 +152,35 @@ def test_a_process_that_is_killed_while_it_decodes_leaves_nothing_wrong(tmp_path
     assert len(source.x) == 600 and not list(cache.glob(".tmp-*"))
     shutil.rmtree(cache)
     assert same(source, read(root, size=128))
+
+
+@pytest.mark.parametrize("storage", ["cache", "files"])
+def test_killed_at_any_call_that_changes_the_disk(storage: Any, tmp_path: Path, cache: Path) -> None:
+    """Whatever is left, the next process gets the right pixels, and nothing partial remains."""
+    root = folder(tmp_path / "photos", count=3)
+    right = read(root, storage="memory")
+    decoded = torch.arange(len(right.x))
+
+    def place(under: Path) -> None:
+        os.environ["XDG_CACHE_HOME"] = str(under)
+
+    def check(under: Path, code: int) -> None:
+        assert code in (0, -signal.SIGKILL)
+        before = os.environ["XDG_CACHE_HOME"]
+        try:
+            place(under)
+            found = read(root, storage=storage)
+        finally:
+            place(Path(before))
+        pixels = found.encoded["x"].take(decoded) if storage == "files" else found.x
+        assert torch.equal(pixels, right.x) and found.digest == right.digest
+        assert not list(under.rglob(".tmp-*"))
+
+    def build(under: Path) -> None:
+        place(under)
+        read(root, storage=storage)
+
+    assert at_each_call(tmp_path / "killed", build, check) > 10
 
 
 def dies(paths: Sequence[str], fit: Fit | None, **_: Any) -> NoReturn:

@@ -28,9 +28,10 @@ MANIFEST = "MANIFEST.json"
 _TEMPORARY = ".tmp-"
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the content of `path`, atomically and durably."""
-    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+def write_bytes(path: Path, content: bytes, *, mark: str = "") -> None:
+    """Replace the content of `path`, atomically and durably. mark: begins the name of the partial file, in a folder
+    where several processes write at once and each sweeps only what is its own."""
+    temporary = path.with_name(f"{_TEMPORARY}{mark}{uuid.uuid4().hex}")
     with _told_as_resource_error(path, needed=len(content)):
         try:
             _write_and_flush(temporary, content)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from dlcli.core.cache import user_cache
 from dlcli.core.errors import ResourceError, RunError
-from dlcli.core.files import flush_folder, held, write_bytes, write_json
+from dlcli.core.files import flush_folder, held, with_checksum, write_bytes
 from dlcli.core.reading import parse_json, read_bytes, read_json
 from dlcli.data.images.contents import Contents, Items
 from dlcli.data.images.decoding import NO_STAMP, Facts, Stamp, decode, decoded
@@ -254,7 +254,8 @@ def _decode_all(place: _Place, wanted: Wanted, storage: Storage) -> list[Facts]:
             facts = _write(place, items, wanted.fit(facts), wanted, storage)
     # A file that has just been changed could change again without another time.
     old = {n: f for n, f in zip(names, facts, strict=True) if f.stamp.changed < started - _CLOCK_TICK}
-    write_bytes(place.known, json.dumps({"version": _VERSION, "folder": str(place.root), "files": old}).encode())
+    known = {"version": _VERSION, "folder": str(place.root), "files": old}
+    write_bytes(place.known, json.dumps(known).encode(), mark=f"{place.mark}-")
     return facts
 
 
@@ -289,10 +290,11 @@ def _write(place: _Place, items: Items, fit: Fit, wanted: Wanted, storage: Stora
                 os.replace(temporary, place.folder / name)
                 flush_folder(place.folder)
                 sums = {name: fact.sha256 for name, fact in zip(place.names, facts, strict=True)}
-                write_bytes(place.folder / f"{key}.sums", json.dumps(sums).encode())
+                write_bytes(place.folder / f"{key}.sums", json.dumps(sums).encode(), mark=f"{place.mark}-")
                 shape = [count, 2, fit.channels] if moments else [count, fit.height, fit.width, fit.channels]
                 described = {"shape": shape, "sha256": digest.hexdigest(), "folder": str(place.root)}
-                write_json(place.folder / f"{name.removesuffix('.pixels')}.json", described)
+                about = place.folder / f"{name.removesuffix('.pixels')}.json"
+                write_bytes(about, with_checksum(described), mark=f"{place.mark}-")
     finally:
         temporary.unlink(missing_ok=True)
     return facts
