@@ -188,6 +188,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     cls=Door,
+    add_completion=False,  # see completion.py
     pretty_exceptions_enable=False,
     context_settings=_CONTEXT,
     help="Train, evaluate and list deep-learning experiments on PyTorch.",
@@ -200,12 +201,54 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _install_completion(shell: str | None) -> None:
+    if shell is not None:
+        from dlcli.cli.completion import install
+        from dlcli.cli.output import say
+
+        files = " and ".join(str(file) for file in install(_this_shell(shell)))
+        say(f"completion for {_this_shell(shell)} is in {files}: it works in the next shell")
+        raise typer.Exit
+
+
+def _show_completion(shell: str | None) -> None:
+    if shell is not None:
+        from dlcli.cli.completion import script
+
+        print(script(_this_shell(shell)), end="")
+        raise typer.Exit
+
+
+def _this_shell(name: str) -> str:
+    return os.path.basename(os.environ.get("SHELL", "")) if name == "auto" else name
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    install_completion: Annotated[
+        str | None,
+        typer.Option(
+            "--install-completion",
+            metavar="SHELL",
+            callback=_install_completion,
+            is_eager=True,
+            help="Let the tab key complete dlcli's words in bash, zsh, fish, or auto for this shell.",
+        ),
+    ] = None,
+    show_completion: Annotated[
+        str | None,
+        typer.Option(
+            "--show-completion",
+            metavar="SHELL",
+            callback=_show_completion,
+            is_eager=True,
+            help="Print what --install-completion installs.",
+        ),
+    ] = None,
 ) -> None:
     pass
 
