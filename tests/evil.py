@@ -565,6 +565,31 @@ def another_task(run: Path) -> None:
     set_in(run / "data.json", "spec", "task", to="regression")
 
 
+@kind("resume", "train")
+def a_teacher_that_is_a_device(run: Path) -> None:
+    set_in(run / "config.json", "teacher", to="/dev/zero")
+
+
+@kind("resume")
+def a_teacher_that_has_other_weights(run: Path) -> None:
+    set_in(run / "config.json", "teacher", to=str(run))
+    set_in(run / "run.json", "teacher", to={"run": str(run), "checkpoint": NAMES[1], "sha256": "0" * 64})
+
+
+@kind("show", "eval", "predict", "resume")
+def parents_that_are_none(run: Path) -> None:
+    set_in(run / "run.json", "parents", to=[NAMES[1], 7])
+
+
+@kind("resume")
+def the_same_name_for_all_of_the_optimizer(run: Path) -> None:
+    for path in places(run, "state.json"):
+        document = json.loads(path.read_text())
+        if "training" in document:
+            names = document["training"]["optimizer_names"]
+            set_in(path, "training", "optimizer_names", to=names[:1] * len(names))
+
+
 # ---------------------------------------- names
 
 

@@ -135,6 +135,10 @@ def test_unknown_names_and_wrong_types_are_refused(settings: dict[str, Any], mes
         ("val_fraction", 1.0, "in [0, 1)"),
         ("test_fraction", 1.0, "in [0, 1)"),
         ("epochs", 0, ">= 1"),
+        ("unfreeze_at", 1, ">= 2"),
+        ("layer_decay", 1.0, "in (0, 1)"),
+        ("temperature", 0.0, "> 0"),
+        ("distill_weight", 1.1, "in (0, 1]"),
         ("steps", 0, ">= 1"),
         ("batch_size", 0, ">= 1"),
         ("accumulate", 0, ">= 1"),
@@ -327,6 +331,13 @@ CONFIGS = {
         step_epochs=2,
         step_gamma=0.3,
         ema=0.99,
+        freeze="1",
+        unfreeze_at=3,
+        lr_backbone="0.1x",
+        layer_decay=0.75,
+        teacher="/runs/7",
+        temperature=2.0,
+        distill_weight=0.5,
         monitor="accuracy",
         threshold=0.25,
         patience=3,
@@ -371,8 +382,9 @@ def test_toml_reads_back(name: str, tmp_path: Path) -> None:
 
 def test_the_case_of_every_setting_differs_from_its_default() -> None:
     for f in dataclasses.fields(TrainConfig):
-        # nesterov needs sgd, the loss depends on the task, and steps exclude epochs
-        if f.metadata and f.name not in ("optimizer", "loss", "steps"):
+        # nesterov needs sgd, the loss depends on the task, steps exclude epochs,
+        # and cached features exclude augmentation
+        if f.metadata and f.name not in ("optimizer", "loss", "steps", "cache_features"):
             assert getattr(CONFIGS["all"], f.name) != f.default, f.name
 
 

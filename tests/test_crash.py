@@ -24,6 +24,7 @@ from dlcli.core.errors import ResourceError, RunError
 from dlcli.runs import table as summary
 from dlcli.runs import trash
 from dlcli.runs.run import Run, all_runs
+from dlcli.training.average import average
 from dlcli.training.train import resume, train
 from tests import faults
 from tests.faults import ALL, Call, Disk, at_each_call, failing, forked_away, watched
@@ -210,6 +211,32 @@ def test_a_new_run_has_its_number_or_is_not_there(tmp_path: Path) -> None:
         assert Run.create(folder).number == len(runs) + 1
 
     assert at_each_call(tmp_path, Run.create, check) >= 4
+
+
+def test_an_average_is_finished_or_it_is_not_taken_for_a_run(tmp_path: Path, straight: Run) -> None:
+    """Killed before any call, it has no checkpoint that is not whole, and its parents are as they were."""
+    content = {path.name: path.read_bytes() for path in straight.path.glob("*/*/*")}
+
+    def prepare(folder: Path) -> None:
+        for number in ("1", "2"):
+            shutil.copytree(straight.path, folder / number)
+
+    def mean(folder: Path) -> None:
+        average([Run(folder, 1), Run(folder, 2)], runs_dir=folder)
+
+    def check(folder: Path, code: int) -> None:
+        assert code in (0, KILLED)
+        statuses = {row["run"]: row["status"] for row in summary.rows(folder)}
+        assert statuses.pop(1) == statuses.pop(2) == "finished"
+        assert statuses in ([{}, {3: "broken"}, {3: "dead"}, {3: "finished"}] if code else [{3: "finished"}])
+        if statuses.get(3) == "finished":
+            assert torch.equal(
+                *(checkpoint.load(Run(folder, n).checkpoints, "best").weights["linear.bias"] for n in (1, 3))
+            )
+        for number in ("1", "2"):
+            assert {path.name: path.read_bytes() for path in (folder / number).glob("*/*/*")} == content
+
+    assert at_each_call(tmp_path, mean, check, prepare=prepare, step=3) >= 20
 
 
 def test_rm_restore_and_purge(tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ def test_a_task_names_all_that_an_evaluation_reports(model: str, data: str) -> N
     """--require is checked against these names before a training."""
     from dlcli import TrainConfig
     from dlcli.data.batches import in_order
-    from dlcli.experiment.build import build, make_task
+    from dlcli.experiment.build import build
+    from dlcli.experiment.tasks import make_task
 
     built = build(TrainConfig(model=model, data=data, device="cpu"))
     batch = next(iter(in_order(built.dataset.split("test"), 8)))

@@ -42,6 +42,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "model": "attention", "data": "recall", "data_options": {"samples": 600}, "model_options": {"dropout": 0.2},
         "ema": 0.9, "optimizer": "rmsprop", "momentum": 0.5, "schedule": "step", "step_epochs": 1, "batch_size": 64,
     },
+    "frozen": {
+        "model": "cnn", "freeze": "backbone", "unfreeze_at": 2, "ema": 0.9, "optimizer": "adam", "batch_size": 100,
+        "layer_decay": 0.5, "clip_norm": 1.0,
+    },
     "linear": {
         "model": "linear", "data": "diabetes", "optimizer": "sgd", "nesterov": True, "augment": ("noise=0.1",),
         "warmup_epochs": 1.5, "ema": 0.8, "l1": 0.01, "batch_size": 32, "lr": 0.01, "eval_every": 1, "log_every": 3,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dlcli.checkpoints import tensors
 from dlcli.compute import devices
-from dlcli.core.documents import BEST, COUNT, FLAG, NUMBER, NUMBERS, TABLE, WHOLE, check, optional
+from dlcli.core.documents import BEST, COUNT, FLAG, NUMBER, NUMBERS, TABLE, TEXT, WHOLE, check, list_of, optional
 from dlcli.core.errors import RunError
 from dlcli.core.files import read_manifest, to_json, verify_digests, write_folder
 from dlcli.core.reading import read_json, told_as_damage
@@ -39,8 +39,11 @@ _TRAINING = {
     "waited": WHOLE, "best": optional(TABLE), "best_loss": optional(NUMBER), "optimizer_steps": WHOLE,
     "average_steps": optional(WHOLE), "scaler": optional(NUMBERS),
 }  # fmt: skip
-# Values that versions before the first release did not write.
-_ADDED = {"told_samples": WHOLE, "told_loss": NUMBER, "evaluated_at": WHOLE, "evaluations": WHOLE, "warned": FLAG}
+# Values that earlier versions did not write.
+_ADDED = {
+    "told_samples": WHOLE, "told_loss": NUMBER, "evaluated_at": WHOLE, "evaluations": WHOLE, "warned": FLAG,
+    "optimizer_names": list_of(TEXT), "optimizer_since": list_of(WHOLE),
+}  # fmt: skip
 # Largest training.safetensors, as a multiple of the size of the weights.
 _MOST_TRAINING = 20
 
@@ -116,21 +119,29 @@ def exists(folder: Path, role: str) -> bool:
     return bool(_existing(folder, role))
 
 
+def steps(folder: Path, role: str) -> list[int]:
+    """The steps of the checkpoints of that role, intact or not, the newest first."""
+    return list(dict.fromkeys(map(_step, _existing(folder, role))))
+
+
 def load(
     folder: Path,
     role: str,
     *,
+    step: int | None = None,
     with_training: bool = False,
     fits: Callable[[Path, Mapping[str, Tensor]], None] | None = None,
 ) -> Checkpoint:
     """The newest intact checkpoint of that role; `training` is read on request only.
 
+    step: only of this step.
     fits: called with the path and the outline of the weights before they are read; may raise to refuse them.
     Raises RunError (exit 4), naming the damage, if there is none.
     """
     damage: dict[Path, str] = {}
     found = None
-    for path in _existing(folder, role)[:_MOST_DAMAGED]:
+    paths = [path for path in _existing(folder, role) if step in (None, _step(path))]
+    for path in paths[:_MOST_DAMAGED]:
         try:
             digests = read_manifest(path)
             _need(path, "model.safetensors", digests)
@@ -148,7 +159,7 @@ def load(
         except RunError as error:
             damage[path] = str(error)
     if not all(path.is_dir() for path in damage):  # a running training has replaced it in the meantime
-        return load(folder, role, with_training=with_training, fits=fits)
+        return load(folder, role, step=step, with_training=with_training, fits=fits)
     if found is not None:
         return found
     if damage:

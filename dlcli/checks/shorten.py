@@ -11,13 +11,16 @@ _SAVES = 20
 
 
 def shorten(config: TrainConfig, *, saves: bool, tell: Callable[[str], None] = lambda line: None) -> TrainConfig:
-    """`config` with about 200 steps, but at least two epochs, unless its epochs or steps were given.
+    """`config` with about 200 steps, but at least two epochs and those up to `unfreeze_at`, unless its epochs or steps
+    were given.
 
     saves: also set about 20 saves, unless checkpoint_every was given. tell: called with a line about the length.
     """
     per_epoch = build(config).steps_per_epoch
     if config.epochs is not None and "epochs" not in config.given:
-        config = config.replace(epochs=min(config.epochs, max(2, math.ceil(_STEPS / per_epoch))))
+        config = config.replace(
+            epochs=min(config.epochs, max(2, config.unfreeze_at or 2, math.ceil(_STEPS / per_epoch)))
+        )
     steps = config.total_steps(per_epoch)
     if saves and "checkpoint_every" not in config.given:
         config = config.replace(checkpoint_every=f"{max(1, steps // _SAVES)}steps")

@@ -54,7 +54,7 @@ _STANDS_FOR = {
 _OF_IMAGES = ("image_size", "channels", "storage", "workers")
 
 _PANELS = {"Data": "Data", "Training": "Training", "Optimizer": "Optimizer and schedule"}
-_PANELS |= {"Selection": "Best checkpoint", "Machine": "Machine"}
+_PANELS |= {"Fine-tuning": "Fine tuning", "Selection": "Best checkpoint", "Machine": "Machine"}
 
 
 def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Callable[..., Any]:

@@ -55,7 +55,9 @@ def train(
         check_free(name, runs_dir)
     from dlcli.experiment.build import build, resolve_options
     from dlcli.experiment.load import import_own
+    from dlcli.experiment.teacher import with_teacher_found
 
+    chosen = with_teacher_found(chosen, runs_dir)
     import_own(chosen, runs_dir=runs_dir)
 
     if print_config:
@@ -96,16 +98,29 @@ def _opening(session: Any) -> list[str]:
     run, built = session.run, session.built
     data, config = built.dataset, built.config
     parts = [f"{len(data.train):,} train", f"{len(data.val or ()):,} val", f"{len(data.test or ()):,} test samples"]
-    parameters = sum(p.numel() for p in built.model.parameters())
     threads = f", {built.threads} thread{'s' * (built.threads > 1)}" if built.device.type == "cpu" else ""
     lines = [
         f"run {run.number} in {run.path}" + (f", named {name}" if (name := name_of(run)) else ""),
-        f"{config.model} ({parameters:,} parameters) on {config.data} ({', '.join(parts)}); {built.device}{threads}",
+        f"{config.model} ({_parameters(built)}) on {config.data} ({', '.join(parts)}); {built.device}{threads}",
     ]
+    if built.teacher is not None:
+        about = built.teacher.identity
+        lines.append(f"taught by {about['run']} ({about['checkpoint']}), weight {config.distill_weight:g}")
     lines += data.notes
     if data.val is None:
         lines.append("nothing is held out for validation (val_fraction = 0): best is the last checkpoint")
     return lines
+
+
+def _parameters(built: Any) -> str:
+    """How many there are, and how many of them are trained."""
+    total = sum(p.numel() for p in built.model.parameters())
+    if not built.frozen:
+        return f"{total:,} parameters"
+    frozen, until = set(built.frozen), built.config.unfreeze_at
+    still = sum(p.numel() for name, p in built.model.named_parameters() if name in frozen)
+    when = f" until epoch {until}" if until else ""
+    return f"{total:,} parameters: {total - still:,} trained, {still:,} frozen{when}"
 
 
 def _counted(value: Any) -> str:

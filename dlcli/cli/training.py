@@ -44,7 +44,7 @@ class Measuring:
     def check(self, built: "Experiment") -> None:
         """ConfigError (exit 2) if there is no such split, or no metric that a rule names."""
         from dlcli.evaluation.rules import check_names
-        from dlcli.experiment.build import make_task
+        from dlcli.experiment.tasks import make_task
 
         built.dataset.split(self.split)
         task = make_task(built.config, built.dataset.preprocessing)

@@ -4,7 +4,8 @@ They are our own because constructing any torch.optim class imports torch._dynam
 a start-up of two seconds. Tests compare each with torch.optim, step by step.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,27 @@ _BETAS = (0.9, 0.999)  # adam: decay of the gradients and of their squares
 _EPS = 1e-8
 
 
+@dataclass
+class _Group:
+    """Parameters that are updated together: with one learning rate, and the same number of steps.
+
+    factor: of the learning rate. since: steps of the optimizer before they joined it. decayed: numbers in `parameters`
+    of those with penalties. state: their state tensors by slot, in the same order.
+    """
+
+    factor: float
+    since: int
+    parameters: list[Tensor]
+    decayed: list[int]
+    state: dict[str, list[Tensor]]
+
+
 class Optimizer:
     """Updates parameters in place from their `.grad`; the learning rate is an argument of `step`.
 
     name: gd, sgd, adam, adamw or rmsprop. L2 (`weight_decay`, decoupled for adamw) and L1 penalties apply to parameters
     with two or more dimensions, so not to biases and normalization layers, unless `decay_all`.
+    factors: of the learning rate of each parameter that requires a gradient; 1 without.
     """
 
     def __init__(
@@ -31,15 +48,14 @@ class Optimizer:
         weight_decay: float = 0.0,
         l1: float = 0.0,
         decay_all: bool = False,
+        factors: Sequence[float] | None = None,
     ) -> None:
-        self.parameters: list[Tensor] = [p for p in parameters if p.requires_grad]
+        self.parameters: list[Tensor] = []
         self.momentum, self.nesterov = momentum, nesterov
-        self.weight_decay, self.l1 = weight_decay, l1
+        self.weight_decay, self.l1, self.decay_all = weight_decay, l1, decay_all
         self.decoupled = name == "adamw"
-        self._decayed = [i for i, p in enumerate(self.parameters) if decay_all or p.dim() >= 2]
         self.steps = 0
-        self.state: dict[str, list[Tensor]] = {}
-        updates: dict[str, Callable[[list[Tensor], float], None]] = {
+        updates: dict[str, Callable[[_Group, list[Tensor], float], None]] = {
             "gd": self._sgd,
             "sgd": self._sgd,
             "adam": self._adam,
@@ -47,38 +63,71 @@ class Optimizer:
             "rmsprop": self._rmsprop,
         }
         self._update = updates[name]
-        if name in ("adam", "adamw"):
-            self._allocate("mean", "square")
-        elif name == "rmsprop":
-            self._allocate("square", *(["momentum"] if momentum else []))
-        elif momentum:
-            self._allocate("momentum")
+        slots: dict[str, tuple[str, ...]] = {"adam": ("mean", "square"), "adamw": ("mean", "square")}
+        slots["rmsprop"] = ("square", "momentum") if momentum else ("square",)
+        self.state: dict[str, list[Tensor]] = {slot: [] for slot in slots.get(name, ("momentum",) if momentum else ())}
+        self._factors: list[float] = []
+        self._since: list[int] = []
+        self._groups: list[_Group] = []
+        self.join(parameters, factors=factors)
 
     @property
     def param_groups(self) -> list[dict[str, list[Tensor]]]:
         """What torch.amp.GradScaler reads."""
         return [{"params": self.parameters}]
 
+    @property
+    def since(self) -> list[int]:
+        """For each parameter, the steps before it joined."""
+        return list(self._since)
+
+    def join(self, parameters: Iterable[nn.Parameter], *, factors: Sequence[float] | None = None) -> None:
+        """Update these parameters from now on, too; their state begins at zero."""
+        joined = [p for p in parameters if p.requires_grad]
+        self.parameters += joined
+        self._factors += [1.0] * len(joined) if factors is None else factors
+        self._since += [self.steps] * len(joined)
+        for tensors in self.state.values():
+            tensors += [torch.zeros_like(p, memory_format=torch.preserve_format) for p in joined]
+        self._regroup()
+
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """One update. A parameter without a gradient is treated as if its gradient were zero."""
         self.steps += 1
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        if self._decayed and (self.weight_decay or self.l1):
-            self._penalise(gradients, lr)
-        self._update(gradients, lr)
+        for group in self._groups:
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in group.parameters]
+            rate = lr * group.factor
+            if group.decayed and (self.weight_decay or self.l1):
+                self._penalise(group, gradients, rate)
+            self._update(group, gradients, rate)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state tensors, as `slot.number of the parameter`; the count `steps` is not among them."""
         return {f"{slot}.{i}": t for slot, tensors in self.state.items() for i, t in enumerate(tensors)}
 
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Tensor], *, steps: int) -> None:
-        """The inverse of `state_dict`. Raises KeyError or RuntimeError if the state does not fit."""
+    def load_state_dict(
+        self,
+        state: Mapping[str, Tensor],
+        *,
+        steps: int,
+        numbers: Sequence[int | None] | None = None,
+        since: Sequence[int] | None = None,
+    ) -> None:
+        """The inverse of `state_dict`. Raises KeyError or RuntimeError if the state does not fit.
+
+        numbers: for each parameter its number in `state`; None if it has no state there, which then begins at zero.
+        Without it, the parameters have the same numbers. since: for each number in `state`, see the property; 0
+        without it.
+        """
         self.steps = steps
+        numbers = range(len(self.parameters)) if numbers is None else numbers
         for slot, tensors in self.state.items():
-            for i, tensor in enumerate(tensors):
-                tensor.copy_(state[f"{slot}.{i}"])
+            for number, tensor in zip(numbers, tensors, strict=True):
+                tensor.zero_() if number is None else tensor.copy_(state[f"{slot}.{number}"])
+        self._since = [steps if n is None else 0 if since is None else since[n] for n in numbers]
+        self._regroup()
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor | None:
@@ -93,71 +142,80 @@ class Optimizer:
         for p in self.parameters:
             p.grad = None
 
-    def _allocate(self, *names: str) -> None:
-        for name in names:
-            self.state[name] = [torch.zeros_like(p, memory_format=torch.preserve_format) for p in self.parameters]
+    def _regroup(self) -> None:
+        """One group for each learning rate and number of steps; mostly one in all."""
+        members: dict[tuple[float, int], list[int]] = {}
+        for number, key in enumerate(zip(self._factors, self._since, strict=True)):
+            members.setdefault(key, []).append(number)
+        self._groups = []
+        for (factor, since), numbers in members.items():
+            parameters = [self.parameters[n] for n in numbers]
+            decayed = [i for i, p in enumerate(parameters) if self.decay_all or p.dim() >= 2]
+            state = {slot: [tensors[n] for n in numbers] for slot, tensors in self.state.items()}
+            self._groups.append(_Group(factor, since, parameters, decayed, state))
 
-    def _penalise(self, gradients: list[Tensor], lr: float) -> None:
-        parameters = [self.parameters[i] for i in self._decayed]
+    def _penalise(self, group: _Group, gradients: list[Tensor], lr: float) -> None:
+        parameters = [group.parameters[i] for i in group.decayed]
         if self.decoupled and self.weight_decay:
             torch._foreach_mul_(parameters, 1 - lr * self.weight_decay)
-        penalised = [gradients[i] for i in self._decayed]
+        penalised = [gradients[i] for i in group.decayed]
         if not self.decoupled and self.weight_decay:
             penalised = list(torch._foreach_add(penalised, parameters, alpha=self.weight_decay))
         if self.l1:
             penalised = list(torch._foreach_add(penalised, torch._foreach_sign(parameters), alpha=self.l1))
-        for i, gradient in zip(self._decayed, penalised, strict=True):
+        for i, gradient in zip(group.decayed, penalised, strict=True):
             gradients[i] = gradient
 
-    def _sgd(self, gradients: list[Tensor], lr: float) -> None:
+    def _sgd(self, group: _Group, gradients: list[Tensor], lr: float) -> None:
         if self.momentum:
-            velocity = self.state["momentum"]
+            velocity = group.state["momentum"]
             torch._foreach_mul_(velocity, self.momentum)
             torch._foreach_add_(velocity, gradients)
             if self.nesterov:
                 gradients = list(torch._foreach_add(gradients, velocity, alpha=self.momentum))
             else:
                 gradients = velocity
-        torch._foreach_add_(self.parameters, gradients, alpha=-lr)
+        torch._foreach_add_(group.parameters, gradients, alpha=-lr)
 
-    def _adam(self, gradients: list[Tensor], lr: float) -> None:
-        mean, square = self.state["mean"], self.state["square"]
+    def _adam(self, group: _Group, gradients: list[Tensor], lr: float) -> None:
+        mean, square = group.state["mean"], group.state["square"]
+        steps = self.steps - group.since
         torch._foreach_lerp_(mean, gradients, 1 - _BETAS[0])
         torch._foreach_mul_(square, _BETAS[1])
         torch._foreach_addcmul_(square, gradients, gradients, 1 - _BETAS[1])
         root = torch._foreach_sqrt(square)
-        torch._foreach_div_(root, (1 - _BETAS[1] ** self.steps) ** 0.5)
+        torch._foreach_div_(root, (1 - _BETAS[1] ** steps) ** 0.5)
         torch._foreach_add_(root, _EPS)
-        torch._foreach_addcdiv_(self.parameters, mean, root, -lr / (1 - _BETAS[0] ** self.steps))
+        torch._foreach_addcdiv_(group.parameters, mean, root, -lr / (1 - _BETAS[0] ** steps))
 
-    def _rmsprop(self, gradients: list[Tensor], lr: float) -> None:
-        square = self.state["square"]
+    def _rmsprop(self, group: _Group, gradients: list[Tensor], lr: float) -> None:
+        square = group.state["square"]
         torch._foreach_mul_(square, _ALPHA)
         torch._foreach_addcmul_(square, gradients, gradients, 1 - _ALPHA)
         root = torch._foreach_sqrt(square)
         torch._foreach_add_(root, _EPS)
         if self.momentum:
-            velocity = self.state["momentum"]
+            velocity = group.state["momentum"]
             torch._foreach_mul_(velocity, self.momentum)
             torch._foreach_addcdiv_(velocity, gradients, root)
-            torch._foreach_add_(self.parameters, velocity, alpha=-lr)
+            torch._foreach_add_(group.parameters, velocity, alpha=-lr)
         else:
-            torch._foreach_addcdiv_(self.parameters, gradients, root, -lr)
+            torch._foreach_addcdiv_(group.parameters, gradients, root, -lr)
 
 
 class WeightAverage:
     """Exponential moving average of a model's weights, kept in a copy of the model.
 
     average = d * average + (1 - d) * weights after each step, with d = min(decay, (1 + t) / (10 + t)), so that the
-    initial weights are forgotten; buffers are copied.
+    initial weights are forgotten; buffers are copied. A parameter that both models share has no average.
     """
 
     def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
         self.decay, self.steps, self.model = decay, 0, average
         average.load_state_dict(model.state_dict())
-        self._sources: list[Tensor] = list(model.parameters())
-        self._averages: list[Tensor] = list(average.parameters())
+        self._source = model
         self._buffers = list(zip(model.buffers(), average.buffers(), strict=True))
+        self._pair()
 
     @torch.no_grad()
     def update(self) -> None:
@@ -166,3 +224,17 @@ class WeightAverage:
         torch._foreach_lerp_(self._averages, self._sources, 1 - decay)
         for source, average in self._buffers:
             average.copy_(source)
+
+    def separate(self) -> None:
+        """From now on the average has parameters of its own for those that it shared; they begin at their values."""
+        own: dict[nn.Parameter, nn.Parameter] = {}
+        for ours, theirs in zip(self._source.modules(), self.model.modules(), strict=True):
+            for name, parameter in ours._parameters.items():
+                if parameter is not None and theirs._parameters[name] is parameter:
+                    theirs._parameters[name] = own.setdefault(parameter, nn.Parameter(parameter.detach().clone()))
+        self._pair()
+
+    def _pair(self) -> None:
+        pairs = list(zip(self._source.parameters(), self.model.parameters(), strict=True))
+        self._sources: list[Tensor] = [source for source, average in pairs if average is not source]
+        self._averages: list[Tensor] = [average for source, average in pairs if average is not source]

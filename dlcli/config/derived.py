@@ -71,6 +71,8 @@ def derive(config: Any) -> dict[str, Any]:
         found["step_gamma"] = 0.1
         if epochs is not None:
             found["step_epochs"] = max(1, epochs // 3)
+    if config.teacher is not None:
+        found |= {"temperature": 4.0, "distill_weight": 0.9}
     return {name: value for name, value in found.items() if getattr(config, name) is None}
 
 
@@ -95,5 +97,24 @@ def check_together(config: Any) -> None:
         raise ConfigError("decay_all needs a weight_decay or l1 above 0")
     if config.patience and not config.val_fraction:
         raise ConfigError("patience needs a validation split: val_fraction above 0")
+    if config.unfreeze_at is not None and config.freeze == "none":
+        raise ConfigError(f"unfreeze_at = {config.unfreeze_at} needs something that is frozen: freeze = backbone")
+    if config.teacher is None and (config.temperature is not None or config.distill_weight is not None):
+        raise ConfigError("temperature and distill_weight need a teacher: teacher = RUN")
+    if config.cache_features:
+        _check_features_stay(config)
     if config.epochs is not None and config.steps is not None:
         raise ConfigError(f"epochs = {config.epochs} and steps = {config.steps} exclude each other: give one of them")
+
+
+def _check_features_stay(config: Any) -> None:
+    """ConfigError if the features of a frozen backbone change while it is trained."""
+    if config.freeze == "none":
+        raise ConfigError("cache_features needs something that is frozen: freeze = backbone")
+    if config.unfreeze_at is not None:
+        raise ConfigError(f"cache_features does not go with unfreeze_at = {config.unfreeze_at}: leave one out")
+    if config.augment:
+        raise ConfigError(
+            f"cache_features does not go with augment = {','.join(config.augment)}, which changes the samples in each "
+            "epoch: leave one out"
+        )

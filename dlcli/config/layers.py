@@ -16,7 +16,10 @@ Layer = Mapping[str, Any]
 GROUPS = ("model", "data")
 
 # Settings for which None (`none` in a shell) means: resolve it from the others.
-DERIVED = ("epochs", "steps", "lr", "momentum", "warmup_epochs", "step_epochs", "step_gamma")
+DERIVED = (
+    "epochs", "steps", "lr", "momentum", "warmup_epochs", "step_epochs", "step_gamma", "lr_backbone", "teacher",
+    "temperature", "distill_weight",
+)  # fmt: skip
 
 
 def stack(*layers: Layer) -> dict[str, Any]:
@@ -98,6 +101,10 @@ def _set_aside(below: Layer, layer: Layer) -> set[str]:
         gone |= {"step_epochs", "step_gamma"}
     if _is_zero(layer.get("val_fraction")):
         gone |= {"patience", "monitor"}
+    if layer.get("freeze") == "none":
+        gone |= {"unfreeze_at", "cache_features"}
+    if "teacher" in layer and is_left_open("teacher", layer["teacher"]):
+        gone |= {"temperature", "distill_weight"}
     penalties = [layer.get(name, below.get(name, 0)) for name in ("weight_decay", "l1")]
     if layer.keys() & {"weight_decay", "l1"} and all(map(_is_zero, penalties)):
         gone.add("decay_all")

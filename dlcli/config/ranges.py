@@ -15,7 +15,9 @@ def check_range(value: Any, range: str, *, name: str) -> None:
         inside = float(range[2:]) < value < float("inf")
     else:
         low, high = (float(part) for part in range[1:-1].split(","))
-        inside = (low <= value if range[0] == "[" else low < value) and value < high
+        inside = (low <= value if range[0] == "[" else low < value) and (
+            value <= high if range[-1] == "]" else value < high
+        )
     if not inside:
         words = range if range.startswith(">") else f"in {range}"
         raise ConfigError(f"{name} = {value} is out of range: it must be {words}")

@@ -10,6 +10,7 @@ from dlcli.config.intervals import interval
 from dlcli.config.layers import DERIVED, GROUPS, flatten, group, is_left_open, ungroup
 from dlcli.config.meant import meant_setting
 from dlcli.config.ranges import check_range
+from dlcli.config.rates import backbone_rate
 from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
 
@@ -135,6 +136,41 @@ class TrainConfig:
         group="Optimizer", range="[0, 1)",
     )  # fmt: skip
 
+    freeze: str = _setting(
+        "none", "Parameters that are not trained: backbone (all but the head), the first N stages, or patterns of "
+        "names such as 'features.*'.",
+        group="Fine-tuning", metavar="backbone|N|PATTERN",
+    )  # fmt: skip
+    unfreeze_at: int | None = _setting(
+        None, "Epoch from which on the frozen parameters are trained, too.", group="Fine-tuning", range=">= 2",
+        shown="never", metavar="EPOCH",
+    )  # fmt: skip
+
+    lr_backbone: float | str | None = _setting(
+        None, "Learning rate of all but the head: a number, or a multiple of --lr such as 0.1x.",
+        group="Fine-tuning", shown="that of --lr", metavar="X|Xx",
+    )  # fmt: skip
+    layer_decay: float | None = _setting(
+        None, "Factor of the learning rate from each stage to the one before it, from the head down.",
+        group="Fine-tuning", range="(0, 1)", shown="1",
+    )  # fmt: skip
+
+    cache_features: bool = _setting(
+        False, "Compute what is frozen once for each sample, and train the rest on that.", group="Fine-tuning"
+    )
+
+    teacher: str | None = _setting(
+        None, "Run whose answers the model is trained on, too (distillation).", group="Fine-tuning", shown="none",
+        metavar="RUN",
+    )  # fmt: skip
+    temperature: float | None = _setting(
+        None, "With --teacher: temperature of the answers of both.", group="Fine-tuning", range="> 0", shown="4"
+    )
+    distill_weight: float | None = _setting(
+        None, "With --teacher: weight of its answers in the loss; the labels have the rest.", group="Fine-tuning",
+        range="(0, 1]", shown="0.9",
+    )  # fmt: skip
+
     monitor: str = _setting(
         "auto", "Validation metric that picks the best checkpoint; auto takes the usual one of the task.",
         group="Selection", metavar="METRIC",
@@ -195,6 +231,8 @@ class TrainConfig:
             value = values.get(name, {} if name in _TABLES else f.default)
             if name in ("eval_every", "checkpoint_every"):
                 value = str(interval(value, name=name, times=name == "checkpoint_every"))
+            elif name == "lr_backbone":
+                value = backbone_rate(value, name=name)
             value = dict(value) if name in _TABLES else convert(value, hints[name], name=name)
             check_range(value, f.metadata.get("range", ""), name=name)
             object.__setattr__(self, name, value)
@@ -203,6 +241,8 @@ class TrainConfig:
             object.__setattr__(self, name, value)
         if self.warmup_epochs is not None and self.epochs is not None and self.warmup_epochs > self.epochs:
             raise ConfigError(f"warmup_epochs = {self.warmup_epochs} is more than epochs = {self.epochs}")
+        if self.unfreeze_at is not None and self.epochs is not None and self.unfreeze_at > self.epochs:
+            raise ConfigError(f"unfreeze_at = {self.unfreeze_at} is never reached: epochs = {self.epochs}")
         self._remember(name for name, value in ungroup(given).items() if not is_left_open(name, value))
 
     @property

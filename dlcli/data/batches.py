@@ -6,7 +6,7 @@ No Python code runs per sample, and nothing waits for the device. B batch, T ste
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -24,11 +24,15 @@ _AHEAD = 3
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """x: (B, ...) input. y: (B,) or (B, T) target. seed: for random numbers that the objective needs (mixup)."""
+    """x: (B, ...) input. y: (B,) or (B, T) target. seed: for random numbers that the objective needs (mixup).
+
+    samples: (B,) where the samples are in the split, counted from 0; None for a batch that is not of `endless`.
+    """
 
     x: Tensor
     y: Tensor
     seed: int = 0
+    samples: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -44,9 +48,14 @@ def in_order(split: Split, batch_size: int) -> Iterator[Batch]:
 
 def epoch_order(split: Split, *, seed: int, epoch: int) -> Tensor:
     """The row numbers of the split in the order of this epoch, (N,) int64, on the device of the data."""
-    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
-    order = torch.randperm(len(split), generator=generator).to(split.rows.device)
+    order = _permutation(split, seed=seed, epoch=epoch)
     return order if split.index is None else split.index.index_select(0, order)
+
+
+def _permutation(split: Split, *, seed: int, epoch: int) -> Tensor:
+    """The samples of the split, counted from 0, in the order of this epoch."""
+    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+    return torch.randperm(len(split), generator=generator).to(split.rows.device)
 
 
 def shuffled(
@@ -66,7 +75,8 @@ def shuffled(
     first: the number of the first batch that is wanted; skipping batches does not change the later ones.
     count: number of batches, see `positions`; None for the number that the batch size gives.
     """
-    order = epoch_order(split, seed=seed, epoch=epoch)
+    samples = _permutation(split, seed=seed, epoch=epoch)
+    order = samples if split.index is None else split.index.index_select(0, samples)
     generator = torch.Generator(split.rows.device) if augmentations else None
     count = count or -(-len(order) // batch_size)
     rows = split.rows
@@ -79,10 +89,10 @@ def shuffled(
     for number in range(first, count):
         if generator is not None:
             generator.manual_seed(derive(seed, "augment", epoch, number))
-        batch = _batch(*next(taken))
+        batch = _batch(*next(taken), samples=samples[positions(number, batch_size, count=count)])
         if generator is not None:
             x = _augmented(batch.x, augmentations, blank, white, generator)
-            batch = Batch(x, batch.y, seed=derive(seed, "mixup", epoch, number))
+            batch = Batch(x, batch.y, seed=derive(seed, "mixup", epoch, number), samples=batch.samples)
         yield batch
 
 
@@ -123,7 +133,8 @@ def endless(
 ) -> Iterator[Batch]:
     """The batches of all epochs without end, starting with batch `first` of `epoch`. count: batches per epoch."""
     if batch_size >= len(split) and not augmentations:
-        yield from itertools.repeat(full(split))
+        batch = full(split)
+        yield from itertools.repeat(replace(batch, samples=torch.arange(len(split), device=split.rows.device)))
     for number in itertools.count(epoch):
         yield from shuffled(
             split,
@@ -138,11 +149,11 @@ def endless(
         )
 
 
-def _batch(x: Tensor, y: Tensor | None) -> Batch:
+def _batch(x: Tensor, y: Tensor | None, *, samples: Tensor | None = None) -> Batch:
     if y is not None:
-        return Batch(x, y)
+        return Batch(x, y, samples=samples)
     rows = x.long()  # (B, T + 1) tokens
-    return Batch(rows[:, :-1], rows[:, 1:])
+    return Batch(rows[:, :-1], rows[:, 1:], samples=samples)
 
 
 def _cropped(

@@ -93,20 +93,22 @@ def measure(
     device: torch.device,
     whole: bool = False,
 ) -> list[Measures]:
-    """The task's measures of every batch, in order; the mode of the model (training or evaluation) is restored.
+    """The task's measures of every batch, in order; the mode of each module (training or evaluation) is restored.
 
     whole: those that the tables of the task need, too.
 
     Training and `dlcli eval` both call this function with the same batches and the same number of threads, so their
     numbers are the same.
     """
-    was_training = model.training
+    was_training, modes = model.training, [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with computing(threads), autocast(precision, device):
             return [task.measure(model(batch.x), batch.y, whole=whole) for batch in in_order(split, batch_size)]
     finally:
         model.train(was_training)
+        for module, mode in modes:  # what is frozen stays in evaluation mode
+            module.training = mode
 
 
 def evaluate(

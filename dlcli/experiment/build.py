@@ -1,7 +1,9 @@
 """Builds everything that a config describes: data, model, task."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -9,23 +11,28 @@ from torch import Tensor, nn
 from dlcli.compute import devices
 from dlcli.compute.cost import Cost, choose_eval_batch_size, measure_cost
 from dlcli.compute.threads import choose_threads
+from dlcli.config.rates import factor
 from dlcli.config.schemes import split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
-from dlcli.core.errors import ConfigError, RunError
+from dlcli.core.errors import ConfigError
 from dlcli.core.seeds import derive
 from dlcli.data import augment
 from dlcli.data.augment import Augmentation
-from dlcli.data.dataset import Dataset
+from dlcli.data.batches import in_order
+from dlcli.data.dataset import Dataset, Split
 from dlcli.data.kinds import sample_input
-from dlcli.data.preprocessing import Preprocessing
+from dlcli.experiment.features import check_room, features_of, trained_part
 from dlcli.experiment.guard import _model_class, build_model
 from dlcli.experiment.load import _loader, _with_path, load_data
-from dlcli.experiment.objective import Objective, choose_objective
+from dlcli.experiment.objective import Objective, Teaching, choose_objective
 from dlcli.experiment.probe import trains_on_one, try_model
-from dlcli.tasks.choose import choose_task, default_loss
+from dlcli.experiment.tasks import make_task
+from dlcli.experiment.teacher import Teacher, read_teacher
+from dlcli.models.freezing import frozen_names
+from dlcli.models.groups import Group, rate_groups
+from dlcli.tasks.choose import default_loss
 from dlcli.tasks.task import AnsweringTask
-from dlcli.tasks.weights import class_weights
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,9 @@ class Experiment:
     config: every `auto` is resolved except for `device`, `threads`, `eval_batch_size` and `monitor`, which are resolved
     in the attributes here. cost: of the evaluation of one sample. joined: whether a last batch of one sample is joined
     to the batch before it, because the model cannot be trained on one (batch normalization).
+    frozen: the names of the parameters that are not trained, or not yet. groups: of those with another learning rate
+    than `lr`. trained_part: the name of the module that is trained on cached features; empty without.
+    teacher: the one whose answers the model is trained on, too.
     """
 
     config: TrainConfig
@@ -47,10 +57,19 @@ class Experiment:
     monitor: str
     cost: Cost
     joined: bool = False
+    frozen: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+    trained_part: str = ""
+    teacher: Teacher | None = None
 
     @property
     def objective(self) -> Objective:
-        return choose_objective(self.task, self.augmentations)
+        config, teaching = self.config, None
+        if self.teacher is not None:
+            assert config.temperature is not None and config.distill_weight is not None
+            cached = None if self.augmentations else self.teacher.answers(self.dataset.train)
+            teaching = Teaching(self.teacher, config.temperature, config.distill_weight, cached)
+        return choose_objective(self.task, self.augmentations, teaching)
 
     @property
     def total_steps(self) -> int:
@@ -59,6 +78,38 @@ class Experiment:
     @property
     def batches_per_epoch(self) -> int:
         return -(-len(self.dataset.train) // self.batch_size) - self.joined
+
+    @cached_property
+    def working(self) -> Dataset:
+        """What the steps and their evaluations take: the data, or the features of a frozen backbone, which are computed
+        when this is first asked for."""
+        if not self.trained_part:
+            return self.dataset
+
+        def features(split: Split, batch_size: int, threads: int) -> Split:
+            return features_of(
+                self.model, self.trained_part, split, batch_size=batch_size, threads=threads,
+                precision=self.config.precision, device=self.device,
+            )  # fmt: skip
+
+        train, val = self.dataset.train, self.dataset.val
+        return replace(
+            self.dataset,
+            train=features(train, self.batch_size, self.threads),
+            val=None if val is None else features(val, self.eval_batch_size, self.eval_threads),
+        )
+
+    def working_part(self, model: nn.Module) -> nn.Module:
+        """The part of the model that answers what `working` holds."""
+        return model.get_submodule(self.trained_part) if self.trained_part else model
+
+    @property
+    def trained_parameters(self) -> int:
+        """Parameters, as numbers, that are trained at some time."""
+        if self.config.unfreeze_at is not None:
+            return sum(p.numel() for p in self.model.parameters())
+        frozen = set(self.frozen)
+        return sum(p.numel() for name, p in self.model.named_parameters() if name not in frozen)
 
     @property
     def flops_per_step(self) -> float:
@@ -126,6 +177,11 @@ def build(
             f"model {config.model} cannot be trained on one sample at a time, as with batch normalization: take "
             f"batch_size above 1 (batch_size = {config.batch_size}, {len(data.train):,} training samples)"
         )
+    teacher = None
+    if config.teacher is not None:
+        teacher = read_teacher(Path(config.teacher), data.preprocessing, data_name=config.data, device=device)
+        devices.set_precision(config.precision)
+    frozen = frozen_names(model, config.freeze, model_name=config.model)
     cost = measure_cost(model, sample_input(data.spec, 1))
     # Accumulated batches, like time steps, are computed one after the other, so only one batch counts.
     flops = _flops_to_train(cost, batch_size) / cost.chain
@@ -142,9 +198,12 @@ def build(
         monitor=_monitor(config, data, task),
         cost=cost,
         joined=joined,
+        frozen=frozen,
+        groups=_groups(config, model, frozen),
+        teacher=teacher,
     )
     config.warmup_steps(built.steps_per_epoch)
-    return built
+    return replace(built, trained_part=_trained_part(built)) if config.cache_features else built
 
 
 def resolve_options(config: TrainConfig) -> TrainConfig:
@@ -155,26 +214,28 @@ def resolve_options(config: TrainConfig) -> TrainConfig:
     return config.with_values(model_options=model_options, data_options=data_options)
 
 
-def make_task(config: TrainConfig, preprocessing: Preprocessing, *, threshold: float | None = None) -> AnsweringTask:
-    """The task of a run. threshold: the one that was chosen, if the setting is best:METRIC."""
-    return choose_task(
-        preprocessing.spec,
-        loss=config.loss,
-        label_smoothing=config.label_smoothing,
-        target_mean=preprocessing.target_mean,
-        target_std=preprocessing.target_std,
-        class_weights=_class_weights(config, preprocessing),
-        threshold=config.threshold if threshold is None else threshold,
+def _groups(config: TrainConfig, model: nn.Module, frozen: tuple[str, ...]) -> tuple[Group, ...]:
+    if config.lr_backbone is None and config.layer_decay is None:
+        return ()
+    assert config.lr is not None
+    return rate_groups(
+        model,
+        backbone=factor(config.lr_backbone, lr=config.lr),
+        decay=config.layer_decay,
+        never=() if config.unfreeze_at else frozen,
+        model_name=config.model,
     )
 
 
-def _class_weights(config: TrainConfig, about: Preprocessing) -> tuple[float, ...]:
-    if config.class_weights != "none" and about.spec.task not in ("binary", "multiclass"):
-        raise ConfigError(f"class_weights are for classes, but the task is {about.spec.task}")
-    if config.class_weights != "none" and not about.class_counts:
-        raise RunError("class_weights are made of the counts of the classes, which data.json of the run does not have")
-    names = about.class_names or tuple(str(number) for number in range(len(about.class_counts)))
-    return class_weights(config.class_weights, names, about.class_counts)
+def _trained_part(built: Experiment) -> str:
+    x = next(in_order(built.dataset.train, built.batch_size)).x
+    model, precision = built.model, built.config.precision
+    found = trained_part(
+        model, built.frozen, x, spec=built.dataset.spec, model_name=built.config.model, precision=precision
+    )
+    samples = len(built.dataset.train) + len(built.dataset.val or ())
+    check_room(model, found, x, samples=samples, precision=precision)
+    return found
 
 
 def _flops_to_train(cost: Cost, samples: int) -> float:

@@ -26,7 +26,8 @@ def memory_of(built: Experiment) -> Memory:
     """The memory of this training. Activations are measured in the evaluation of one sample; the memory of the
     framework itself is not included."""
     parameters = sum(p.numel() for p in built.model.parameters())
-    return Memory(4 * parameters * (2 + _copies(built)), built.cost.bytes * built.batch_size, built.dataset.bytes)
+    weights = 4 * (parameters + built.trained_parameters * (1 + _copies(built)))
+    return Memory(weights, built.cost.bytes * built.batch_size, built.dataset.bytes)
 
 
 def check_memory(built: Experiment) -> None:

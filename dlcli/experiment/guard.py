@@ -70,7 +70,7 @@ def build_model(
     ):
         model = model_class(spec, **chosen)
     if weights is not None:
-        _check_fit(model, weights, where)
+        check_fit(model.state_dict(), weights, f"{where} does not fit the model that the run describes")
     return model.to(memory_format=torch.channels_last) if spec.kind == "image" else model
 
 
@@ -82,8 +82,8 @@ def _model_class(name: str) -> type[nn.Module]:
     return found
 
 
-def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], where: object) -> None:
-    own = model.state_dict()
+def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], refused: str) -> None:
+    """RunError, which begins with `refused`, unless the weights have the names, shapes and types of `own`."""
     missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
     both = own.keys() & weights.keys()
     shape = [n for n in both if own[n].shape != weights[n].shape]
@@ -91,7 +91,7 @@ def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], where: object) -
     parts = [("missing", missing), ("unexpected", unexpected), ("of another shape", shape), ("of another type", dtype)]
     told = "; ".join(f"{what}: {_first(names)}" for what, names in parts if names)
     if told:
-        raise RunError(f"{where} does not fit the model that the run describes ({told})")
+        raise RunError(f"{refused} ({told})")
 
 
 def _first(names: Collection[str]) -> str:

@@ -18,9 +18,9 @@ from dlcli.core.errors import RunError
 from dlcli.core.reading import told_as_damage
 from dlcli.data.kinds import sample_input, without_padding
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.experiment.build import make_task
 from dlcli.experiment.guard import build_model
 from dlcli.experiment.load import import_own
+from dlcli.experiment.tasks import make_task
 from dlcli.runs.run import Run
 from dlcli.tasks.task import AnsweringTask
 

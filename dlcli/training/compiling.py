@@ -9,6 +9,7 @@ import torch
 from dlcli.compute.devices import autocast
 from dlcli.data import batches
 from dlcli.experiment.build import Experiment
+from dlcli.models.freezing import training_mode
 
 _WARM_UP, _MEASURED = 2, 5
 
@@ -19,10 +20,10 @@ def seconds_of_an_eager_step(built: Experiment) -> float:
     The weights, the buffers and the random states do not change.
     """
     config, objective = built.config, built.objective
-    model = copy.deepcopy(built.model).train()
+    model = built.working_part(training_mode(copy.deepcopy(built.model), built.frozen))
     batch = next(
         batches.shuffled(
-            built.dataset.train, built.batch_size, seed=config.seed, epoch=1, count=built.batches_per_epoch
+            built.working.train, built.batch_size, seed=config.seed, epoch=1, count=built.batches_per_epoch
         )
     )
     times = []

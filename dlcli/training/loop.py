@@ -23,8 +23,9 @@ from dlcli.training.watch import Watch
 def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[Progress | Row, None, None]:
     """Train an opened session to its end. stop: called after every step; if it returns a reason, save and end."""
     run, built, state, saver, info = session.run, session.built, session.state, session.saver, session.info
-    config, objective, data = built.config, built.objective, built.dataset
-    model: nn.Module = torch.compile(built.model) if config.compile else built.model  # type: ignore[assignment]
+    config, objective, data = built.config, built.objective, built.working
+    part = built.working_part(built.model)
+    model: nn.Module = torch.compile(part) if config.compile else part  # type: ignore[assignment]
     meter, watch = state.meter, Watch(built)
     autocasting = autocast(config.precision, built.device)
     total, batches_per_epoch = built.total_steps, built.batches_per_epoch
@@ -36,7 +37,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
     columns, lr = _columns(session), _schedule(built)
     reason = None
     early = _stopped_early_before(session)
-    built.model.train()
+    state.training_mode()
     meter.start()
 
     while True:
@@ -59,7 +60,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
 
         # ------------------------------------------------------------------------ the step
         if state.at_epoch_end:
-            state.epoch, state.batch = state.epoch + 1, 0
+            state.begin_epoch()
         state.optimizer.zero_grad()
         group = min(config.accumulate, batches_per_epoch - state.batch)
         for number in range(state.batch, state.batch + group):
@@ -117,10 +118,10 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
     config, meter = built.config, state.meter
     metrics: dict[str, float | None] = {"train/loss": watch.look(state)}  # waits for the device
     seconds, rate = meter.times()
-    if built.dataset.val is not None:
+    if (val := built.working.val) is not None:
         task, further = built.task, _further(session)
         measures = measure(
-            state.evaluated, built.dataset.val, task,
+            built.working_part(state.evaluated), val, task,
             batch_size=built.eval_batch_size, threads=built.eval_threads, precision=config.precision,
             device=built.device, whole=bool(further),
         )  # fmt: skip
@@ -157,7 +158,7 @@ def _write_row(
     """Append a row to metrics.csv."""
     state = session.state
     times = {"seconds": round(seconds, 4), "samples_per_second": round(rate, 1)}
-    session.run.append_metrics({"epoch": state.epoch, "step": state.step, **metrics, "lr": state.lr, **times}, columns)
+    session.run.append_metrics({"epoch": state.epoch, "step": state.step, **metrics, **state.rates, **times}, columns)
 
 
 def _stopped_early_before(session: Session) -> bool:
@@ -198,4 +199,5 @@ def _columns(session: Session) -> list[str]:
     built = session.built
     names = (*built.task.names, *_further(session), *["threshold"] * isinstance(built.config.threshold, str))
     val = [f"val/{name}" for name in names] if built.dataset.val is not None else []
-    return ["epoch", "step", "train/loss", *val, "lr", "seconds", "samples_per_second"]
+    rates = session.state.rates
+    return ["epoch", "step", "train/loss", *val, *rates, "seconds", "samples_per_second"]

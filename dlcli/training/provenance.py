@@ -67,11 +67,13 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "threads": built.threads,
         "eval_threads": built.eval_threads,
         "parameters": sum(p.numel() for p in built.model.parameters()),
+        "trained_parameters": built.trained_parameters,
         "flops_per_step": built.flops_per_step,
         "train_samples": len(built.dataset.train),
         "val_samples": len(built.dataset.val or ()),
         "test_samples": len(built.dataset.test or ()),
         "fingerprint": built.dataset.fingerprint,
+        "teacher": None if built.teacher is None else built.teacher.identity,
         "command": command,
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -99,6 +101,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name) and name not in _HARMLESS:
             found.append(f"{name} {old.get(name)} -> {new.get(name)}")
+    if old.get("teacher") == new.get("teacher") and _weights_of(before) != _weights_of(after):
+        found.append("teacher changed")
     schedule = new.get("schedule")
     stretches = schedule in ("cosine", "one-cycle") or (schedule == "step" and new.get("step_epochs") is None)
     if stretches and _length(old) != _length(new):
@@ -106,6 +110,11 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     if str(after.get("device")).startswith("cuda") and not new.get("deterministic"):
         found.append("cuda without deterministic")
     return found
+
+
+def _weights_of(info: dict[str, Any]) -> str | None:
+    """The sha256 of the teacher's weights."""
+    return (info.get("teacher") or {}).get("sha256")
 
 
 def _length(settings: dict[str, Any]) -> str:

@@ -18,12 +18,14 @@ from dlcli.checkpoints.checkpoint import Checkpoint
 from dlcli.config.layers import flatten
 from dlcli.config.settings import TrainConfig
 from dlcli.core.blame import asked_for, out_of_memory, told
+from dlcli.core.documents import shown
 from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
 from dlcli.core.files import write_bytes
 from dlcli.evaluation.baseline import baseline
 from dlcli.experiment.build import Experiment, build
 from dlcli.experiment.estimate import check_memory, check_space, memory_told
 from dlcli.experiment.load import import_own
+from dlcli.experiment.teacher import with_teacher_found
 from dlcli.runs.given_names import create
 from dlcli.runs.run import Run, now
 from dlcli.training.provenance import describe, differences
@@ -101,10 +103,14 @@ def resumed(
     before = _info(run)
     if before["status"] == "running":
         raise BusyError(f"{run} is being trained by process {before.get('pid')} on {before.get('host')}")
-    config = stored.under(changes)
+    config = with_teacher_found(stored.under(changes), run.root)
     import_own(config, runs_dir=run.root)
     with run.locked():
         before = _info(run)
+        if before.get("parents"):
+            raise RunError(
+                f"{run} is an average of {len(before['parents'])} checkpoints: it has no training to go on from"
+            )
         saved = _last(run)
         if saved is not None:
             _check_state_is_kept(run, stored, config)
@@ -114,6 +120,8 @@ def resumed(
             weights=saved.weights if saved else None,
             fingerprint=None if other_data else run.data().get("fingerprint"),
         )
+        if "teacher" not in changes:
+            _check_teacher_is_the_same(before, built)
         _check_something_is_left(run, built, saved, finished=before["status"] == "finished")
         check_memory(built)
         now_is = describe(built, command)
@@ -123,7 +131,8 @@ def resumed(
             raise RunError(f"exact: no ({', '.join(reasons)}); without --exact it continues anyway")
         state = TrainingState(built)
         if saved is not None:
-            state.restore(saved)
+            frozen = [(one.freeze, one.unfreeze_at) for one in (stored, config)]
+            state.restore(saved, regrouped=frozen[0] != frozen[1])
         session = Session(
             run,
             built,
@@ -204,6 +213,18 @@ def _check_state_is_kept(run: Run, stored: TrainConfig, config: TrainConfig) -> 
         )
     if config.ema and not stored.ema:
         raise ConfigError(f"ema = {config.ema}, but {run} has no average of its weights: leave it, or train a new run")
+
+
+def _check_teacher_is_the_same(before: Mapping[str, Any], built: Experiment) -> None:
+    """RunError if the teacher of a run has other weights than when the run was trained."""
+    known = before.get("teacher")
+    if built.teacher is None or known is None or known.get("sha256") == built.teacher.identity["sha256"]:
+        return
+    now_is = built.teacher.identity
+    raise RunError(
+        f"teacher {now_is['run']} has changed: its best checkpoint is {now_is['checkpoint']}, and the run was trained "
+        f"with {shown(known.get('checkpoint'))}; give --teacher {now_is['run']} to go on with it as it is"
+    )
 
 
 def _check_something_is_left(run: Run, built: Experiment, saved: Checkpoint | None, *, finished: bool) -> None:

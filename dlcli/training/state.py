@@ -1,6 +1,7 @@
 """The state of a training: everything that determines its next steps, saved and restored as a whole."""
 
 import copy
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,12 +12,15 @@ from dlcli.compute.optimizers import Optimizer, WeightAverage
 from dlcli.core.errors import RunError
 from dlcli.core.seeds import derive
 from dlcli.experiment.build import Experiment
+from dlcli.models.freezing import training_mode
 from dlcli.tasks.choose import higher_is_better
 from dlcli.training.meter import Meter
 
 
 class TrainingState:
     """The model, its optimizer and average, the position, the sums, and the best evaluation so far.
+
+    trained: the names of the parameters that the optimizer updates, in its order. frozen: those of the others.
 
     epoch, batch: the next batch, epochs counted from 1 and batches from 0; at the end of an epoch, one after its last
     batch. step: number of optimizer steps done. lr: learning rate of the last one.
@@ -29,6 +33,13 @@ class TrainingState:
         config, device = built.config, built.device
         self.device = device
         self.model = built.model
+        named = dict(built.model.named_parameters())
+        for name in built.frozen:
+            named[name].requires_grad_(False)
+        self.frozen = built.frozen
+        self.groups = built.groups
+        self.unfreeze_at = config.unfreeze_at
+        self.trained = [name for name, parameter in named.items() if parameter.requires_grad]
         self.optimizer = Optimizer(
             built.model.parameters(),
             name=config.optimizer,
@@ -37,8 +48,12 @@ class TrainingState:
             weight_decay=config.weight_decay,
             l1=config.l1,
             decay_all=config.decay_all,
+            factors=self._factors(self.trained),
         )
-        self.average = WeightAverage(built.model, copy.deepcopy(built.model), config.ema) if config.ema else None
+        self.average = None
+        if config.ema:
+            shared: dict[int, Any] = {id(named[name]): named[name] for name in built.frozen}
+            self.average = WeightAverage(built.model, copy.deepcopy(built.model, shared), config.ema)
         self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
         self.epoch, self.batch, self.step = 1, 0, 0
         self.batches_per_epoch = built.batches_per_epoch
@@ -65,6 +80,41 @@ class TrainingState:
     def evaluated(self) -> nn.Module:
         """The model whose weights are measured and saved: the average if there is one."""
         return self.average.model if self.average else self.model
+
+    @property
+    def rates(self) -> dict[str, float | None]:
+        """`lr`, the learning rate of the last step, and `lr/GROUP` of each group: None while all of it is frozen."""
+        still = set(self.frozen)
+        found = {f"lr/{g.name}": None if g.members <= still else self.lr * g.factor for g in self.groups}
+        return {"lr": self.lr, **found}
+
+    def _factors(self, names: Iterable[str]) -> list[float]:
+        """Of the learning rate, for each of these parameters."""
+        factors = {name: group.factor for group in self.groups for name in group.members}
+        return [factors.get(name, 1.0) for name in names]
+
+    def begin_epoch(self) -> None:
+        """Go to the first batch of the next epoch. From the epoch `unfreeze_at` on, all parameters are trained."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        self._unfreeze_if_due()
+
+    def training_mode(self) -> None:
+        training_mode(self.model, self.frozen)
+
+    def _unfreeze_if_due(self) -> None:
+        """The state of the optimizer for what was frozen begins at zero, and its average at its value."""
+        if not self.frozen or self.unfreeze_at is None or self.epoch < self.unfreeze_at:
+            return
+        named = dict(self.model.named_parameters())
+        joining = [named[name] for name in self.frozen]
+        for parameter in joining:
+            parameter.requires_grad_()
+        if self.average:
+            self.average.separate()
+        self.optimizer.join(joining, factors=self._factors(self.frozen))
+        self.trained += self.frozen
+        self.frozen = ()
+        self.training_mode()
 
     def backward(self, loss: Tensor) -> None:
         (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
@@ -124,7 +174,7 @@ class TrainingState:
         if self.device.type == "cuda":
             found["random.cuda"] = torch.cuda.get_rng_state(self.device)
         if self.average:
-            found |= {f"model.{name}": t for name, t in self.model.state_dict().items()}
+            found |= {f"model.{name}": t for name, t in self.model.state_dict().items() if name not in self.frozen}
         return found
 
     def values(self) -> dict[str, Any]:
@@ -144,30 +194,35 @@ class TrainingState:
             "best": self.best,
             "best_loss": self.best_loss,
             "optimizer_steps": self.optimizer.steps,
+            "optimizer_names": self.trained,
+            "optimizer_since": self.optimizer.since,
             "average_steps": self.average.steps if self.average else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
 
-    def restore(self, saved: Checkpoint) -> None:
+    def restore(self, saved: Checkpoint, *, regrouped: bool = False) -> None:
         """Restore the state stored in `saved`; the random states are set last.
 
+        regrouped: other parameters are trained than in the checkpoint. The optimizer keeps its state of those that both
+        have, by their names; that of others begins at zero.
         Raises RunError (exit 4) if it holds no training state, or one that does not fit.
         """
         tensors, values = saved.training, saved.state.get("training")
         if tensors is None or not isinstance(values, dict):
             raise RunError(f"{saved.path} holds weights but no training to go on from")
         try:
+            self.epoch, self.batch, self.step = values["epoch"], values["batch"], values["step"]
+            self._unfreeze_if_due()
             weights = saved.weights
             if self.average:
                 self.average.model.load_state_dict(saved.weights)
                 self.average.steps = values["average_steps"]
-                weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+                own = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+                weights = weights | own if values.get("optimizer_names") else own
             self.model.load_state_dict(weights)
-            moments = {n.removeprefix("optimizer."): t for n, t in tensors.items() if n.startswith("optimizer.")}
-            self.optimizer.load_state_dict(moments, steps=values["optimizer_steps"])
+            self._restore_optimizer(tensors, values, regrouped=regrouped)
             if self.scaler:
                 self.scaler.load_state_dict(values["scaler"])
-            self.epoch, self.batch, self.step = values["epoch"], values["batch"], values["step"]
             self.lr = values["lr"]
             # A checkpoint without evaluated_at comes from a version that evaluated only at the ends of epochs and
             # reset its sums at each row.
@@ -183,3 +238,21 @@ class TrainingState:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise RunError(f"{saved.path} does not fit the training that its run describes: {reason}") from None
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any], *, regrouped: bool) -> None:
+        """KeyError, RuntimeError or ValueError if the state does not fit."""
+        moments = {n.removeprefix("optimizer."): t for n, t in tensors.items() if n.startswith("optimizer.")}
+        steps = values["optimizer_steps"]
+        if "optimizer_names" not in values:  # of a version that trained all parameters, in the order of the model
+            if self.frozen and not regrouped:
+                raise ValueError("its optimizer has the state of all parameters")
+            order = [name for name, _ in self.model.named_parameters()]
+            values = {"optimizer_names": order, "optimizer_since": [0] * len(order)}
+        names, since = values["optimizer_names"], values["optimizer_since"]
+        if len(set(names)) != len(names) or len(names) != len(since) or any(s > steps for s in since):
+            raise ValueError("the names of its optimizer do not belong to its state")
+        if set(names) != set(self.trained) and not regrouped:
+            raise ValueError("its optimizer has the state of other parameters")
+        numbers = {name: number for number, name in enumerate(names)}
+        wanted = [numbers.get(name) for name in self.trained]
+        self.optimizer.load_state_dict(moments, steps=steps, numbers=wanted, since=since)

@@ -12,6 +12,7 @@ from dlcli.config.layers import ungroup
 from dlcli.config.settings import TrainConfig
 from dlcli.experiment.build import build
 from dlcli.experiment.load import import_own
+from dlcli.experiment.teacher import with_teacher_found
 from dlcli.runs.names import as_run
 from dlcli.runs.run import Run
 from dlcli.training import compiling
@@ -35,6 +36,7 @@ def train(
     Raises ConfigError, DataError or ResourceError before a run exists, and DivergedError (exit 5) if the loss or a
     gradient is no longer finite; the last checkpoint then has finite weights.
     """
+    config = with_teacher_found(config, runs_dir)
     import_own(config, runs_dir=runs_dir)
     asked = Stop()
     with begun(build(config), runs_dir=runs_dir, name=name) as session:
