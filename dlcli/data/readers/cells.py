@@ -155,22 +155,46 @@ class Table:
         columns = _Part(self.columns, index)
         return Table(self.path, columns, self.lines[index], self.decimal_comma, self.sha256, self.notes)
 
+    def parts(self, size: int) -> Iterator["Table"]:
+        """The table in parts of so many rows."""
+        for start in range(0, len(self), size):
+            yield self.rows(np.arange(start, min(start + size, len(self))))
+
+    def some(self, name: str, index: np.ndarray[Any, Any]) -> Cells | Numbers:
+        """These rows of a column."""
+        return _some(self.columns, name, index)
+
+
+class Distant(Mapping[str, Cells | Numbers]):
+    """Columns that are made when they are asked for, and not kept, since all of them may be large."""
+
+    def some(self, name: str, index: np.ndarray[Any, Any]) -> Cells | Numbers:
+        """These rows of a column, without the others."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class _Part(Mapping[str, Cells | Numbers]):
-    """Some rows of columns. They are taken when a column is asked for, and not kept, since all of them may be large."""
+class _Part(Distant):
+    """Some rows of columns."""
 
     columns: Mapping[str, Cells | Numbers]
     index: np.ndarray[Any, Any]
 
     def __getitem__(self, name: str) -> Cells | Numbers:
-        return self.columns[name].rows(self.index)
+        return _some(self.columns, name, self.index)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.columns)
 
     def __len__(self) -> int:
         return len(self.columns)
+
+    def some(self, name: str, index: np.ndarray[Any, Any]) -> Cells | Numbers:
+        return _some(self.columns, name, self.index[index])
+
+
+def _some(columns: Mapping[str, Cells | Numbers], name: str, index: np.ndarray[Any, Any]) -> Cells | Numbers:
+    return columns.some(name, index) if isinstance(columns, Distant) else columns[name].rows(index)
 
 
 class Builder:
