@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from dlcli.data.readers.cells import LARGEST, MISSING, Builder, Cells, Numbers
+from dlcli.data.readers.cells import LARGEST, MISSING, Builder, Cells, Growing, Numbers
 
-_BLOCK = 4 << 20  # bytes that are parsed at a time; a row must fit into it
+_BLOCK = 1 << 20  # bytes that are parsed at a time; a row must fit into it
 _QUOTE, _LINE_FEED, _RETURN = b'"\n\r'
 
 _NO_NUMBER = re.compile(r"CSV column #([0-9]+): CSV conversion error to double")
@@ -86,13 +86,14 @@ def _read(file: "_Watched", *, delimiter: str, names: Sequence[str], skip: int, 
         strings_can_be_null=False,
         decimal_point="," if delimiter == ";" else ".",
     )
-    parts: list[Any] = [[] if place in numbers else Builder() for place in range(len(names))]
+    parts: list[Any] = [Growing(np.float64) if place in numbers else Builder() for place in range(len(names))]
     try:
         with csv.open_csv(
             pyarrow.PythonFile(file, mode="r"),
             read_options=csv.ReadOptions(column_names=own, skip_rows=skip, block_size=_BLOCK),
             parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=file.lines_in_cells),
             convert_options=options,
+            memory_pool=pyarrow.system_memory_pool(),  # the default one keeps what is freed
         ) as batches:
             for batch in batches:
                 for place in numbers:  # pyarrow takes `NAN` and the like as numbers
@@ -111,21 +112,25 @@ def _read(file: "_Watched", *, delimiter: str, names: Sequence[str], skip: int, 
 
 
 def collect(columns: Sequence[Any], parts: Sequence[Any]) -> None:
-    """Add a batch of rows: float64 columns to lists of arrays, dictionaries of texts to Builders."""
+    """Add a batch of rows: float64 columns to arrays, dictionaries of texts to Builders."""
     for place, (column, part) in enumerate(zip(columns, parts, strict=True)):
         if isinstance(part, Builder):
             part.add_coded(column.dictionary.to_pylist(), column.indices.to_numpy())
         else:
-            part.append(_finite(_values(column), place))
+            part.add(_finite(_values(column), place))
 
 
 def joined(parts: list[Any]) -> list[Cells | Numbers]:
-    """The columns that were collected. The pieces of each are freed before the next is put together."""
+    """The columns that were collected."""
+    import pyarrow
+
+    pyarrow.system_memory_pool().release_unused()
+    pyarrow.default_memory_pool().release_unused()
     columns: list[Cells | Numbers] = []
     parts.reverse()
-    while parts:
+    while parts:  # each is freed when its column is made
         part = parts.pop()
-        columns.append(part.cells() if isinstance(part, Builder) else Numbers(np.concatenate(part or [np.empty(0)])))
+        columns.append(part.cells() if isinstance(part, Builder) else Numbers(part.values()))
     return columns
 
 

@@ -23,6 +23,8 @@ LARGEST = float(np.finfo(np.float32).max)
 # A column of numbers with more different ones than this may be stored as Numbers.
 MANY = 50
 
+_RESERVED = 10_000  # cells
+
 
 def number(text: str, *, comma: bool = False) -> float | None:
     """The number that a text says, else None. comma: whether 1,5 is one."""
@@ -197,21 +199,41 @@ def _some(columns: Mapping[str, Cells | Numbers], name: str, index: np.ndarray[A
     return columns.some(name, index) if isinstance(columns, Distant) else columns[name].rows(index)
 
 
+class Growing:
+    """An array, (N,), that grows at its end. Memory beyond it is reserved but not used."""
+
+    def __init__(self, dtype: type) -> None:
+        self._values: np.ndarray[Any, Any] = np.empty(0, dtype)
+        self._size = 0
+
+    def add(self, more: np.ndarray[Any, Any]) -> None:
+        size = self._size + len(more)
+        if size > len(self._values):
+            values = np.empty(max(2 * size, _RESERVED), self._values.dtype)
+            values[: self._size] = self.values()
+            self._values = values
+        self._values[self._size : size] = more
+        self._size = size
+
+    def values(self) -> np.ndarray[Any, Any]:
+        return self._values[: self._size]
+
+
 class Builder:
     """Collects the cells of a column of text."""
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = defaultdict(count().__next__)  # a new text gets the next number
-        self._codes: list[np.ndarray[Any, Any]] = []
+        self._codes = Growing(np.int32)
 
     def add(self, cells: Sequence[str]) -> None:
         codes = map(self._seen.__getitem__, cells)
-        self._codes.append(np.fromiter(codes, dtype=np.int32, count=len(cells)))
+        self._codes.add(np.fromiter(codes, dtype=np.int32, count=len(cells)))
 
     def add_coded(self, values: Sequence[str], codes: np.ndarray[Any, Any]) -> None:
         """Cells of which each is `values[code]`."""
         own = np.fromiter(map(self._seen.__getitem__, values), dtype=np.int32, count=len(values))
-        self._codes.append(own[codes])
+        self._codes.add(own[codes])
 
     def cells(self) -> Cells:
         """Outer blanks are no part of a value, and all ways to write a missing one are the same."""
@@ -220,5 +242,5 @@ class Builder:
         for text, code in self._seen.items():
             text = text.strip()
             table[code] = -1 if text in MISSING else values.setdefault(text, len(values))
-        codes = np.concatenate(self._codes) if self._codes else np.empty(0, dtype=np.int32)
+        codes = self._codes.values()
         return Cells(tuple(values), table[codes] if len(table) else codes)

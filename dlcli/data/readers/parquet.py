@@ -13,7 +13,7 @@ from dlcli.core.errors import DataError, ResourceError
 from dlcli.core.files import sha256_of
 from dlcli.core.reading import open_regular
 from dlcli.data.readers import arrow
-from dlcli.data.readers.cells import MANY, Builder, Cells, Numbers, Table
+from dlcli.data.readers.cells import MANY, Builder, Cells, Growing, Numbers, Table
 from dlcli.data.readers.separated import MOST_COLUMNS
 from dlcli.data.readers.text import no_file
 
@@ -104,7 +104,7 @@ def _is_plain(kind: Any) -> bool:
 def _columns(batches: Callable[[], Iterator[Any]], numbers: set[int], width: int) -> list[Cells | Numbers]:
     """numbers: places of the columns of numbers; those with values that float64 or float32 cannot hold become text."""
     while True:
-        parts: list[Any] = [[] if place in numbers else Builder() for place in range(width)]
+        parts: list[Any] = [Growing(np.float64) if place in numbers else Builder() for place in range(width)]
         try:
             for batch in batches():
                 arrow.collect([_converted(column, place, numbers) for place, column in enumerate(batch.columns)], parts)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-_AT_ONCE = 65_536  # rows
+_AT_ONCE = 8_192  # rows
 
 
 def copied(train: np.ndarray[Any, Any], held_out: np.ndarray[Any, Any]) -> int:
