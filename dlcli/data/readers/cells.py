@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -226,21 +226,47 @@ class Builder:
         self._seen: dict[str, int] = defaultdict(count().__next__)  # a new text gets the next number
         self._codes = Growing(np.int32)
 
+    @property
+    def distinct(self) -> int:
+        return len(self._seen)
+
+    @property
+    def texts(self) -> list[str]:
+        """The different texts so far, by their code."""
+        return list(self._seen)
+
     def add(self, cells: Sequence[str]) -> None:
         codes = map(self._seen.__getitem__, cells)
         self._codes.add(np.fromiter(codes, dtype=np.int32, count=len(cells)))
 
+    def coded(self, values: Sequence[str], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """int32, the own codes of cells of which each is `values[code]`; they are not added."""
+        own: np.ndarray[Any, Any] = np.fromiter(map(self._seen.__getitem__, values), np.int32, len(values))
+        return np.take(own, codes)
+
     def add_coded(self, values: Sequence[str], codes: np.ndarray[Any, Any]) -> None:
         """Cells of which each is `values[code]`."""
-        own = np.fromiter(map(self._seen.__getitem__, values), dtype=np.int32, count=len(values))
-        self._codes.add(own[codes])
+        self._codes.add(self.coded(values, codes))
 
     def cells(self) -> Cells:
-        """Outer blanks are no part of a value, and all ways to write a missing one are the same."""
-        values: dict[str, int] = {}
-        table = np.empty(len(self._seen), dtype=np.int32)
-        for text, code in self._seen.items():
-            text = text.strip()
-            table[code] = -1 if text in MISSING else values.setdefault(text, len(values))
+        values, table = settled(self._seen)
         codes = self._codes.values()
-        return Cells(tuple(values), table[codes] if len(table) else codes)
+        return Cells(values, table[codes] if len(table) else codes)
+
+
+def settled(texts: Collection[str]) -> tuple[tuple[str, ...], np.ndarray[Any, Any]]:
+    """The different values among different texts, and int32, which of them each text is, -1 if it says that a value is
+    missing. Outer blanks are no part of a value, and all ways to write a missing one are the same."""
+    values: dict[str, int] = {}
+    table = np.empty(len(texts), dtype=np.int32)
+    for code, text in enumerate(texts):
+        text = text.strip()
+        table[code] = -1 if text in MISSING else values.setdefault(text, len(values))
+    return tuple(values), table
+
+
+def few_as_text(cells: Cells | Numbers) -> Cells | Numbers:
+    """A column of numbers with few different values may be one of categories."""
+    if isinstance(cells, Cells) or len(np.unique(cells.numbers[:10_000])) > MANY or cells.distinct > MANY:
+        return cells
+    return Cells(cells.values, cells.codes)
