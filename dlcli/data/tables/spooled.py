@@ -49,7 +49,7 @@ class Spool:
 
     def _write(self, values: np.ndarray[Any, Any]) -> None:
         with told(self._place.folder):
-            self._file.write(values.data)
+            _stored(self._file, values)
 
     def end_piece(self, rows: int) -> None:
         self._pieces.append(rows)
@@ -74,6 +74,10 @@ class Spool:
                     assert isinstance(found, Numbers)
                     about["few"][str(place)] = np.unique(found.numbers[~found.missing]).tolist()
         return about
+
+
+def _stored(file: BinaryIO, values: np.ndarray[Any, Any]) -> None:
+    file.write(values.data)
 
 
 class Opened(Protocol):

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+import weakref
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -96,10 +97,11 @@ class _Descriptor:
     """An open file, which is closed when nobody uses it any more."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        self._number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        weakref.finalize(self, os.close, self._number)
 
     def fileno(self) -> int:
-        return self._file.fileno()
+        return self._number
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
