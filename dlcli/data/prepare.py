@@ -1,13 +1,14 @@
 """A Source -> a Dataset: split, on a device, and normalised with the statistics of the training split."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.dataset import Dataset, Split
+from dlcli.data.mapped import forget
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.rows import Decoded, Mapped, Normalised, Rows, Tensors
 from dlcli.data.source import Source, Unfitted
@@ -204,12 +205,17 @@ def _of_moments(moments: Tensor, pixels: int) -> tuple[tuple[float, ...], tuple[
 
 def _in_parts(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and standard deviation of each column over many rows, and whether it is constant; without a copy of all."""
-    parts = torch.split(index, _MANY)
-    mean = torch.stack([x[part].double().sum(0) for part in parts]).sum(0) / len(index)
-    squares = torch.stack([(x[part].double() - mean).square().sum(0) for part in parts]).sum(0)
-    least = torch.stack([x[part].amin(0) for part in parts]).amin(0).double()
-    most = torch.stack([x[part].amax(0) for part in parts]).amax(0).double()
+    mean = torch.stack([some.double().sum(0) for some in _parts(x, index)]).sum(0) / len(index)
+    squares = torch.stack([(some.double() - mean).square().sum(0) for some in _parts(x, index)]).sum(0)
+    least = torch.stack([some.amin(0) for some in _parts(x, index)]).amin(0).double()
+    most = torch.stack([some.amax(0) for some in _parts(x, index)]).amax(0).double()
     return mean, (squares / len(index)).sqrt(), _is_constant(least, most, mean, x.dtype)
+
+
+def _parts(x: Tensor, index: Tensor) -> Iterator[Tensor]:
+    for part in torch.split(index, _MANY):
+        yield x[part]
+        forget(x)
 
 
 def _is_constant(least: Tensor, most: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:

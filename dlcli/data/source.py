@@ -44,7 +44,7 @@ class Source:
     crop: how image files were fitted to the shape of `x`: see data/readers/pictures.py; empty if they were not files.
     digest: what identifies the content, such as a sha256 over all files; empty if the values are to be hashed.
     mapped: whether the inputs lie in a memory-mapped file, from which only the rows of a batch are read. The tensors
-        are then uint8 images in channels-last memory.
+        are then uint8 images in channels-last memory, or float32 features.
     stored_size: height and width of the images in `x` if they are larger than those of the spec, to which they are cut;
         else 0.
     encoded: the images of x, val_x and test_x if they are decoded when they are asked for; the tensors are then on the

@@ -46,7 +46,7 @@ def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) 
     if about.encoding is not None:
         yield from _encoded(path, about.encoding, keep=keep)
     elif about.spec.kind != "image" or path.suffix.lower() == ".csv" or is_stream(path):
-        yield read_rows(path, about.spec, about.feature_names, keep=keep)
+        yield from read_rows(path, about.spec, about.feature_names, keep=keep)
     elif keep:
         raise ConfigError(f"--keep {keep[0]} is for columns of .csv files, and {path} is none")
     else:
