@@ -55,9 +55,7 @@ def train(
         check_free(name, runs_dir)
     from dlcli.experiment.build import build, resolve_options
     from dlcli.experiment.load import import_own
-    from dlcli.experiment.teacher import with_teacher_found
 
-    chosen = with_teacher_found(chosen, runs_dir)
     import_own(chosen, runs_dir=runs_dir)
 
     if print_config:
@@ -71,8 +69,10 @@ def train(
         return
 
     from dlcli.evaluation.rules import parse_rules
+    from dlcli.experiment.teacher import with_teacher_found
     from dlcli.training.session import begun, check_alone
 
+    chosen = with_teacher_found(chosen, runs_dir)
     check_alone()
     rules = parse_rules(require or [])
     measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None
