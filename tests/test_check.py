@@ -147,8 +147,8 @@ def test_a_resume_that_forgets_a_part_of_the_state_is_found(
         "from dlcli.training.state import TrainingState\n"
         "restore = TrainingState.restore\n"
         "@torch.no_grad()\n"
-        "def forgetful(self, saved):\n"
-        "    restore(self, saved)\n"
+        "def forgetful(self, saved, **how):\n"
+        "    restore(self, saved, **how)\n"
         f"    {forgotten}\n"
         "TrainingState.restore = forgetful\n"
     )

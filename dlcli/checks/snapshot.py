@@ -60,7 +60,7 @@ def snapshot(run: Run) -> Snapshot:
     best = checkpoint.load(run.checkpoints, "best")
     training = last.training or {}
     model = {name.removeprefix("model."): t for name, t in training.items() if name.startswith("model.")}
-    weights = model or last.weights  # with `ema`, last.weights is the average
+    weights = last.weights | model  # with `ema`, last.weights is the average; it shares what is frozen
     parameters = dict(build_model(run.config(), preprocessing_of(run).spec).named_parameters())
     found: Snapshot = {
         "parameters": {name: digest(t) for name, t in weights.items() if name in parameters},

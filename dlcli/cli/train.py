@@ -72,11 +72,10 @@ def train(
     from dlcli.experiment.teacher import with_teacher_found
     from dlcli.training.session import begun, check_alone
 
-    chosen = with_teacher_found(chosen, runs_dir)
     check_alone()
     rules = parse_rules(require or [])
     measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None
-    built = build(chosen)
+    built = build(with_teacher_found(chosen, runs_dir))
     if measuring is not None:
         measuring.check(built)
     if dry_run:
