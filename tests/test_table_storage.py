@@ -345,7 +345,7 @@ def test_the_command_line(tmp_path: Path, cache: Path, monkeypatch: pytest.Monke
     assert code == 2 and "files" in told and len(list((tmp_path / "runs").glob("[0-9]*"))) == 1
 
 
-# As it was asked for: 10,000; the limits are those of a process with torch in it.
+# 10,000 as it was asked for; a smaller one has a smaller limit, but for torch and pyarrow.
 _MEGABYTES = int(os.environ.get("DLCLI_LARGE_TABLE", "10000"))
 
 
@@ -381,4 +381,4 @@ def test_a_table_of_10_gb_needs_less_than_4_gb(format: str, tmp_path: Path) -> N
     print(f"{format} {size / 1e9:.1f} GB, peak {peak:.0f} MB (before {before / 1000:.0f} MB)")
     assert done.returncode == 0, done.stderr
     assert "kept in" in done.stderr
-    assert peak < 800 + 0.32 * _MEGABYTES
+    assert peak < 1200 + 0.28 * _MEGABYTES
