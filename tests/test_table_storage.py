@@ -317,8 +317,9 @@ def test_texts_that_would_fill_the_memory_are_told(tmp_path: Path, monkeypatch: 
     )
 
 
-def test_the_command_line(tmp_path: Path, cache: Path) -> None:
+def test_the_command_line(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, people())
+    time.sleep(0.05)
 
     def call(*words: str) -> tuple[int, str, str]:
         done = CliRunner().invoke(app, list(words), prog_name="dlcli")
@@ -327,11 +328,15 @@ def test_the_command_line(tmp_path: Path, cache: Path) -> None:
     code, _, told = call("train", "mlp", "--data", "table:a.csv", "--target=plan", "--storage=cache", "--epochs=1")
     assert code == 0, told
     assert json.loads((tmp_path / "runs/1/config.json").read_text())["data"]["storage"] == "cache"
-    assert call("eval", "1")[0] == 0
     rows = json.loads(call("cache", "--json")[1])
     assert sorted((row["folder"], row["images"], row["size"]) for row in rows) == [
         (str(path), 200, str(size)) for size in (loaded(path).spec.input_shape[0], 8)
     ]
+    time.sleep(0.05)
+    with monkeypatch.context() as patched:
+        patched.setattr(stored, "_spooled", never)
+        assert call("eval", "1")[0] == 0
+        assert call("eval", "1", "--split", "val")[0] == 0
     assert sum(row["bytes"] for row in rows) == sum(
         each.stat().st_size for each in cache.iterdir() if each.suffix not in (".lock", ".files")
     )
@@ -340,7 +345,7 @@ def test_the_command_line(tmp_path: Path, cache: Path) -> None:
     assert code == 2 and "files" in told and len(list((tmp_path / "runs").glob("[0-9]*"))) == 1
 
 
-# As it was asked for: 10,000; the limits are those of a process with torch in it.
+# 10,000 as it was asked for; a smaller one has a smaller limit, but for torch and pyarrow.
 _MEGABYTES = int(os.environ.get("DLCLI_LARGE_TABLE", "10000"))
 
 
@@ -376,4 +381,4 @@ def test_a_table_of_10_gb_needs_less_than_4_gb(format: str, tmp_path: Path) -> N
     print(f"{format} {size / 1e9:.1f} GB, peak {peak:.0f} MB (before {before / 1000:.0f} MB)")
     assert done.returncode == 0, done.stderr
     assert "kept in" in done.stderr
-    assert peak < 800 + 0.32 * _MEGABYTES
+    assert peak < 1200 + 0.28 * _MEGABYTES

@@ -1,7 +1,7 @@
 """A Source -> a Dataset: split, on a device, and normalised with the statistics of the training split."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -205,17 +205,21 @@ def _of_moments(moments: Tensor, pixels: int) -> tuple[tuple[float, ...], tuple[
 
 def _in_parts(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and standard deviation of each column over many rows, and whether it is constant; without a copy of all."""
-    mean = torch.stack([some.double().sum(0) for some in _parts(x, index)]).sum(0) / len(index)
-    squares = torch.stack([(some.double() - mean).square().sum(0) for some in _parts(x, index)]).sum(0)
-    least = torch.stack([some.amin(0) for some in _parts(x, index)]).amin(0).double()
-    most = torch.stack([some.amax(0) for some in _parts(x, index)]).amax(0).double()
+    mean = _of_parts(x, index, lambda some: some.double().sum(0), torch.float64).sum(0) / len(index)
+    squares = _of_parts(x, index, lambda some: (some.double() - mean).square().sum(0), torch.float64).sum(0)
+    least = _of_parts(x, index, lambda some: some.amin(0), x.dtype).amin(0).double()
+    most = _of_parts(x, index, lambda some: some.amax(0), x.dtype).amax(0).double()
     return mean, (squares / len(index)).sqrt(), _is_constant(least, most, mean, x.dtype)
 
 
-def _parts(x: Tensor, index: Tensor) -> Iterator[Tensor]:
-    for part in torch.split(index, _MANY):
-        yield x[part]
+def _of_parts(x: Tensor, index: Tensor, of: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Tensor:
+    """(parts, columns): what `of` makes of some rows at a time."""
+    parts = torch.split(index, _MANY)
+    found = torch.empty(len(parts), x.shape[1], dtype=dtype)  # small results between large ones fragment the memory
+    for place, part in enumerate(parts):
+        found[place] = of(x[part])
         forget(x)
+    return found
 
 
 def _is_constant(least: Tensor, most: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:

@@ -27,17 +27,21 @@ def read_parquet(path: Path, *, texts: Collection[str] = ()) -> Table:
     texts: columns whose texts are needed.
     """
     gathered = arrow.Gathered()
-    names, read = read_parquet_into(path, gathered, texts=texts)
+    names, _, read = read_parquet_into(path, gathered, texts=texts)
     columns = dict(zip(names, map(few_as_text, gathered.columns()), strict=True))
     return Table(path, columns, read.lines, False, read.sha256)
 
 
-def read_parquet_into(path: Path, into: arrow.Sink, *, texts: Collection[str] = ()) -> tuple[list[str], arrow.Read]:
-    """As `read_parquet`, into a Sink; the names of the columns. Columns of few different numbers are numbers."""
+def read_parquet_into(
+    path: Path, into: arrow.Sink, *, texts: Collection[str] = ()
+) -> tuple[list[str], list[str], arrow.Read]:
+    """As `read_parquet`, into a Sink; the names of the columns, and of those of numbers, with those of `texts`. Columns
+    of few different numbers are numbers."""
     with _opened(path, texts) as (file, numbers):
         names = file.schema_arrow.names
         _collect(lambda: file.iter_batches(_ROWS), numbers, names, into)
-        return names, arrow.Read(np.arange(1, file.metadata.num_rows + 1), sha256_of(path))
+        numeric = [field.name for field in file.schema_arrow if _holds_numbers(field.type)]
+        return names, numeric, arrow.Read(np.arange(1, file.metadata.num_rows + 1), sha256_of(path))
 
 
 def parquet_cells(path: Path) -> int:

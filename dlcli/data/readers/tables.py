@@ -98,9 +98,11 @@ def _large(path: Path, how: Format, texts: Collection[str]) -> Table | None:
 
 
 class ByArrow(NamedTuple):
-    """names: of the columns. The others: as in Table."""
+    """names: of the columns. numeric: of those whose first values are numbers, with those of `texts`. The others: as in
+    Table."""
 
     names: list[str]
+    numeric: list[str]
     lines: np.ndarray[Any, Any]
     decimal_comma: bool
     sha256: str
@@ -140,16 +142,17 @@ def read_by_arrow(
     if any(len(cells) != len(names) for _, cells in below):
         return None
     columns = zip(*(cells for _, cells in below), strict=True)
-    numbers = [
-        place
-        for place, (name, cells) in enumerate(zip(names, columns, strict=True))
-        if name not in texts and are_numbers({cell.strip() for cell in cells} - MISSING, comma=delimiter == ";")
+    numeric = [
+        name
+        for name, cells in zip(names, columns, strict=True)
+        if are_numbers({cell.strip() for cell in cells} - MISSING, comma=delimiter == ";")
     ]
+    numbers = {place for place, name in enumerate(names) if name in numeric and name not in texts}
     found = arrow.read_columns(
         file, into, delimiter=delimiter, names=names, skip=above + (how.header == "first"), numbers=numbers,
         most=most if packed else None,
     )  # fmt: skip
-    return ByArrow(names, found.lines, delimiter == ";", found.sha256)
+    return ByArrow(names, numeric, found.lines, delimiter == ";", found.sha256)
 
 
 def are_numbers(values: set[str], *, comma: bool) -> bool:

@@ -10,7 +10,7 @@ import weakref
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from dlcli.data.tables.spooled import Spool, Spooled
 # Of the code that reads: other cells of the same file need another number.
 _VERSION = 1
 
-_MOST_KNOWN = 10_000  # bytes
+_MOST_KNOWN = 100_000_000  # bytes
 _CLOCK_TICK = 20_000_000  # ns in which a file may change twice without another time
 
 _log = logging.getLogger(__name__)
@@ -68,9 +68,15 @@ def stored_table(path: Path, how: Format, *, texts: Collection[str] = ()) -> Tab
     return found
 
 
-def _key(sha256: str, how: Format, texts: Collection[str], suffix: str) -> str:
-    made_of = [_VERSION, sha256, how.header, list(how.names), how.comment, sorted(texts), suffix]
-    return hashlib.sha256(json.dumps(made_of).encode("utf-8", "surrogatepass")).hexdigest()
+def _name(sha256: str, how: Format, texts: Collection[str], numeric: Collection[str]) -> str:
+    """Of the file with the columns. Of the texts that are needed, only those matter that would be numbers otherwise."""
+    made_of = [_VERSION, sha256, _way(how), sorted(set(texts) & set(numeric))]
+    return f"{hashlib.sha256(json.dumps(made_of).encode('utf-8', 'surrogatepass')).hexdigest()}.columns"
+
+
+def _way(how: Format) -> str:
+    """How a file is read."""
+    return json.dumps([how.header, list(how.names), how.comment])
 
 
 def _found(place: Place, how: Format, texts: Collection[str], *, sure: bool = False) -> Table | None:
@@ -80,7 +86,7 @@ def _found(place: Place, how: Format, texts: Collection[str], *, sure: bool = Fa
         known = parse_json(read_bytes(place.known, most=_MOST_KNOWN))
         if known["version"] != _VERSION or (not sure and known["stamp"] != list(_stamp(place.file))):
             return None
-        name = f"{_key(known['sha256'], how, texts, place.file.suffix)}.columns"
+        name = _name(known["sha256"], how, texts, known["numeric"][_way(how)])
     except (OSError, ValueError, KeyError, TypeError, RunError):  # also an unreadable record
         return None
     about = place.found(name)
@@ -116,29 +122,51 @@ def _read(place: Place, how: Format, texts: Collection[str]) -> None:
     _log.warning("reading %s, once; what it holds is kept in %s", place.file, place.folder)
     with place.unfinished() as file:
         spool = Spool(file, place)
-        about, lines, sha256 = _spooled(place.file, how, texts, spool)
-        about |= spool.finish(lines, few=place.file.suffix.lower() == ".parquet")
-        shape = [len(lines), len(about["names"])]
-        place.commit(file, f"{_key(sha256, how, texts, place.file.suffix)}.columns", {"shape": shape, **about})
+        read = _spooled(place.file, how, texts, spool)
+        about = spool.finish(read.lines, few=place.file.suffix.lower() == ".parquet")
+        about |= {"decimal_comma": read.decimal_comma, "notes": read.notes}
+        shape = [len(read.lines), len(about["names"])]
+        place.commit(file, _name(read.sha256, how, texts, read.numeric), {"shape": shape, **about})
     # A file that has just been changed could change again without another time: it is read again the next time.
     fresh = max(stamp[1:]) >= started - _CLOCK_TICK or _stamp(place.file) != stamp
-    record = {"version": _VERSION, "stamp": [] if fresh else list(stamp), "sha256": sha256}
-    write_bytes(place.known, json.dumps(record).encode())
+    record = {
+        "version": _VERSION,
+        "stamp": [] if fresh else list(stamp),
+        "sha256": read.sha256,
+        "numeric": _numeric(place, read.sha256) | {_way(how): read.numeric},
+    }
+    write_bytes(place.known, json.dumps(record).encode("utf-8", "surrogatepass"))
 
 
-def _spooled(
-    path: Path, how: Format, texts: Collection[str], spool: Spool
-) -> tuple[dict[str, Any], np.ndarray[Any, Any], str]:
-    """A part of the description, the lines, and the sha256."""
+def _numeric(place: Place, sha256: str) -> dict[str, list[str]]:
+    """Of the same file, read in other ways."""
+    try:
+        known = parse_json(read_bytes(place.known, most=_MOST_KNOWN))
+        return dict(known["numeric"]) if (known["version"], known["sha256"]) == (_VERSION, sha256) else {}
+    except (OSError, ValueError, KeyError, TypeError, RunError):
+        return {}
+
+
+class _Read(NamedTuple):
+    """numeric: the columns that would be numbers if no texts were needed. The others: as in Table."""
+
+    numeric: list[str]
+    lines: np.ndarray[Any, Any]
+    decimal_comma: bool
+    sha256: str
+    notes: list[str]
+
+
+def _spooled(path: Path, how: Format, texts: Collection[str], spool: Spool) -> _Read:
     if path.suffix.lower() == ".parquet":
         from dlcli.data.readers.parquet import read_parquet_into
 
-        _, read = read_parquet_into(path, spool, texts=texts)
-        return {"decimal_comma": False, "notes": []}, read.lines, read.sha256
+        _, numeric, read = read_parquet_into(path, spool, texts=texts)
+        return _Read(numeric, read.lines, False, read.sha256, [])
     with contextlib.suppress(arrow.Irregular, EOFError, zlib.error), _opened(path) as file:
         found = read_by_arrow(path, file, how, spool, texts=texts, most=None) if arrow.is_there() else None
         if found is not None:
-            return {"decimal_comma": found.decimal_comma, "notes": []}, found.lines, found.sha256
+            return _Read(found.numeric, found.lines, found.decimal_comma, found.sha256, [])
     return _by_ourselves(path, how, texts, spool)
 
 
@@ -151,52 +179,56 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _by_ourselves(
-    path: Path, how: Format, texts: Collection[str], spool: Spool
-) -> tuple[dict[str, Any], np.ndarray[Any, Any], str]:
+def _by_ourselves(path: Path, how: Format, texts: Collection[str], spool: Spool) -> _Read:
     """As `_spooled`, for what pyarrow does not read as we do."""
     names: list[str] = []
-    left: set[str] | None = None  # columns of numbers; those of the first piece that has rows, at first
+    numeric: list[str] = []
+    left: set[str] | None = None  # columns of numbers; at first those that the first piece shows
     while True:
         try:
-            first, lines = _written(path, how, spool, names, texts, left)
+            first, lines, shown = _written(path, how, spool, names, texts, left)
+            numeric = numeric or shown
             break
         except _Otherwise as found:
-            names, left = found.names, found.numbers
+            names, left, numeric = found.names, found.numbers, numeric or found.numeric
     if not len(lines):
         raise DataError(f"{path} has a header but no rows")
-    about = {"decimal_comma": first.decimal_comma, "notes": list(first.notes)}
-    return about, lines, sha256_unpacked(path)
+    return _Read(numeric, lines, first.decimal_comma, sha256_unpacked(path), list(first.notes))
 
 
 class _Otherwise(Exception):
-    """The columns are not what the first rows show: it must begin again, with these names and columns of numbers."""
+    """The columns are not what the first rows show: it must begin again, with these names and columns of numbers.
+    numeric: see _Read."""
 
-    def __init__(self, names: list[str], numbers: set[str]) -> None:
-        self.names, self.numbers = names, numbers
+    def __init__(self, names: list[str], numbers: set[str], numeric: list[str]) -> None:
+        self.names, self.numbers, self.numeric = names, numbers, numeric
 
 
 def _written(
     path: Path, how: Format, spool: Spool, names: list[str], texts: Collection[str], numbers: set[str] | None
-) -> tuple[Table, np.ndarray[Any, Any]]:
-    """All columns, put into the spool; a piece of the file, and the lines of all rows. names, numbers: what is known of
-    the columns, if anything."""
+) -> tuple[Table, np.ndarray[Any, Any], list[str]]:
+    """All columns, put into the spool; a piece of the file, the lines of all rows, and what _Read calls numeric. names,
+    numbers: what is known of the columns, if anything."""
     first: Table | None = None
+    numeric: list[str] = []
     lines: list[np.ndarray[Any, Any]] = []
     for piece in every_piece(path, how):
         if first is None:
             first, names = piece.rows(np.arange(0)), names or list(piece.columns)
             if numbers is None:
-                comma = piece.decimal_comma
-                numbers = {n for n in names if n not in texts and are_numbers(_values(piece, n), comma=comma)}
+                numeric = [n for n in names if are_numbers(_values(piece, n), comma=piece.decimal_comma)]
+                numbers = set(numeric) - set(texts)
             spool.begin(names, {place for place, name in enumerate(names) if name in numbers})
         assert numbers is not None
         if more := [name for name in piece.columns if name not in names]:
-            raise _Otherwise(names + more, numbers)
+            raise _Otherwise(names + more, numbers, numeric)
         for place, name in enumerate(names):
             cells = piece.columns.get(name)
             if name in numbers:
-                spool.add_numbers(place, _numbers(cells, piece, name, names, numbers))
+                values = _numbers(cells, piece)
+                if values is None:
+                    raise _Otherwise(names, numbers - {name}, numeric)
+                spool.add_numbers(place, values)
             elif cells is None:
                 spool.add_texts(place, ("",), np.zeros(len(piece), dtype=np.int32))
             else:
@@ -204,21 +236,19 @@ def _written(
         spool.end_piece(len(piece))
         lines.append(piece.lines)
     assert first is not None  # a file without rows is an error
-    return first, np.concatenate(lines)
+    return first, np.concatenate(lines), numeric
 
 
 def _values(piece: Table, name: str) -> set[str]:
     return set(piece.columns[name].values) if name in piece.columns else set()
 
 
-def _numbers(
-    cells: Cells | Numbers | None, piece: Table, name: str, names: list[str], numbers: set[str]
-) -> np.ndarray[Any, Any]:
-    """_Otherwise for a cell that is no number."""
+def _numbers(cells: Cells | Numbers | None, piece: Table) -> np.ndarray[Any, Any] | None:
+    """float64 (rows,); None if a cell is no number."""
     if cells is None:
         return np.full(len(piece), np.nan)
     assert isinstance(cells, Cells)
     found = number_values(cells, comma=piece.decimal_comma)[:, 0]
     if np.isnan(found[:-1]).any():
-        raise _Otherwise(names, numbers - {name})
+        return None
     return np.take(found, cells.codes)
