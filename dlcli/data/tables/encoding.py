@@ -266,6 +266,8 @@ def _column(values: Any) -> Column:
         raise ValueError(f"column {column.name[:40]!r} is a {column.kind} with other levels or fills")
     if any(sorted(knots) != list(knots) for knots in column.knots):
         raise ValueError(f"column {column.name[:40]!r} has knots that do not rise")
+    if column.rare and column.kind != "category":
+        raise ValueError(f"column {column.name[:40]!r} is a {column.kind} with rare levels")
     if len(set(column.levels)) < len(column.levels):
         raise ValueError(f"column {column.name[:40]!r} has a level twice")
     return column
