@@ -159,7 +159,7 @@ def test_the_lines_of_the_documentation_answer_as_dlcli_predict(trained: Trained
     expected = [p.values for p in predict(restore(run), [str(tmp_path / "new.csv")])]
     if answer == "value":
         scale = record["preprocessing"]["target_std"]
-        np.testing.assert_allclose(found[:, 0] / scale, [p["value"] / scale for p in expected], atol=1e-5)
+        np.testing.assert_allclose(found[:, 0] / scale, [p["value"] / scale for p in expected], rtol=1e-5, atol=1e-5)
     elif found.shape[1] == 1:
         gold = [p["probability"] if p["class"] == "gold" else 1 - p["probability"] for p in expected]
         np.testing.assert_allclose(torch.sigmoid(found[:, 0]), gold, rtol=1e-4, atol=1e-5)

@@ -140,9 +140,9 @@ def fit(
     invalid: Invalid, scale: Scale,
 ) -> Encoding:  # fmt: skip
     """Learned from these rows only. found: what each column is. min_count: a category in fewer rows is rare."""
-    part = table.rows(rows)
     columns = tuple(
-        _fitted(part, name, about, min_count=min_count, invalid=invalid, scale=scale) for name, about in found.items()
+        _fitted(table, rows, name, about, min_count=min_count, invalid=invalid, scale=scale)
+        for name, about in found.items()
     )
     encoding = Encoding(columns, header, invalid, scale)
     count = len(encoding.feature_names)
@@ -160,8 +160,10 @@ def fit(
     return encoding
 
 
-def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: Invalid, scale: Scale) -> Column:
-    cells, kind = table.columns[name], about.kind
+def _fitted(
+    table: Table, rows: np.ndarray[Any, Any], name: str, about: Found, *, min_count: int, invalid: Invalid, scale: Scale
+) -> Column:
+    cells, kind = table.columns[name].rows(rows), about.kind
     missing = bool(cells.missing.any())
     if kind in ("left out", "target"):
         return Column(name, kind, about.reason)
@@ -175,7 +177,8 @@ def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: I
         counts = dict(zip(cells.values, cells.counts().tolist(), strict=True))
         usual = float(2 * counts[second] > sum(counts.values()))
         return Column(name, kind, levels=about.levels, fills=(usual,), missing=missing)
-    values = (numbers_of if kind == "number" else dates_of)(table, name, invalid=invalid)
+    # Of all rows, so that all cells that do not suit the column are counted in an error.
+    values = (numbers_of if kind == "number" else dates_of)(table, name, invalid=invalid)[rows]
     there = values[~np.isnan(values[:, 0])]
     missing = len(there) < len(values)
     there = there if len(there) else np.zeros((1, values.shape[1]))
