@@ -519,7 +519,8 @@ def test_badly_calibrated_integers_are_found(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = original.Original.calibration
-    monkeypatch.setattr(original.Original, "calibration", lambda self: 0.01 * real(self))
+    scaled = lambda self: {name: 0.01 * values for name, values in real(self).items()}  # noqa: E731
+    monkeypatch.setattr(original.Original, "calibration", scaled)
     assert refused(trained("cnn"), capsys, "--quantize", "int8") == (
         7,
         "error: RUN: onnx-int8 is not the trained model, and was not kept: accuracy on test is # against #",

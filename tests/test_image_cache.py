@@ -102,7 +102,9 @@ _DAMAGE = ["cut", "longer", "empty json", "other json", "no json", "junk files"]
     ("storage", "damage"),
     [("memory", "flipped"), *((storage, damage) for storage in ("memory", "cache") for damage in _DAMAGE)],
 )
-def test_damage_leads_to_decoding_again(storage: Any, damage: str, root: Path, cache: Path) -> None:
+def test_damage_leads_to_decoding_again(
+    storage: Any, damage: str, root: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = read(root)
     pixels, described, known = (only(cache, f"*.{end}") for end in ("pixels", "json", "files"))
     if damage == "flipped":
@@ -118,6 +120,8 @@ def test_damage_leads_to_decoding_again(storage: Any, damage: str, root: Path, c
     else:
         described.write_text("" if damage == "empty json" else '{"shape": [1, 2], "sha256": 3}')
     assert same(first, read(root, storage=storage))
+    told = f"what the cache holds of {root} is damaged: the images are decoded again"
+    assert [r.getMessage() for r in caplog.records].count(told) == int(damage != "junk files")
     assert same(first, read(root))
     assert {path.suffix for path in cache.iterdir()} == {".pixels", ".json", ".sums", ".files", ".lock"}
 

@@ -101,13 +101,13 @@ def stored(
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
     place = _Place(root.absolute(), names, contents, folder, labels)
-    found = _found(place, wanted, storage)
+    found = _found(place, wanted, storage, tell=False)
     if found is None:
         with place.alone():
-            found = _found(place, wanted, storage)  # by the process that was waited for
+            found = _found(place, wanted, storage, tell=True)  # by the process that was waited for
             if found is None:
                 facts = _decode_all(place, wanted, storage)
-                found = _opened(place, facts, wanted.fit(facts), storage)
+                found = _opened(place, facts, wanted.fit(facts), storage, tell=True)
     if found is None:
         raise ResourceError(f"the images that were just decoded to {folder} cannot be read again: look after that disk")
     return found
@@ -148,10 +148,10 @@ class _Place:
             yield
 
 
-def _found(place: _Place, wanted: Wanted, storage: Storage) -> Stored | None:
-    """From the cache; None if a file has changed, or the pixels are not there or damaged."""
+def _found(place: _Place, wanted: Wanted, storage: Storage, *, tell: bool) -> Stored | None:
+    """From the cache; None if a file has changed, or the pixels are not there or damaged. tell: whether to say so."""
     facts = _known_facts(place)
-    return None if facts is None else _opened(place, facts, wanted.fit(facts), storage)
+    return None if facts is None else _opened(place, facts, wanted.fit(facts), storage, tell=tell)
 
 
 def _known_facts(place: _Place) -> list[Facts] | None:
@@ -171,7 +171,7 @@ def _known_facts(place: _Place) -> list[Facts] | None:
     return facts
 
 
-def _opened(place: _Place, facts: Sequence[Facts], fit: Fit, storage: Storage) -> Stored | None:
+def _opened(place: _Place, facts: Sequence[Facts], fit: Fit, storage: Storage, *, tell: bool) -> Stored | None:
     key, count = _key(place, facts, fit), sum(not fact.problem for fact in facts)
     shape = (count, fit.height, fit.width, fit.channels)
     kind = _kind(place, key, math.prod(shape), storage)
@@ -179,10 +179,10 @@ def _opened(place: _Place, facts: Sequence[Facts], fit: Fit, storage: Storage) -
         return Stored(None, None, facts, fit, key, kind)
     if kind == "files":
         of_moments = (count, 2, fit.channels)
-        content = _checked(place, f"{key}.moments", of_moments, 8 * math.prod(of_moments), mapped=False)
+        content = _checked(place, f"{key}.moments", of_moments, 8 * math.prod(of_moments), mapped=False, tell=tell)
         moments = None if content is None else content.view(torch.int64).view(of_moments)
         return None if moments is None else Stored(None, moments, facts, fit, key, kind)
-    pixels = _checked(place, f"{key}.pixels", shape, math.prod(shape), mapped=kind == "cache")
+    pixels = _checked(place, f"{key}.pixels", shape, math.prod(shape), mapped=kind == "cache", tell=tell)
     if pixels is None:
         return None
     return Stored(pixels.view(shape).permute(0, 3, 1, 2), None, facts, fit, key, kind)
@@ -198,9 +198,9 @@ def _kind(place: _Place, key: str, size: int, storage: Storage) -> str:
     return "files" if too_small and not place.contents.in_turn else "cache"
 
 
-def _checked(place: _Place, name: str, shape: tuple[int, ...], size: int, *, mapped: bool) -> Tensor | None:
+def _checked(place: _Place, name: str, shape: tuple[int, ...], size: int, *, mapped: bool, tell: bool) -> Tensor | None:
     """The bytes of a file of the cache; None if it is not there or damaged. mapped: read when they are used, and not
-    checked."""
+    checked. tell: whether damage is told."""
     path = place.folder / name
     try:
         about = path.with_suffix(".json") if path.suffix == ".pixels" else Path(f"{path}.json")
@@ -216,7 +216,7 @@ def _checked(place: _Place, name: str, shape: tuple[int, ...], size: int, *, map
             raise ValueError
         return torch.from_numpy(content)
     except (RunError, FileNotFoundError, ValueError, KeyError, TypeError):
-        if path.exists():
+        if tell and path.exists():
             _log.warning("what the cache holds of %s is damaged: the images are decoded again", place.root)
         return None
     except OSError as error:

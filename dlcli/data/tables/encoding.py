@@ -169,9 +169,9 @@ def fit(
     invalid: Invalid, scale: Scale,
 ) -> Encoding:  # fmt: skip
     """Learned from these rows only. found: what each column is. min_count: a category in fewer rows is rare."""
-    part = table.rows(rows)
     columns = tuple(
-        _fitted(part, name, about, min_count=min_count, invalid=invalid, scale=scale) for name, about in found.items()
+        _fitted(table, rows, name, about, min_count=min_count, invalid=invalid, scale=scale)
+        for name, about in found.items()
     )
     encoding = Encoding(columns, header, invalid, scale)
     count = len(encoding.feature_names)
@@ -189,8 +189,10 @@ def fit(
     return encoding
 
 
-def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: Invalid, scale: Scale) -> Column:
-    cells, kind = table.columns[name], about.kind
+def _fitted(
+    table: Table, rows: np.ndarray[Any, Any], name: str, about: Found, *, min_count: int, invalid: Invalid, scale: Scale
+) -> Column:
+    cells, kind = table.columns[name].rows(rows), about.kind
     missing = bool(cells.missing.any())
     if kind in ("left out", "target"):
         return Column(name, kind, about.reason)
@@ -204,18 +206,21 @@ def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: I
         counts = dict(zip(cells.values, cells.counts().tolist(), strict=True))
         usual = float(2 * counts[second] > sum(counts.values()))
         return Column(name, kind, levels=about.levels, fills=(usual,), missing=missing)
+    # Of all rows, so that all cells that do not suit the column are counted in an error.
     if kind == "date":
-        return _fitted_date(table, name, cells, invalid=invalid, scale=scale)
-    values = numbers_of(table, name, invalid=invalid)[:, 0]
+        return _fitted_date(table, rows, name, invalid=invalid, scale=scale)
+    values = numbers_of(table, name, invalid=invalid)[rows, 0]
     there = values[~np.isnan(values)]
     fill, knots = _fill_and_knots(there, scale)
     return Column(name, kind, fills=(fill,), knots=knots, missing=len(there) < len(values))
 
 
-def _fitted_date(table: Table, name: str, cells: Cells | Numbers, *, invalid: Invalid, scale: Scale) -> Column:
+def _fitted_date(table: Table, rows: np.ndarray[Any, Any], name: str, *, invalid: Invalid, scale: Scale) -> Column:
+    cells = table.columns[name]
     by_value = date_values(cells)
     refuse_wrong(table, name, cells, by_value, invalid=invalid, what=NO_DATE)
-    codes = cells.codes[~np.isnan(by_value[:, 0])[cells.codes]]
+    codes = cells.codes[rows]
+    codes = codes[~np.isnan(by_value[:, 0])[codes]]
     seen = by_value[np.unique(codes)]
     varies = [place for place in range(len(DATE_PARTS)) if len(seen) and np.ptp(seen[:, place]) > 0]
     learned = [_fill_and_knots(by_value[:, place][codes], scale) for place in varies]
@@ -225,7 +230,7 @@ def _fitted_date(table: Table, name: str, cells: Cells | Numbers, *, invalid: In
         parts=tuple(DATE_PARTS[place] for place in varies),
         fills=tuple(fill for fill, _ in learned),
         knots=tuple(each for _, knots in learned for each in knots),
-        missing=len(codes) < len(cells),
+        missing=len(codes) < len(rows),
     )
 
 
@@ -367,6 +372,8 @@ def _column(values: Any) -> Column:
         raise ValueError(f"column {column.name[:40]!r} is a {column.kind} with other levels or fills")
     if any(sorted(knots) != list(knots) for knots in column.knots):
         raise ValueError(f"column {column.name[:40]!r} has knots that do not rise")
+    if column.rare and column.kind != "category":
+        raise ValueError(f"column {column.name[:40]!r} is a {column.kind} with rare levels")
     if len(set(column.levels)) < len(column.levels):
         raise ValueError(f"column {column.name[:40]!r} has a level twice")
     return column

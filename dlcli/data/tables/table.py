@@ -125,6 +125,13 @@ class Opened:
             notes=self.notes + _copies((x, y), rows, (val_x, val_y), (test_x, test_y)),
         )
 
+    def part(self, name: str, index: Tensor | None) -> Table:
+        """The rows of a split as they were read. index: its rows, if it is a part of the table; None for all."""
+        own = {"val": self.val, "test": self.test}.get(name)
+        if own is not None:
+            return own
+        return self.table if index is None else self.table.rows(index.numpy())
+
     def _classes_in(self, rows: np.ndarray[Any, Any]) -> tuple[str, ...]:
         """The classes of these rows, sorted; empty for a regression."""
         if self.task == "regression":
