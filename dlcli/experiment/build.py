@@ -19,7 +19,7 @@ from dlcli.data.augment import Augmentation
 from dlcli.data.dataset import Dataset
 from dlcli.data.kinds import sample_input
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.experiment.guard import _model_class, build_model
+from dlcli.experiment.guard import build_model, maker_of
 from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, choose_objective
 from dlcli.experiment.probe import trains_on_one, try_model
@@ -149,7 +149,7 @@ def build(
 
 def resolve_options(config: TrainConfig) -> TrainConfig:
     """`config` with all options of its model and data set, defaults included, checked."""
-    model_options = options.resolve(_model_class(config.model), config.model_options, where="model")
+    model_options = options.resolve(maker_of(config.model), config.model_options, where="model")
     data_options = options.resolve(_loader(config.data), _with_path(config), where="data")
     data_options.pop("path" if split_file(config.data) else "", None)  # it is in the name
     return config.with_values(model_options=model_options, data_options=data_options)
