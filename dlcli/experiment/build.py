@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from dlcli.experiment.guard import build_model, maker_of
 from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, choose_objective
 from dlcli.experiment.probe import trains_on_one, try_model
+from dlcli.experiment.start import Start, start_from
 from dlcli.tasks.choose import choose_task, default_loss
 from dlcli.tasks.task import AnsweringTask
 from dlcli.tasks.weights import class_weights
@@ -35,6 +37,7 @@ class Experiment:
     config: every `auto` is resolved except for `device`, `threads`, `eval_batch_size` and `monitor`, which are resolved
     in the attributes here. cost: of the evaluation of one sample. joined: whether a last batch of one sample is joined
     to the batch before it, because the model cannot be trained on one (batch normalization).
+    start: the weights from which a new training starts, if any.
     """
 
     config: TrainConfig
@@ -47,6 +50,7 @@ class Experiment:
     monitor: str
     cost: Cost
     joined: bool = False
+    start: Start | None = None
 
     @property
     def objective(self) -> Objective:
@@ -92,7 +96,11 @@ class Experiment:
 
 
 def build(
-    config: TrainConfig, *, weights: Mapping[str, Tensor] | None = None, fingerprint: str | None = None
+    config: TrainConfig,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    fingerprint: str | None = None,
+    runs_dir: str | Path = "runs",
 ) -> Experiment:
     """Load the data, build the model, and check that all settings fit them. Writes nothing.
 
@@ -100,6 +108,7 @@ def build(
     `config.seed`.
     weights: those of a run that is resumed; RunError if they do not fit the model.
     fingerprint: that of the data of this run; DataError if the data has changed.
+    runs_dir: the folder of the runs that the setting `weights` may name.
     """
     device = devices.choose_device(config.device)
     devices.check_precision(config.precision, device)
@@ -111,6 +120,7 @@ def build(
     config = config.with_values(data_options={**config.data_options, **data.resolved})
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
+    start = None if weights is not None else start_from(config, model, runs_dir=runs_dir)
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     task = make_task(config, data.preprocessing)
     if isinstance(config.threshold, str) and data.val is None:
@@ -142,6 +152,7 @@ def build(
         monitor=_monitor(config, data, task),
         cost=cost,
         joined=joined,
+        start=start,
     )
     config.warmup_steps(built.steps_per_epoch)
     return built

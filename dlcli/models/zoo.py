@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 from torchvision.models.mnasnet import MNASNet
 
 from dlcli.core.errors import ConfigError, did_you_mean, nearest
 from dlcli.core.spec import DataSpec
 from dlcli.core.zoo import zoo_model
-from dlcli.models.blocks import need_image
+from dlcli.models.blocks import for_channels, need_image
 
 # Family -> the names of its head's parameters. Swin's is the module `head`, which is its last one.
 _HEADS = {
@@ -103,6 +103,11 @@ def family(name: str) -> str:
     return str(getattr(returned, "__name__", returned))
 
 
+def weights_url(name: str, entry: str) -> str:
+    """Where the published weights of this entry are."""
+    return str(models.get_model_weights(name)[entry].url)
+
+
 def unchecked(name: str, spec: DataSpec, chosen: Mapping[str, Any]) -> nn.Module:
     """The model, without a check of its options and of the size of the images."""
     kind = family(name)
@@ -124,17 +129,6 @@ def unchecked(name: str, spec: DataSpec, chosen: Mapping[str, Any]) -> nn.Module
     if kind in _HEADS:
         made.head = (_HEADS[kind],)  # type: ignore[assignment]
     return made
-
-
-def for_channels(weight: Tensor, channels: int) -> Tensor:
-    """The weight (O, 3, H, W) of a first convolution for images with another number of channels.
-
-    One channel: the sum over the three, which gives what a grey image gives that is copied to all three. More: the
-    three in turn, scaled so that equal channels give what they gave before.
-    """
-    if channels == 1:
-        return weight.sum(1, keepdim=True)
-    return weight[:, torch.arange(channels) % 3] * (3 / channels)
 
 
 def _take_channels(model: nn.Module, channels: int) -> None:

@@ -37,7 +37,7 @@ def train(
     """
     import_own(config, runs_dir=runs_dir)
     asked = Stop()
-    with begun(build(config), runs_dir=runs_dir, name=name) as session:
+    with begun(build(config, runs_dir=runs_dir), runs_dir=runs_dir, name=name) as session:
         yield from _rows(session, asked, stop)
     asked.pass_on()
 
