@@ -15,7 +15,8 @@ from dlcli.core import options
 from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
 from dlcli.core.zoo import zoo
-from dlcli.models.zoo import builder, first_convolution
+from dlcli.models.blocks import first_convolution
+from dlcli.models.zoo import builder
 from tests.conftest import Dlcli
 from tests.make_zoo import CSV, rows
 
@@ -192,7 +193,9 @@ def test_torchvisions_own_module_with_its_names() -> None:
 def test_a_grey_image_gives_what_its_copy_in_three_channels_gives(name: str) -> None:
     grey, colour = built(name, images(32, channels=1)).eval(), built(name, images(32)).eval()
     weights = colour.state_dict()
-    first = f"{first_convolution(colour)[0]}.weight"
+    found = first_convolution(colour)
+    assert found is not None
+    first = f"{found[0]}.weight"
     grey.load_state_dict(weights | {first: weights[first].sum(1, keepdim=True)})
     x = torch.rand(2, 1, 32, 32)
     with torch.no_grad():

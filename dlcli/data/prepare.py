@@ -124,7 +124,7 @@ def _given(
     if source.spec.kind != "image":
         raise ConfigError(f"mean and std are for images, but the data is {source.spec}: leave them out")
     mean, std = (tuple(values) for values in statistics)
-    if channels == 1:
+    if channels == 1 and len(mean) == 3:
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
     if len(mean) != channels:
         raise ConfigError(f"mean has {len(mean)} values, but the images have {channels} channels: give one for each")

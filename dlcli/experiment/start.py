@@ -19,6 +19,7 @@ from dlcli.core.errors import ConfigError, RunError
 from dlcli.data.weights import fetch_weights
 from dlcli.experiment.load import data_folder
 from dlcli.models.adapting import adapted
+from dlcli.models.blocks import first_convolution
 from dlcli.models.parts import head, inside
 from dlcli.runs.names import find_one
 
@@ -117,7 +118,7 @@ def _sha256(path: Path) -> str:
 def _taken(model: nn.Module, found: Mapping[str, Tensor], config: TrainConfig, *, origin: str, digest: str) -> Start:
     own, parts = model.state_dict(), head(model)
     of_head = {name for name in own if inside(name, parts)}
-    matched = match(_shapes(own), _shapes(found), head=of_head)
+    matched = match(_shapes(own) | _of_colour(model), _shapes(found), head=of_head)
     values: dict[str, Tensor] = {}
     notes: list[str] = []
     shapes = []
@@ -187,6 +188,15 @@ def _too_few(
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _of_colour(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of the first convolution for three channels, to which weights can be adapted."""
+    first = first_convolution(model)
+    if first is None:
+        return {}
+    name, (outputs, _, *kernel) = f"{first[0]}.weight", first[1].weight.shape
+    return {name: (outputs, 3, *kernel)}
 
 
 def _size(shape: tuple[int, ...]) -> str:

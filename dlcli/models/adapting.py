@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli.models.blocks import for_channels
+from dlcli.models.blocks import first_convolution, for_channels
 
 _POSITIONS = ("pos_embedding", "pos_embed", "position_embedding", "positions")
 
@@ -19,8 +19,8 @@ def adapted(model: nn.Module, name: str, weight: Tensor) -> tuple[Tensor, str] |
     """
     wanted = model.state_dict()[name].shape
     if weight.dim() == 4 and weight.shape[1] == 3 and wanted == (weight.shape[0], wanted[1], *weight.shape[2:]):
-        first = next((n for n, module in model.named_modules() if isinstance(module, nn.Conv2d)), None)
-        if name == f"{first}.weight":
+        first = first_convolution(model)
+        if first is not None and name == f"{first[0]}.weight":
             how = "summed over their 3 channels" if wanted[1] == 1 else f"repeated for {wanted[1]} channels"
             return for_channels(weight, wanted[1]), f"{name}: the weights are {how}"
     if name.rpartition(".")[2] in _POSITIONS and weight.dim() == 3 and (1, wanted[-1]) == weight.shape[::2]:

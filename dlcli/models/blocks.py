@@ -109,6 +109,12 @@ def sinusoidal_positions(steps: int, width: int) -> Tensor:
     return table
 
 
+def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
+    """Its name, and the convolution to which the image goes: the first that was registered; None if there is none."""
+    found = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    return next(found, None)
+
+
 def for_channels(weight: Tensor, channels: int) -> Tensor:
     """The weight (O, 3, H, W) of a first convolution for images with another number of channels.
 

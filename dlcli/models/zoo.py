@@ -19,7 +19,7 @@ from torchvision.models.mnasnet import MNASNet
 from dlcli.core.errors import ConfigError, did_you_mean, nearest
 from dlcli.core.spec import DataSpec
 from dlcli.core.zoo import zoo_model
-from dlcli.models.blocks import for_channels, need_image
+from dlcli.models.blocks import first_convolution, for_channels, need_image
 
 # Family -> the names of its head's parameters. Swin's is the module `head`, which is its last one.
 _HEADS = {
@@ -132,7 +132,9 @@ def unchecked(name: str, spec: DataSpec, chosen: Mapping[str, Any]) -> nn.Module
 
 
 def _take_channels(model: nn.Module, channels: int) -> None:
-    name, first = first_convolution(model)
+    found = first_convolution(model)
+    assert found is not None
+    name, first = found
     owner, _, attribute = name.rpartition(".")
     bias = first.bias is not None
     made = nn.Conv2d(
@@ -144,11 +146,6 @@ def _take_channels(model: nn.Module, channels: int) -> None:
         if first.bias is not None and made.bias is not None:
             made.bias.copy_(first.bias)
     setattr(model.get_submodule(owner), attribute, made)
-
-
-def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Its name, and the convolution to which the image goes: the first that was registered."""
-    return next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
 
 
 def _make_stem_small(model: Any) -> None:
