@@ -2,11 +2,15 @@
 
 import csv
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dlcli.config.registry import MODELS
@@ -155,6 +159,70 @@ def check_built(name: str, size: int, channels: int) -> None:
     again.load_state_dict(saved)  # without the metadata that torch.save would keep
     with torch.no_grad():
         torch.testing.assert_close(again(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5"])
+def test_a_training_is_resumed_exactly(name: str, dlcli: Dlcli, tmp_path: Path) -> None:
+    check_resumed(name, dlcli, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "mnasnet0_5"])
+def test_a_training_of_each_family_is_resumed_exactly(name: str, dlcli: Dlcli, tmp_path: Path) -> None:
+    check_resumed(name, dlcli, tmp_path)
+
+
+def check_resumed(name: str, dlcli: Dlcli, tmp_path: Path) -> None:
+    """In mixed precision and with an average of the weights: as a training that never stopped, bit for bit."""
+    photographs(tmp_path)
+    words = (name, "--data", "images:photos", "--image-size", "32", "--precision", "bf16", "--ema", "0.5", "--quiet",
+             "--device", "cpu", "--batch-size", "4", "--threads", "1")  # fmt: skip
+    dlcli("train", *words, "--epochs", "2")
+    dlcli("train", *words, "--epochs", "1")
+    assert "exact: yes" in (tmp_path / "runs/2/log.txt").read_text() + dlcli("resume", "2", "--epochs", "2").stderr
+    one, other = (
+        load_file(next((tmp_path / f"runs/{n}/checkpoints").glob("last-4*")) / "model.safetensors") for n in (1, 2)
+    )
+    assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+    predicted = json.loads(dlcli("predict", "2", "photos/ants/0.png", "--json").stdout)
+    assert predicted[0]["class"] in ("ants", "bees")
+
+
+def photographs(folder: Path) -> None:
+    """Twelve photographs of two classes, of 40x50 pixels."""
+    drawn = np.random.default_rng(0)
+    for number in range(12):
+        path = folder / "photos" / ("ants", "bees")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), (FAMILIES | LARGE_FAMILIES).items())
+def test_a_model_of_each_family_is_exported(name: str, size: int, dlcli: Dlcli, tmp_path: Path) -> None:
+    """The export itself compares the answers of the file with those of the run."""
+    photographs(tmp_path)
+    dlcli(
+        "train",
+        name,
+        "--data",
+        "images:photos",
+        "--image-size",
+        str(size),
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+        "--quiet",
+    )
+    for format in ("onnx", "pt2"):
+        dlcli("export", "1", "--format", format)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
+def test_gradients_of_the_zoo(name: str, dlcli: Dlcli) -> None:
+    assert f"{name} (32 pixels)" in dlcli("gradcheck", name).stdout
 
 
 def own_parameters(module: nn.Module) -> bool:

@@ -6,7 +6,7 @@
 import csv
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 IMAGENET1K = "ImageNet-1K"
 
@@ -54,7 +54,7 @@ class ZooModel:
 @cache
 def zoo() -> dict[str, ZooModel]:
     """Name -> model, in alphabetical order."""
-    text = files("dlcli.core").joinpath("zoo.csv").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("zoo.csv").read_text(encoding="utf-8")
     found: dict[str, ZooModel] = {}
     for row in csv.DictReader(text.splitlines()):
         weights = Weights(
