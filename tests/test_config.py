@@ -103,7 +103,7 @@ def test_replace_changes_what_it_is_told_and_keeps_the_rest() -> None:
     ("settings", "message"),
     [
         ({"epoch": 3}, "unknown setting epoch: did you mean epochs?"),
-        ({"weight_deacy": 3}, "unknown setting weight_deacy: did you mean weight_decay?"),
+        ({"weight_deacy": 3}, "unknown setting weight_deacy: did you mean weight_decay or weights?"),
         ({"model": "cmn"}, "unknown model 'cmn': did you mean cnn?"),
         ({"data": "digit"}, "unknown data 'digit': did you mean digits?"),
         ({"optimizer": "adma"}, "optimizer = 'adma' is not one of gd, sgd, adam, adamw, rmsprop"),

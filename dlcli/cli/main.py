@@ -90,6 +90,7 @@ class Door(typer.core.TyperGroup):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
         words, debug = _without_debug(sys.argv[1:] if args is None else args)
+        words = _with_entry(words)
         debug = debug or bool(os.environ.get("DLCLI_DEBUG"))
         settings["standalone_mode"] = False
         _limit_spinning()
@@ -131,6 +132,16 @@ def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
     end = list(words).index("--") if "--" in words else len(words)
     kept = [word for word in words[:end] if word != "--debug"]
     return [*(kept or ["--help"]), *words[end:]], len(kept) < end
+
+
+def _with_entry(words: Sequence[str]) -> list[str]:
+    """--pretrained stands for the default entry where no name of an entry, in capitals, follows; Typer has no options
+    whose value may be left out."""
+    after = [*words[1:], ""]
+    return [
+        f"{word}=DEFAULT" if word == "--pretrained" and not following[:1].isupper() else word
+        for word, following in zip(words, after, strict=True)
+    ]
 
 
 def _limit_spinning() -> None:

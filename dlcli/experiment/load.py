@@ -102,6 +102,7 @@ def prepared(
         val_fraction=None if official else config.val_fraction,
         test_fraction=config.test_fraction,
         normalize=config.normalize,
+        statistics=(config.mean, config.std) if config.mean else None,
         seed=derive(config.seed, "split"),
         device=device,
         preprocessing=preprocessing,

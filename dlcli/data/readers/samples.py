@@ -53,7 +53,12 @@ def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) 
         from dlcli.data.readers.images import read_image
 
         pixels = read_image(
-            path, about.spec.input_shape, white=about.pixel_max, crop=about.crop, stored_size=about.stored_size
+            path,
+            about.spec.input_shape,
+            white=about.pixel_max,
+            crop=about.crop,
+            stored_size=about.stored_size,
+            interpolation=about.interpolation,
         )
         yield Samples([str(path)], pixels[None], [{}])
 
