@@ -21,7 +21,7 @@ Cut = Callable[..., Tensor]  # stored images and height=, width= of the input ->
 
 # What the system maps around each row that is read, in bytes, and how much of a file may be mapped at a time.
 _READ_AROUND = 65_536
-_MOST_TOUCHED = 1_000_000_000
+_MOST_TOUCHED = 500_000_000
 
 
 class Rows(Protocol):

@@ -75,7 +75,7 @@ def _opened(path: Path, texts: Collection[str]) -> Iterator[tuple[Any, set[int]]
 
     try:
         with open(open_regular(path, follow=True), "rb") as raw:
-            file = parquet.ParquetFile(raw)
+            file = parquet.ParquetFile(raw, pre_buffer=False)  # it would hold all that was read
             numbers = {place for place, field in enumerate(_checked(path, file)) if _holds_numbers(field.type)}
             numbers -= {place for place, name in enumerate(file.schema_arrow.names) if name in texts}
             if not file.metadata.num_rows:
