@@ -298,6 +298,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
 
 CONFIGS = {
+    "zoo": TrainConfig(model="resnet18", data="images:/photos", pretrained="DEFAULT"),
     "plain": TrainConfig(model="cnn"),
     "all": TrainConfig(
         model="mlp",
@@ -327,6 +328,8 @@ CONFIGS = {
         step_epochs=2,
         step_gamma=0.3,
         ema=0.99,
+        weights="12",
+        partial=True,
         monitor="accuracy",
         threshold=0.25,
         patience=3,
@@ -371,9 +374,10 @@ def test_toml_reads_back(name: str, tmp_path: Path) -> None:
 
 def test_the_case_of_every_setting_differs_from_its_default() -> None:
     for f in dataclasses.fields(TrainConfig):
-        # nesterov needs sgd, the loss depends on the task, and steps exclude epochs
+        # nesterov needs sgd, the loss depends on the task, steps exclude epochs, weights exclude pretrained
         if f.metadata and f.name not in ("optimizer", "loss", "steps"):
-            assert getattr(CONFIGS["all"], f.name) != f.default, f.name
+            case = "zoo" if f.name in ("pretrained", "mean", "std") else "all"
+            assert getattr(CONFIGS[case], f.name) != f.default, f.name
 
 
 # Recipes
