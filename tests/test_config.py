@@ -103,7 +103,7 @@ def test_replace_changes_what_it_is_told_and_keeps_the_rest() -> None:
     ("settings", "message"),
     [
         ({"epoch": 3}, "unknown setting epoch: did you mean epochs?"),
-        ({"weight_deacy": 3}, "unknown setting weight_deacy: did you mean weight_decay?"),
+        ({"weight_deacy": 3}, "unknown setting weight_deacy: did you mean weight_decay or weights?"),
         ({"model": "cmn"}, "unknown model 'cmn': did you mean cnn?"),
         ({"data": "digit"}, "unknown data 'digit': did you mean digits?"),
         ({"optimizer": "adma"}, "optimizer = 'adma' is not one of gd, sgd, adam, adamw, rmsprop"),
@@ -302,6 +302,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
 
 CONFIGS = {
+    "zoo": TrainConfig(model="resnet18", data="images:/photos", pretrained="DEFAULT"),
     "plain": TrainConfig(model="cnn"),
     "all": TrainConfig(
         model="mlp",
@@ -338,6 +339,8 @@ CONFIGS = {
         teacher="/runs/7",
         temperature=2.0,
         distill_weight=0.5,
+        weights="12",
+        partial=True,
         monitor="accuracy",
         threshold=0.25,
         patience=3,
@@ -382,10 +385,11 @@ def test_toml_reads_back(name: str, tmp_path: Path) -> None:
 
 def test_the_case_of_every_setting_differs_from_its_default() -> None:
     for f in dataclasses.fields(TrainConfig):
-        # nesterov needs sgd, the loss depends on the task, steps exclude epochs,
+        # nesterov needs sgd, the loss depends on the task, steps exclude epochs, weights exclude pretrained,
         # and cached features exclude augmentation
         if f.metadata and f.name not in ("optimizer", "loss", "steps", "cache_features"):
-            assert getattr(CONFIGS["all"], f.name) != f.default, f.name
+            case = "zoo" if f.name in ("pretrained", "mean", "std") else "all"
+            assert getattr(CONFIGS[case], f.name) != f.default, f.name
 
 
 # Recipes

@@ -67,7 +67,7 @@ def test_every_setting_of_a_run_that_does_not_say_counts_as_chosen(dlcli: Dlcli,
     for lr in (0.1, 0.2):
         file = make(root, lr=lr).path / "config.json"
         config = json.loads(file.read_text())
-        del config["given"]
+        del config["given"], config["checksum"]
         file.write_text(json.dumps(config))
     assert columns(dlcli("runs").stdout)[4] == "lr"
 
@@ -80,10 +80,10 @@ def test_machines_get_the_values(dlcli: Dlcli, root: Path) -> None:
     assert [row["test"] for row in rows] == [None, {"metric": "accuracy", "value": 0.875, "step": 60}]
     header, second, first = dlcli("runs", "--csv").stdout.splitlines()
     assert header == (
-        "run,name,status,model,data,epochs,metric,best,best_epoch,best_step,seconds,device,started,reason,"
+        "run,name,status,model,data,epochs,metric,best,best_epoch,best_step,seconds,device,started,tags,note,reason,"
         "test,test_metric,test_step,lr,augment"
     )
-    assert second == "2,,finished,cnn,digits,3/3,val/accuracy,0.9,3,60,1.5,cpu,2026-01-01T00:00:00Z,,,,,0.2,[]"
+    assert second == "2,,finished,cnn,digits,3/3,val/accuracy,0.9,3,60,1.5,cpu,2026-01-01T00:00:00Z,,,,,,,0.2,[]"
     assert first.endswith(",,0.875,accuracy,60,0.1,['flip']")
 
 

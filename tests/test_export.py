@@ -519,7 +519,8 @@ def test_badly_calibrated_integers_are_found(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = original.Original.calibration
-    monkeypatch.setattr(original.Original, "calibration", lambda self: 0.01 * real(self))
+    scaled = lambda self: {name: 0.01 * values for name, values in real(self).items()}  # noqa: E731
+    monkeypatch.setattr(original.Original, "calibration", scaled)
     assert refused(trained("cnn"), capsys, "--quantize", "int8") == (
         7,
         "error: RUN: onnx-int8 is not the trained model, and was not kept: accuracy on test is # against #",
@@ -707,8 +708,7 @@ def test_a_folder_that_is_a_link_is_refused(
 def test_data_that_have_changed_are_told(trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Run(tmp_path, 1)
     shutil.copytree(trained("linear").path, run.path, ignore=shutil.ignore_patterns("export"))
-    data = json.loads((run.path / "data.json").read_text())
-    (run.path / "data.json").write_text(json.dumps(data | {"fingerprint": "0" * 64}))
+    (run.path / "data.json").write_text(json.dumps(run.data() | {"fingerprint": "0" * 64}))
     code, said = refused(run, capsys, "--format", "safetensors")
     assert code == 3 and said.startswith("error: data line has changed since the model was trained on it: ")
 

@@ -114,7 +114,7 @@ BANNED = (
 # Arguments that decide whether a call is safe: the only value that they may have.
 ARGUMENTS = {"allow_pickle": False, "weights_only": True, "shell": False, "trust_remote_code": False}
 # Calls that must give the argument, because the default is unsafe or was unsafe in old versions.
-MUST_SAY = {"numpy.load": "allow_pickle"}
+MUST_SAY = {"numpy.load": "allow_pickle", "torch.load": "weights_only"}
 # Methods, of any object.
 METHODS = ("extractall", "to_pickle", "read_pickle", "add_safe_globals")
 
@@ -126,6 +126,7 @@ ALLOWED = {
     ): "the user's own model, once its place was looked at; ours by name",
     ("cli.main", "importlib.import_module"): "a command of COMMANDS",
     ("__init__", "importlib.import_module"): "a public name of _PUBLIC",
+    ("checkpoints.foreign", "torch.load"): "weights that the user names, with weights_only: nothing is executed",
     ("export.runtime", "torch.export.load"): "opens the .pt2 that its parent has just written, and no other",
 }
 
@@ -199,6 +200,8 @@ def test_nothing_executes_what_it_is_given() -> None:
         ("from pickle import loads as read", "pickle.loads"),
         ("import torch\ntorch.load('a')", "torch.load"),
         ("import torch as t\nt.load('a', weights_only=True)", "torch.load"),
+        ("import torch\ntorch.load('a')", "torch.load without weights_only"),
+        ("import torch\ntorch.load('a', weights_only=x)", "weights_only="),
         ("from torch import load", "torch.load"),
         ("from torch import jit\njit.load('a')", "torch.jit.load"),
         ("import torch.export\ntorch.export.load('a')", "torch.export.load"),

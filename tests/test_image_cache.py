@@ -19,6 +19,7 @@ from dlcli.data.images import cache as image_cache
 from dlcli.data.images import decoding
 from dlcli.data.readers.pictures import Fit
 from dlcli.data.source import Source
+from tests.faults import at_each_call
 from tests.test_image_folder import cache, folder, photo, read
 
 __all__ = ["cache"]  # a fixture
@@ -101,7 +102,9 @@ _DAMAGE = ["cut", "longer", "empty json", "other json", "no json", "junk files"]
     ("storage", "damage"),
     [("memory", "flipped"), *((storage, damage) for storage in ("memory", "cache") for damage in _DAMAGE)],
 )
-def test_damage_leads_to_decoding_again(storage: Any, damage: str, root: Path, cache: Path) -> None:
+def test_damage_leads_to_decoding_again(
+    storage: Any, damage: str, root: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = read(root)
     pixels, described, known = (only(cache, f"*.{end}") for end in ("pixels", "json", "files"))
     if damage == "flipped":
@@ -117,6 +120,8 @@ def test_damage_leads_to_decoding_again(storage: Any, damage: str, root: Path, c
     else:
         described.write_text("" if damage == "empty json" else '{"shape": [1, 2], "sha256": 3}')
     assert same(first, read(root, storage=storage))
+    told = f"what the cache holds of {root} is damaged: the images are decoded again"
+    assert [r.getMessage() for r in caplog.records].count(told) == int(damage != "junk files")
     assert same(first, read(root))
     assert {path.suffix for path in cache.iterdir()} == {".pixels", ".json", ".sums", ".files", ".lock"}
 
@@ -151,6 +156,35 @@ def test_a_process_that_is_killed_while_it_decodes_leaves_nothing_wrong(tmp_path
     assert len(source.x) == 600 and not list(cache.glob(".tmp-*"))
     shutil.rmtree(cache)
     assert same(source, read(root, size=128))
+
+
+@pytest.mark.parametrize("storage", ["cache", "files"])
+def test_killed_at_any_call_that_changes_the_disk(storage: Any, tmp_path: Path, cache: Path) -> None:
+    """Whatever is left, the next process gets the right pixels, and nothing partial remains."""
+    root = folder(tmp_path / "photos", count=3)
+    right = read(root, storage="memory")
+    decoded = torch.arange(len(right.x))
+
+    def place(under: Path) -> None:
+        os.environ["XDG_CACHE_HOME"] = str(under)
+
+    def check(under: Path, code: int) -> None:
+        assert code in (0, -signal.SIGKILL)
+        before = os.environ["XDG_CACHE_HOME"]
+        try:
+            place(under)
+            found = read(root, storage=storage)
+        finally:
+            place(Path(before))
+        pixels = found.encoded["x"].take(decoded) if storage == "files" else found.x
+        assert torch.equal(pixels, right.x) and found.digest == right.digest
+        assert not list(under.rglob(".tmp-*"))
+
+    def build(under: Path) -> None:
+        place(under)
+        read(root, storage=storage)
+
+    assert at_each_call(tmp_path / "killed", build, check) > 10
 
 
 def dies(paths: Sequence[str], fit: Fit | None, **_: Any) -> NoReturn:

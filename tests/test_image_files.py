@@ -234,7 +234,7 @@ def test_the_cache_is_listed_and_cleared(cache: Path, tmp_path: Path) -> None:
     import json
 
     call = runner()
-    assert call("cache") == (0, "", f"{cache} holds no decoded images\n")
+    assert call("cache") == (0, "", f"{cache.parent} holds no decoded images and no tables\n")
     root = folder(tmp_path / "photos", count=4)
     read(root, size=16)
     read(root, size=8, storage="files")

@@ -107,8 +107,8 @@ def test_train_eval_predict_resume_and_export(dlcli: Dlcli, tmp_path: Path) -> N
     found = json.loads((tmp_path / "runs/1/data.json").read_text())
     assert (found["crop"], found["class_names"]) == ("centre", ["ants", "bees"])
     assert json.loads((tmp_path / "runs/1/config.json").read_text())["data"] == {
-        "name": f"images:{tmp_path}/photos", "size": 8, "channels": "colour", "crop": "centre", "invalid": "error",
-        "storage": "auto", "stored_size": 0, "workers": "auto",
+        "name": f"images:{tmp_path}/photos", "size": 8, "channels": "colour", "crop": "centre",
+        "interpolation": "bilinear", "invalid": "error", "storage": "auto", "stored_size": 0, "workers": "auto",
     }  # fmt: skip
 
 

@@ -328,8 +328,9 @@ def test_parquet_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("flag", ["--image-size=8", "--channels=grey", "--storage=files", "--workers=2"])
 def test_the_options_of_images_are_refused_for_other_data(flag: str) -> None:
     name = flag.partition("=")[0]
+    kinds = "images:FOLDER or table:FILE" if name == "--storage" else "images:FOLDER"
     assert runner()("train", "mlp", "--data", "iris", flag) == (
-        2, "", f"error: {name} is for data images:FOLDER, but data = iris: leave it out\n"
+        2, "", f"error: {name} is for data {kinds}, but data = iris: leave it out\n"
     )  # fmt: skip
 
 

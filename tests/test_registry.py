@@ -68,7 +68,7 @@ def test_every_entry_says_what_it_is() -> None:
         (
             "zebra",
             "unknown model 'zebra': known are linear, logistic, mlp, tabular, lenet, cnn, simple-cnn, rnn, attention, "
-            "ngrams",
+            "ngrams, and those of `dlcli models --zoo`",
         ),
     ],
 )

@@ -20,7 +20,7 @@ def read(tmp_path: Path, content: str | bytes, spec: DataSpec = FOUR) -> tuple[l
     """The line of each row, and its values."""
     file = tmp_path / "a.csv"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    found = read_rows(file, spec, IRIS if spec is FOUR else ())
+    (found,) = read_rows(file, spec, IRIS if spec is FOUR else ())
     assert all(name.startswith(f"{file}:") for name in found.names) and found.kept == [{} for _ in found.names]
     return [int(name.rpartition(":")[2]) for name in found.names], found.raw.tolist()
 
@@ -102,7 +102,8 @@ def test_numbers_that_may_be_a_row_as_well_are_refused(spec: DataSpec, first: st
 def test_features_may_have_numbers_for_names(first: str, rows: list[list[float]], tmp_path: Path) -> None:
     """A row that contains some of these names is still a row of values."""
     (tmp_path / "a.csv").write_text(f"{first}\n5,6,7,8\n")
-    assert read_rows(tmp_path / "a.csv", FOUR, ("2019", "2020", "2021", "2022")).raw.tolist() == rows
+    (found,) = read_rows(tmp_path / "a.csv", FOUR, ("2019", "2020", "2021", "2022"))
+    assert found.raw.tolist() == rows
 
 
 def test_text_in_quotes_may_span_lines_and_the_line_is_where_a_row_begins(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, reason in ((tmp_path, "is a folder: name a file in it"), (tmp_path / "pipe", "is no regular file")):
         with pytest.raises(DataError) as caught:
-            read_rows(path, FOUR)
+            list(read_rows(path, FOUR))
         assert str(caught.value) == f"{path} {reason}"
 
 

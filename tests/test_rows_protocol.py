@@ -165,7 +165,7 @@ def all_of(config: TrainConfig, runs_dir: Path) -> dict[str, Any]:
         "fingerprint": run.data(),
         "reference": original.reference.x,
         "answer": original.reference.answer,
-        "calibration": original.calibration(),
+        "calibration": np.concatenate(list(original.calibration().values())),
         "estimate": estimate(built),
     }
 

@@ -225,7 +225,10 @@ ONE_CYCLE = TrainConfig(**SMALL, schedule="one-cycle", epochs=4)
 
 
 def stored(run: Run) -> dict[str, Any]:
-    return dict(json.loads((run.path / "config.json").read_text()))
+    """config.json without its checksum, as somebody edits it."""
+    document = dict(json.loads((run.path / "config.json").read_text()))
+    document.pop("checksum", None)
+    return document
 
 
 def edit(run: Run, **changes: Any) -> None:

@@ -68,6 +68,7 @@ def test_light_files_import_nothing_heavy(module: str) -> None:
         ("check", "--help"),
         ("runs",),
         ("models",),
+        ("models", "--zoo"),
         ("datasets", "--json"),
         ("recipes",),
         ("cache",),

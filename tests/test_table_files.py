@@ -154,6 +154,25 @@ def test_what_pyarrow_reads_otherwise_is_not_left_to_it(
         assert read_by_arrow[-1] == (new not in (' "3.5"', '3"5', "K\xf6ln", "3.5\r"))
 
 
+@pytest.mark.parametrize("cell", [' "x"', '"x" ', 'y"x"', '"x"y'])
+def test_a_quote_inside_a_cell_is_found_below_the_rows_that_are_looked_at_first(
+    cell: str, read_by_arrow: list[bool], tmp_path: Path
+) -> None:
+    """Those are 5,000. pyarrow would read the cell as another text, or as one that the small reader refuses."""
+    lines = [f"{i}.25,x\n" for i in range(6000)]
+    lines[5500] = f"3.5,{cell}\n"
+    (tmp_path / "a.csv").write_text("".join(["a,b\n", *lines]))
+    try:
+        expected = small(tmp_path / "a.csv")
+    except DataError as error:
+        with pytest.raises(DataError) as caught:
+            read_table(tmp_path / "a.csv")
+        assert str(caught.value) == str(error)
+    else:
+        assert_same(read_table(tmp_path / "a.csv"), expected)
+    assert read_by_arrow == [False, False]
+
+
 def test_a_large_file_becomes_the_same_data(large: None, tmp_path: Path) -> None:
     path = written(tmp_path, people(1000))
     for target in ("plan", "income"):

@@ -1,6 +1,7 @@
 """Tables in pieces, as `predict` reads them: the same rows as at once, in bounded memory, as soon as they come."""
 
 import gzip
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ import torch
 
 from dlcli.cli.output import Column, Format, emit, emit_as_they_come
 from dlcli.core.errors import DataError
-from dlcli.data.readers import parquet, pieces, separated
+from dlcli.core.spec import DataSpec
+from dlcli.data.readers import csv, json_lines, parquet, pieces, separated, text
 from dlcli.data.readers.cells import Table
+from dlcli.data.readers.csv import read_rows
 from dlcli.data.readers.pieces import read_pieces
 from dlcli.data.readers.samples import read_samples
 from dlcli.data.readers.separated import Format as FileFormat
@@ -142,3 +145,56 @@ def test_output_that_is_written_as_it_comes_is_the_same(format: Format, count: i
 
     emit_as_they_come(watched(), columns, format=format)
     assert expected.endswith(capsys.readouterr().out)
+
+
+def test_json_lines_come_in_pieces(small_pieces: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the columns of the pieces before, even if a piece lacks one."""
+    monkeypatch.setattr(json_lines, "_CHUNK", 7)
+    monkeypatch.setattr(pieces, "_START", 100)
+    rows = [{"a": i, "b": "x"} if i < 5 or i > 30 else {"a": i} for i in range(40)]
+    rows[20]["late"] = True
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n\n" + json.dumps({"a": 40}))
+    found, expected = list(read_pieces(path, FileFormat())), read_table(path)
+    assert [len(table) for table in found] == [7, 7, 7, 7, 7, 6]
+    assert [list(table.columns) for table in found[1:3]] == [["a", "b"], ["a", "b", "late"]]
+    assert texts(found)["b"] == [expected.columns["b"].text(row) for row in range(41)]
+    assert found[-1].where(5) == f"{path}:42" == expected.where(40)
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n[1]\n")
+    pieces_of_it = read_pieces(path, FileFormat())
+    assert [len(next(pieces_of_it)) for _ in range(5)] == [7] * 5
+    with pytest.raises(DataError, match=f"^{path}:41 is no object: "):
+        next(pieces_of_it)
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_rows_of_numbers_come_in_pieces(header: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = DataSpec("multiclass", "features", (4,), 3)
+    path, lines = tmp_path / "a.csv", [f'{i},"{i + 1}",{i}.5,-{i}' for i in range(1000)]
+    path.write_bytes(("\r\n".join(["x3,x1,x0,x2"] * header + lines) + "\r\n\r\n").encode("utf-8-sig"))
+    keep = ("x3",) if header else ()
+    (whole,) = read_rows(path, spec, keep=keep)
+    monkeypatch.setattr(csv, "_CELLS", 28)
+    monkeypatch.setattr(text, "_PIECE", 1000)
+    some = list(read_rows(path, spec, keep=keep))
+    assert len(some) == 143 and {len(each.names) for each in some} == {7, 6}
+    assert torch.equal(torch.cat([each.raw for each in some]), whole.raw)
+    assert whole.raw[3].tolist() == ([3.5, 4, -3, 3] if header else [3, 4, 3.5, -3])
+    assert [name for each in some for name in each.names] == whole.names and whole.names[
+        -1
+    ] == f"{path}:{1000 + header}"
+    assert [kept for each in some for kept in each.kept] == whole.kept
+    path.write_bytes(path.read_bytes() + b"1,2,3,\xe4\n")
+    pieces_of_it = read_rows(path, spec)
+    assert torch.equal(next(pieces_of_it).raw, some[0].raw)
+    with pytest.raises(DataError) as caught:
+        list(pieces_of_it)
+    assert str(caught.value) == (
+        f"{path}:{1002 + header} is not UTF-8 text: byte {path.stat().st_size - 2} is 0xe4; save the file as UTF-8"
+    )
+    path.write_bytes(b"\r".join(line.encode() for line in lines))
+    assert torch.equal(torch.cat([each.raw for each in read_rows(path, spec)])[:, 0], torch.arange(1000.0))
+    monkeypatch.setattr(text, "_LONGEST_LINE", 3000)
+    path.write_text("1,2,3," + "4" * 5000)
+    with pytest.raises(DataError, match="has more than 3,000 bytes: it is no table$"):
+        list(read_rows(path, spec))

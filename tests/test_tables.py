@@ -628,6 +628,16 @@ def test_resume_refuses_a_changed_table(dlcli: Dlcli, tmp_path: Path) -> None:
     assert dlcli("eval", "1", check=3).stderr == done.stderr
 
 
+def test_cells_that_do_not_suit_are_counted_in_all_rows(tmp_path: Path) -> None:
+    frame = people(1000).astype({"income": object})
+    frame.loc[[3, 500, 996, 997, 998, 999], "income"] = "much"
+    path = written(tmp_path, frame)
+    assert said(DataError, path) == (
+        f"{path}:5: income is 'much', which is no number, or too large a one (and 5 more): correct it, or take such "
+        "cells as missing with data.invalid=missing"
+    )
+
+
 # Inspect
 
 

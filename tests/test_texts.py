@@ -119,6 +119,15 @@ def by_hand(about: dict[str, Any], text: str) -> list[int]:
     return found + [0] * (about["length"] - len(found))
 
 
+def test_byte_pairs_are_made_inside_of_pieces_only() -> None:
+    """A piece is a word or signs, with one blank before them, or any other blank by itself."""
+    pytest.importorskip("tokenizers")
+    learned = learn(["ab,, cd  ef !?\n\ngh"] * 50, "bpe", most=1000, length=0)
+    shown = {character: byte for byte, character in enumerate(byte_characters())}
+    texts = [bytes(shown[c] for c in token).decode("latin-1") for token in learned.vocabulary if len(token) > 1]
+    assert sorted(texts) == sorted(["ab", ",,", "cd", " cd", "ef", " ef", "!?", " !?", "gh"])
+
+
 @pytest.mark.parametrize("unit", ["characters", "words", "bpe"])
 @pytest.mark.parametrize("length", [0, 5])
 def test_tokens_are_those_of_plain_python(unit: Any, length: int) -> None:

@@ -1,4 +1,4 @@
-"""dlcli cache, dlcli cache clear: what is kept of decoded images."""
+"""dlcli cache, dlcli cache clear: what is kept of decoded images and of tables."""
 
 import time
 from typing import Annotated
@@ -15,14 +15,14 @@ app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="List the decoded images that are kept, or remove them.",
+    help="List the decoded images and the tables that are kept, or remove them.",
 )
 
 _COLUMNS = [
     Column("entry", "entry", fixed=True),
-    Column("folder", "images of", drop=3),
-    Column("images", "images", lambda count: f"{count:,}", right=True, drop=2),
-    Column("size", "pixels", drop=4),
+    Column("folder", "of", drop=3),
+    Column("images", "samples", lambda count: f"{count:,}", right=True, drop=2),
+    Column("size", "values", drop=4),
     Column("bytes", "size", byte_size, right=True),
     Column("made", "age", age, right=True, drop=5),
     Column("used", "last use", age, right=True, drop=1),
@@ -32,21 +32,22 @@ _COLUMNS = [
 @app.callback()
 @with_format
 def cache(context: typer.Context, *, format: Format) -> None:
-    """List the decoded images that are kept, the ones used last first.
+    """List the decoded images and tables that are kept, the ones used last first.
 
     A training on images:FOLDER decodes its images once and keeps them, so that
-    the next one starts at once. All of it may be removed at any time.
+    the next one starts at once; one on a table:FILE that is larger than memory
+    keeps its columns and its features. All of it may be removed at any time.
     """
     if context.invoked_subcommand is not None:
         return
     rows = [entry.row for entry in entries.entries()]
     if not rows and format is Format.table:
-        say(f"{user_cache() / 'images'} holds no decoded images")
+        say(f"{user_cache()} holds no decoded images and no tables")
         return
     emit(rows, _COLUMNS, format=format)
     if format is Format.table:
         total = byte_size(sum(row["bytes"] for row in rows))
-        say(f"{total} in {user_cache() / 'images'}; `dlcli cache clear` frees the space")
+        say(f"{total} in {user_cache()}; `dlcli cache clear` frees the space")
 
 
 @app.command()
@@ -54,7 +55,9 @@ def cache(context: typer.Context, *, format: Format) -> None:
 def clear(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ENTRY", help="An entry of `dlcli cache`, or a folder of images. May be repeated."),
+        typer.Argument(
+            metavar="ENTRY", help="An entry of `dlcli cache`, a folder of images, or a table. May be repeated."
+        ),
     ] = None,
     older_than: Annotated[
         str | None,
@@ -63,9 +66,9 @@ def clear(
     *,
     format: Format,
 ) -> None:
-    """Remove decoded images; without ENTRY, all of them.
+    """Remove decoded images and tables; without ENTRY, all of them.
 
-    Trainings that run are not disturbed; the next ones decode again.
+    Trainings that run are not disturbed; the next ones decode and read again.
     """
     from dlcli.runs.cleanup import seconds
 

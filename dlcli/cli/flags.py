@@ -45,13 +45,15 @@ _STANDS_FOR = {
     "storage": _Short(
         "data.storage",
         "memory|cache|files",
-        "Where images:FOLDER are read from while training: decoded in memory, decoded on the disk, or decoded from "
-        "their files for each batch.",
+        "Where images:FOLDER or table:FILE are read from while training: memory, the user's cache on the disk, or "
+        "(images) their files, decoded for each batch.",
         "memory up to 1 GB, else cache, or files if the disk is too small",
     ),
     "workers": _Short("data.workers", "auto|N", "Processes that decode images:FOLDER.", "one for each core"),
 }
-_OF_IMAGES = ("image_size", "channels", "storage", "workers")
+_IMAGES, _TABLE = {"images": "images:FOLDER"}, {"table": "table:FILE"}
+# Option -> the kinds of data that it is for.
+_IS_FOR = {"image_size": _IMAGES, "channels": _IMAGES, "storage": _IMAGES | _TABLE, "workers": _IMAGES}
 
 _PANELS = {"Data": "Data", "Training": "Training", "Optimizer": "Optimizer and schedule"}
 _PANELS |= {"Fine-tuning": "Fine tuning", "Selection": "Best checkpoint", "Machine": "Machine"}
@@ -102,10 +104,10 @@ def resolve(*, model: str | None, files: list[str], assignments: list[str], sett
         typed = {"model": model} | typed
     config = TrainConfig.from_flat(stack(*(read_file(file) for file in files), read_environment(), typed))
     own = split_file(config.data)
-    for name in _OF_IMAGES:
-        if _STANDS_FOR[name].setting in settings and (own is None or own[0] != "images"):
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag} is for data images:FOLDER, but data = {config.data}: leave it out")
+    for name, kinds in _IS_FOR.items():
+        if _STANDS_FOR[name].setting in settings and (own is None or own[0] not in kinds):
+            flag, told = "--" + name.replace("_", "-"), " or ".join(kinds.values())
+            raise ConfigError(f"{flag} is for data {told}, but data = {config.data}: leave it out")
     return config
 
 

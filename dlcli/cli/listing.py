@@ -19,32 +19,59 @@ _OPTIONS = [
 ]
 
 
+def _licence(stated: str | None) -> str:
+    return stated or "not stated"
+
+
+_WEIGHTS = [
+    Column("entry", "entry", fixed=True),
+    Column("accuracy", "accuracy", lambda percent: f"{percent:.1f}", right=True),
+    Column("size", "pixels", right=True),
+    Column("resize", "resized to", right=True, drop=3),
+    Column("interpolation", "interpolation", drop=2),
+    Column("megabytes", "MB", lambda size: f"{size:.0f}", right=True, drop=1),
+    Column("licence", "licence", _licence),
+]
+
+
 @with_format
 def models(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Show all about this model, or your own package.module:Name.")
     ] = None,
     *,
+    zoo: Annotated[bool, typer.Option("--zoo", help="List the models of torchvision instead.")] = False,
     format: Format,
 ) -> None:
     """List the built-in models, or show one in detail.
 
     With NAME: its input, its options with their types and defaults, and the
     number of its parameters; --csv and --md print its options only.
+    With --zoo: torchvision's models, with what is published of their default
+    weights (top-1 accuracy on ImageNet-1K, in percent).
     """
+    if zoo:
+        if name is not None:
+            raise ConfigError(f"--zoo lists all of torchvision: leave {name} or --zoo out")
+        _list_zoo(format)
+        return
     if name is not None:
         from dlcli.experiment.catalogue import about_model
 
         found = about_model(name)
-        parameters = "-" if found["parameters"] is None else f"{found['parameters']:,} on {found['data']}"
+        on = f"on {found['data']}" if "weights" not in found else "with 1000 classes"
+        parameters = "-" if found["parameters"] is None else f"{found['parameters']:,} {on}"
         facts = {
             "what it is": found["summary"],
             "takes": found["takes"],
             "parameters": parameters,
             "default data": found["data"],
             "its own defaults": _pairs(found["defaults"]),
+            **(_sizes(found) if "weights" in found else {}),
         }
         _tell(name, facts, found, owner="model", format=format)
+        if "weights" in found and format is Format.table:
+            emit(found["weights"], _WEIGHTS, format=format, title="published weights, for --pretrained ENTRY")
         return
     rows = [
         {"model": name, "summary": e.summary, "takes": e.takes, "data": e.data, "defaults": dict(e.defaults)}
@@ -62,6 +89,39 @@ def models(
         format=format,
         document=rows,
     )
+
+
+def _list_zoo(format: Format) -> None:
+    from dlcli.core.zoo import zoo
+
+    rows = [
+        {
+            "model": model.name, "parameters": model.parameters, "gflops": best.gflops, "size": best.crop,
+            "accuracy": best.accuracy, "entry": best.entry, "megabytes": best.megabytes,
+            "licence": best.licence or None,
+        }
+        for model in zoo().values()
+        for best in model.weights[:1]
+    ]  # fmt: skip
+    emit(
+        rows,
+        [
+            Column("model", "model", fixed=True),
+            Column("parameters", "parameters", lambda count: f"{count:,}", right=True),
+            Column("gflops", "GFLOPs", lambda count: f"{count:.2f}", right=True, drop=1),
+            Column("size", "pixels", right=True, drop=2),
+            Column("accuracy", "accuracy", lambda percent: f"{percent:.1f}", right=True),
+            Column("entry", "weights", drop=4),
+            Column("megabytes", "MB", lambda size: f"{size:.0f}", right=True, drop=3),
+            Column("licence", "their licence", _licence, drop=5),
+        ],
+        format=format,
+    )
+
+
+def _sizes(found: Mapping[str, Any]) -> dict[str, str]:
+    multiple = f", in multiples of {found['multiple']}" if found["multiple"] > 1 else ""
+    return {"images": f"{found['size']} pixels; at least {found['least']}{multiple}"}
 
 
 @with_format

@@ -38,7 +38,7 @@ COMMANDS = {
         "Prove on this machine: exact resume, determinism, a working installation.",
     ),
     "runs": ("dlcli.cli.runs:app", "List all runs, newest first; show, remove or restore them."),
-    "cache": ("dlcli.cli.cache:app", "List the decoded images that are kept, or remove them."),
+    "cache": ("dlcli.cli.cache:app", "List the decoded images and tables that are kept, or remove them."),
     "models": ("dlcli.cli.listing:models", "List the built-in models."),
     "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),
     "recipes": ("dlcli.cli.recipes:recipes", "List the recipes for `dlcli train --config recipe:NAME`."),
@@ -68,7 +68,8 @@ class Door(typer.core.TyperGroup):
         command = typer.main.get_command(found)
         command.name = name
         for each in (command, *getattr(command, "commands", {}).values()):
-            _take_as_typed(each.get_params(ctx))
+            own = each.context_class(each, parent=ctx, **each.context_settings)  # which knows its names of --help
+            _take_as_typed(each.get_params(own))
             each.format_help = functools.partial(write_help, each)
         return command
 
@@ -89,6 +90,7 @@ class Door(typer.core.TyperGroup):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
         words, debug = _without_debug(sys.argv[1:] if args is None else args)
+        words = _with_entry(words)
         debug = debug or bool(os.environ.get("DLCLI_DEBUG"))
         settings["standalone_mode"] = False
         _limit_spinning()
@@ -130,6 +132,16 @@ def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
     end = list(words).index("--") if "--" in words else len(words)
     kept = [word for word in words[:end] if word != "--debug"]
     return [*(kept or ["--help"]), *words[end:]], len(kept) < end
+
+
+def _with_entry(words: Sequence[str]) -> list[str]:
+    """--pretrained stands for the default entry where no name of an entry, in capitals, follows; Typer has no options
+    whose value may be left out."""
+    after = [*words[1:], ""]
+    return [
+        f"{word}=DEFAULT" if word == "--pretrained" and not following[:1].isupper() else word
+        for word, following in zip(words, after, strict=True)
+    ]
 
 
 def _limit_spinning() -> None:
@@ -188,6 +200,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     cls=Door,
+    add_completion=False,  # see completion.py
     pretty_exceptions_enable=False,
     context_settings=_CONTEXT,
     help="Train, evaluate and list deep-learning experiments on PyTorch.",
@@ -200,12 +213,54 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _install_completion(shell: str | None) -> None:
+    if shell is not None:
+        from dlcli.cli.completion import install
+        from dlcli.cli.output import say
+
+        files = " and ".join(str(file) for file in install(_this_shell(shell)))
+        say(f"completion for {_this_shell(shell)} is in {files}: it works in the next shell")
+        raise typer.Exit
+
+
+def _show_completion(shell: str | None) -> None:
+    if shell is not None:
+        from dlcli.cli.completion import script
+
+        print(script(_this_shell(shell)), end="")
+        raise typer.Exit
+
+
+def _this_shell(name: str) -> str:
+    return os.path.basename(os.environ.get("SHELL", "")) if name == "auto" else name
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+    install_completion: Annotated[
+        str | None,
+        typer.Option(
+            "--install-completion",
+            metavar="SHELL",
+            callback=_install_completion,
+            is_eager=True,
+            help="Let the tab key complete dlcli's words in bash, zsh, fish, or auto for this shell.",
+        ),
+    ] = None,
+    show_completion: Annotated[
+        str | None,
+        typer.Option(
+            "--show-completion",
+            metavar="SHELL",
+            callback=_show_completion,
+            is_eager=True,
+            help="Print what --install-completion installs.",
+        ),
+    ] = None,
 ) -> None:
     pass
 

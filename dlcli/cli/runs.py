@@ -1,22 +1,24 @@
 """dlcli runs, dlcli runs show: the table of all runs, and one run in full. Removal of runs is in trash.py."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli import compare, trash
-from dlcli.cli.arguments import RunName, RunsDir, with_format
+from dlcli.cli import archive, compare, tags, trash
+from dlcli.cli.arguments import RunName, RunsDir, one_of, with_format
 from dlcli.cli.columns import outcome
 from dlcli.cli.output import Column, Format, age, duration, emit, number, say, setting, write
+from dlcli.cli.repeating import Seen, repeated
 from dlcli.core.errors import ConfigError, RunError, did_you_mean
 from dlcli.core.options import convert
 from dlcli.runs import differences
 from dlcli.runs import table as summary
 from dlcli.runs.details import details
 from dlcli.runs.names import find, find_one
-from dlcli.runs.where import parse
+from dlcli.runs.where import Condition, parse
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -24,8 +26,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="List all runs, newest first; show, compare, remove or restore them.",
 )
-for command in (compare.compare, compare.diff, trash.rm, trash.restore, trash.purge):
-    app.command()(command)
+app.command(context_settings=tags.DASHES)(tags.tag)
+for command in (
+    tags.note, compare.compare, compare.diff, archive.verify, archive.archive, archive.import_,
+    trash.rm, trash.restore, trash.purge,
+):  # fmt: skip
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 Where = Annotated[
@@ -41,6 +47,14 @@ Sort = Annotated[
     typer.Option("--sort", metavar="NAME[:desc]", help="Sort by a setting or metric. (default: newest first)"),
 ]
 
+Status = Annotated[
+    str | None, typer.Option("--status", metavar="STATUS", help="Only finished, running, dead, ... runs.")
+]
+Tag = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="TAG", help="Only runs with this tag. May be repeated.")
+]
+Last = Annotated[str, typer.Option("--last", metavar="N", help="Only the N newest runs; 0 for all.")]
+
 
 @app.callback()
 @with_format
@@ -54,7 +68,20 @@ def runs(
             "--columns", metavar="NAMES", help="Add or remove columns, +lr,-device, or show only these: lr,val/loss."
         ),
     ] = "",
+    status: Status = None,
+    tag: Tag = None,
+    last: Last = "0",
     limit: Annotated[str, typer.Option("--limit", "-n", metavar="N", help="List at most N runs; 0 lists all.")] = "0",
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            "--group-by",
+            metavar="config",
+            help="One row for all finished runs that differ only in their seeds.",
+            callback=one_of("--group-by", "config"),
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the table again whenever it changes.")] = False,
     runs_dir: RunsDir = "runs",
     *,
     format: Format,
@@ -67,19 +94,49 @@ def runs(
     if context.invoked_subcommand is not None:
         _refuse_misplaced(context)
         return
-    most = convert(limit, int, name="--limit")
-    if most < 0:
-        raise ConfigError(f"--limit {most} must be at least 0")
-    added, removed, only = _asked(columns)
-    rows, differing = differences.rows(
-        runs_dir, limit=most, conditions=parse(where or []), sort=sort, extra=[*added, *only]
-    )
+    conditions, newest, most = _conditions(where, status, tag), _count(last, "--last"), _count(limit, "--limit")
+    if group_by is not None:
+        if columns or sort or most or watch:
+            raise ConfigError("--group-by shows a fixed table: leave out --columns, --sort, --limit and --watch")
+        _show_groups(*differences.groups(runs_dir, last=newest, conditions=conditions), runs_dir, format)
+        return
+
+    asked = _asked(columns)
+    extra = [*asked[0], *asked[2]]
+
+    def look() -> Seen:
+        rows, differing = differences.rows(
+            runs_dir, limit=most, last=newest, conditions=conditions, sort=sort, extra=extra
+        )
+        what = [(row["run"], row["status"], row["epochs"], row["best"], row["tags"], row["note"]) for row in rows]
+        live = any(row["status"] in ("running", "starting") for row in rows)
+        draw = partial(_show, rows, differing, asked, runs_dir, format, fitting=" that fit" if conditions else "")
+        return Seen(what, live, draw)
+
+    if not watch:
+        look().draw()
+    elif format is Format.table:
+        repeated(look)
+    else:
+        raise ConfigError("--watch shows a table: leave out --json, --csv and --md")
+
+
+def _show(
+    rows: list[dict[str, Any]],
+    differing: Sequence[str],
+    asked: tuple[list[str], list[str], list[str]],
+    runs_dir: str,
+    format: Format,
+    *,
+    fitting: str,
+) -> None:
+    added, removed, only = asked
     if not rows and format is Format.table:
-        fitting = " that fit" if where else ""
-        say(f"there are no runs{fitting} in {runs_dir}" + ("" if where else ": make one with `dlcli train cnn`"))
+        say(f"there are no runs{fitting} in {runs_dir}" + ("" if fitting else ": make one with `dlcli train cnn`"))
         return
     flat = [{**row["settings"], **row, **_flat(row), **row.pop("extra", {})} for row in rows]
     if format is Format.csv:
+        flat = [{**row, "tags": " ".join(row["tags"])} for row in flat]
         names = [*summary.COLUMNS, "test", "test_metric", "test_step", *differing]
         found = [Column(name, name) for name in names]
     else:
@@ -93,6 +150,42 @@ def runs(
             raise ConfigError(f"--columns -{unknown[0]} is no column: {did_you_mean(unknown[0], sorted(headings))}")
         found = [c for c in found if c.heading not in removed and c.key not in added] + further
     emit(flat, found, format=format, document=rows)
+
+
+def _show_groups(rows: list[dict[str, Any]], differing: Sequence[str], runs_dir: str, format: Format) -> None:
+    if not rows and format is Format.table:
+        say(f"there are no finished runs to put together in {runs_dir}: see `dlcli runs`")
+        return
+    flat = []
+    for row in rows:
+        low, high = row["interval"] or (None, None)
+        flat.append({**row["settings"], **row, "low": low, "high": high})
+    columns = [
+        Column("runs", "runs", fixed=True),
+        Column("model", "model"),
+        Column("data", "data", drop=3),
+        *(Column(name, name, setting, drop=20 + place) for place, name in enumerate(differing)),
+        Column("metric", "metric", drop=1),
+        Column("count", "n", right=True),
+        Column("mean", "mean", right=True),
+        Column("std", "std", right=True, drop=5),
+        Column("low", "from", right=True, drop=2),
+        Column("high", "to", right=True, drop=2),
+    ]
+    emit(flat, columns, format=format, document=rows)
+
+
+def _conditions(where: list[str] | None, status: str | None, tags: list[str] | None) -> list[Condition]:
+    """--status and --tag are short for conditions."""
+    short = [f"status = {status}"] if status is not None else []
+    return parse([*(where or []), *short, *(f"tag = {tag}" for tag in tags or [])])
+
+
+def _count(text: str, option: str) -> int:
+    count = int(convert(text, int, name=option))
+    if count < 0:
+        raise ConfigError(f"{option} {count} must be at least 0")
+    return count
 
 
 def _asked(columns: str) -> tuple[list[str], list[str], list[str]]:
@@ -113,6 +206,9 @@ def select(
     ] = None,
     where: Where = None,
     sort: Sort = "",
+    status: Status = None,
+    tag: Tag = None,
+    last: Last = "0",
     all_: Annotated[bool, typer.Option("--all", help="Print all that fit, not only the first.")] = False,
     path: Annotated[bool, typer.Option("--path", help="Print paths instead of numbers.")] = False,
     runs_dir: RunsDir = "runs",
@@ -123,7 +219,9 @@ def select(
     Exits with code 4 if there is none.
     """
     among = None if name is None else {run.number for run in find(name, runs_dir)}
-    rows, _ = differences.rows(runs_dir, conditions=parse(where or []), sort=sort)
+    rows, _ = differences.rows(
+        runs_dir, last=_count(last, "--last"), conditions=_conditions(where, status, tag), sort=sort
+    )
     numbers = [row["run"] for row in rows if among is None or row["run"] in among]
     if not numbers:
         raise RunError(f"no run in {runs_dir} fits: see `dlcli runs`")
@@ -150,6 +248,8 @@ def _columns(rows: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> lis
         numeric = all(row[name] is None or type(row[name]) in (int, float) for row in rows)
         settings.append(Column(name, name, setting, right=numeric, drop=(5, 8)[place] if place < 2 else 20 + place))
     measured = [Column("measured", "test", right=True, drop=6)] if any(row["measured"] for row in rows) else []
+    tags = [Column("tags", "tags", _tags, cut=20, drop=7)] if any(row["tags"] for row in rows) else []
+    note = [Column("note", "note", cut=26, drop=13)] if any(row["note"] for row in rows) else []
     reason = [Column("reason", "reason", cut=26, drop=2)] if any(row["reason"] for row in rows) else []
     *what, epochs, metric, best = outcome(rows)
     return [
@@ -162,6 +262,8 @@ def _columns(rows: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> lis
         Column("seconds", "time", duration, right=True, drop=11),
         Column("device", "device", drop=12),
         Column("started", "age", age, right=True, drop=10),
+        *tags,
+        *note,
         *reason,
     ]
 
@@ -209,6 +311,10 @@ def _refuse_misplaced(context: typer.Context) -> None:
             if option not in taken:
                 raise ConfigError(f"{option} is only for `dlcli runs`: leave it out of `dlcli runs {inner}`")
             raise ConfigError(f"{option} must follow {inner}: dlcli runs {inner} {option} ...")
+
+
+def _tags(value: Sequence[str]) -> str:
+    return " ".join(value) or "-"
 
 
 def _cell(value: float | None) -> str:

@@ -8,7 +8,7 @@ from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, one_of, wi
 from dlcli.cli.evaluate import Require
 from dlcli.cli.flags import resolve, with_settings
 from dlcli.cli.output import Column, Format, emit, print_json, write
-from dlcli.cli.training import Measuring, Print, command_line, show
+from dlcli.cli.training import Measuring, Print, command_line, preparation, show
 from dlcli.runs.given_names import check_free, name_of
 
 
@@ -75,7 +75,7 @@ def train(
     check_alone()
     rules = parse_rules(require or [])
     measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None
-    built = build(with_teacher_found(chosen, runs_dir))
+    built = build(with_teacher_found(chosen, runs_dir), runs_dir=runs_dir)
     if measuring is not None:
         measuring.check(built)
     if dry_run:
@@ -106,6 +106,8 @@ def _opening(session: Any) -> list[str]:
         about = built.teacher.identity
         lines.append(f"taught by {about['run']} ({about['checkpoint']}), weight {config.distill_weight:g}")
     lines += data.notes
+    lines += preparation(built)
+    lines += built.start.lines if built.start is not None else []
     if data.val is None:
         lines.append("nothing is held out for validation (val_fraction = 0): best is the last checkpoint")
     return lines

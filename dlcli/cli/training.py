@@ -89,6 +89,34 @@ def show(
         raise typer.Exit(128 + stop.signal)
 
 
+def preparation(built: "Experiment") -> list[str]:
+    """Lines about images that are prepared as a model of the zoo, or its published weights, need them."""
+    from dlcli.config.schemes import listed_model, split_file
+    from dlcli.config.zoo_settings import published
+
+    config, about = built.config, built.dataset.preprocessing
+    known, entry = listed_model(config.model), published(config.model, config.pretrained)
+    if known is None or about.spec.kind != "image":
+        return []
+    files, size = (split_file(config.data) or ("", ""))[0] == "images", about.spec.input_shape[1]
+    chosen = files and "data.size" not in config.given and size == (known.size if entry is None else entry.crop)
+    if entry is None:
+        return [f"image size {size} is the one that {known.name} was designed for"] if chosen else []
+    differs = [] if size == entry.crop else [f"image size {size} instead of {entry.crop}"]
+    if files and about.interpolation != entry.interpolation:
+        differs.append(f"{about.interpolation} instead of {entry.interpolation}")
+    stored, wanted = about.stored_size or size, entry.resize / entry.crop
+    if files and abs(stored / size - wanted) > 1 / size:
+        differs.append(f"{size / stored:.0%} of the centre instead of {1 / wanted:.0%}")
+    if not config.normalize or (config.mean, config.std) != (entry.mean, entry.std):
+        differs.append("another normalisation" if about.mean else "no normalisation")
+    if differs:
+        return [f"images differ from those that the weights were trained with: {', '.join(differs)}"]
+    mean, std = (",".join(f"{value / about.pixel_max:.4g}" for value in values) for values in (about.mean, about.std))
+    cut = f", cut out of {stored}" if stored > size else ""
+    return [f"images as the weights need them: {size} pixels{cut}, {entry.interpolation}; mean {mean}, std {std}"]
+
+
 @contextlib.contextmanager
 def _named_in_errors(run: "Run") -> Iterator[None]:
     """Adds the run to errors inside the block, for the error message."""
@@ -139,6 +167,8 @@ def _tell_result(
         if not quiet:
             say(line)
     document = {**result, "path": str(run.path), "warning": warning}
+    if session.built.start is not None:
+        document["weights"] = session.built.start.as_dict()
     if measuring is not None and result["status"] == "finished":
         _measure(session, measuring, result, document, format=format, printed=printed)
     elif not printed:

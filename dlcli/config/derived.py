@@ -6,6 +6,7 @@ from typing import Any
 
 from dlcli.config.layers import kind, stack
 from dlcli.config.schemes import data_entry, model_entry, split_file
+from dlcli.config.zoo_settings import with_zoo_settings
 from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
 
@@ -25,6 +26,7 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     suits = model.data_options.get(kind(name), {})
     if suits and isinstance(values.get("data_options", {}), Mapping):
         values["data_options"] = {**suits, **values.get("data_options", {})}
+    values = with_zoo_settings(values)
     if (found := split_file(name)) is not None:
         values["data"] = f"{found[0]}:{Path(found[1]).absolute()}"
         options = values.get("data_options")
@@ -103,6 +105,18 @@ def check_together(config: Any) -> None:
         raise ConfigError("temperature and distill_weight need a teacher: teacher = RUN")
     if config.cache_features:
         _check_features_stay(config)
+    if config.pretrained and config.weights:
+        raise ConfigError(
+            f"pretrained = {config.pretrained} and weights = {config.weights} exclude each other: give one of them"
+        )
+    if config.partial and not (config.pretrained or config.weights):
+        raise ConfigError("partial needs weights to start from: weights or pretrained")
+    if bool(config.mean) != bool(config.std) or len(config.mean) != len(config.std):
+        raise ConfigError(f"mean has {len(config.mean)} values and std {len(config.std)}: give as many of both")
+    if config.mean and not config.normalize:
+        raise ConfigError("mean and std need normalize = true")
+    if any(value <= 0 for value in config.std):
+        raise ConfigError(f"std = {','.join(map(str, config.std))} is out of range: each value must be > 0")
     if config.epochs is not None and config.steps is not None:
         raise ConfigError(f"epochs = {config.epochs} and steps = {config.steps} exclude each other: give one of them")
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dlcli.config.registry import DATASETS, MODELS
-from dlcli.core.errors import did_you_mean, plain_name
+from dlcli.core.errors import did_you_mean, nearest, plain_name
+from dlcli.core.zoo import zoo
 
 # Names that other tools give to our settings, as `plain_name` has them.
 _OTHER_NAMES = {
@@ -32,13 +33,6 @@ _OTHER_NAMES = {
 }
 _OURS = {other: ours for ours, others in _OTHER_NAMES.items() for other in others}
 
-# Models that people know from torchvision and timm.
-_ZOO = re.compile(
-    "(alexnet|convnext|densenet|efficientnet|googlenet|inception|maxvit|mnasnet|mobilenet|regnet|resnet|resnext|"
-    r"shufflenet|squeezenet|swin|vgg|vit|wide_resnet)(v?[\d_].*)?"
-)
-_ZOOS = ("torchvision", "timm")
-
 # Kinds of data that there will be, and endings of files of theirs.
 _NOT_READ = {
     "archive": ("archives", (".zip", ".tar", ".gz", ".tgz")),
@@ -63,8 +57,9 @@ def meant_setting(name: str, known: Iterable[str]) -> str:
 
 def meant_model(name: str) -> str | None:
     """Of a name that is not registered; None for one of the form of own code, package.module:Name."""
-    if (zoo := meant_zoo(name)) is not None:
-        return zoo
+    if name.startswith(("torchvision:", "timm:")):
+        place, _, rest = name.partition(":")
+        return f"{rest or 'nothing'} is no name of a model of {place}, such as {place}:resnet18"
     if ":" in name:
         return _as_own_code(name, "Net")
     if name in DATASETS:
@@ -73,17 +68,10 @@ def meant_model(name: str) -> str | None:
         return own
     if _as_file(name) is not None:
         return f"it is a file or a folder: name a model first, as in `dlcli train mlp --data {name}`"
-    return did_you_mean(name, MODELS)
-
-
-def meant_zoo(name: str) -> str | None:
-    """Of the name of a model that people know from torchvision or timm."""
-    if name.partition(":")[0] not in _ZOOS and not _ZOO.fullmatch(name.lower()):
-        return None
-    return (
-        "models of torchvision and timm are not built in yet; put it into a class of your own, "
-        "Net(torch.nn.Module) in mine.py, and name mine:Net"
-    )
+    near = nearest(name, [*MODELS, *zoo()])
+    if not near:
+        return f"{did_you_mean(name, MODELS)}, and those of `dlcli models --zoo`"
+    return did_you_mean(name, MODELS if near[0] in MODELS else zoo())
 
 
 def meant_data(name: str) -> str | None:

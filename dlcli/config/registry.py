@@ -14,6 +14,7 @@ class ModelEntry:
     """target: "module:attribute" of the nn.Module. data: its default data set. defaults: its own settings.
 
     data_options: options of a data set that suit the model, by its name in DATASETS.
+    builds: whether the target is a function that returns the nn.Module.
     """
 
     target: str
@@ -22,6 +23,7 @@ class ModelEntry:
     data: str = "digits"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     data_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    builds: bool = False
 
 
 @dataclass(frozen=True)

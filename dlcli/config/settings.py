@@ -73,12 +73,31 @@ class TrainConfig:
     normalize: bool = _setting(
         True, "Subtract the mean of the training data and divide by its standard deviation.", group="Data"
     )
+    mean: tuple[float, ...] = _setting(
+        (), "Mean of images that is subtracted, one value for each channel, in fractions of white.", group="Data",
+        shown="that of the training data; with --pretrained that of the weights",
+    )  # fmt: skip
+    std: tuple[float, ...] = _setting(
+        (), "Standard deviation by which images are divided, as --mean.", group="Data", shown="as --mean"
+    )
     augment: tuple[str, ...] = _setting(
         (), "Augmentations, separated by commas: shift=2, flip, rotate=10, erase=0.25, noise=0.1, crop=0.08, "
         "color=0.4, randaugment=9, mixup=0.2, cutmix=1.",
         group="Data", shown="none",
     )  # fmt: skip
 
+    pretrained: str | None = _setting(
+        None, "Start from the published weights of a model of `dlcli models --zoo`, and prepare images as they need "
+        "it; ENTRY names one of several.",
+        group="Training", metavar="[ENTRY]", shown="none",
+    )  # fmt: skip
+    weights: str | None = _setting(
+        None, "Start from the weights in a file (.safetensors, .pth, .pt) or of a run.", group="Training",
+        metavar="FILE|RUN", shown="none",
+    )  # fmt: skip
+    partial: bool = _setting(
+        False, "Start from weights that hold less than half of the model's parameters, too.", group="Training"
+    )
     epochs: int | None = _setting(
         None, "Passes over the training data.", group="Training", range=">= 1", shown="the model's or 10; see --steps"
     )

@@ -11,7 +11,7 @@ from dlcli.config.recipe import recipe_path
 from dlcli.config.schemes import data_entry, model_entry
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError
-from dlcli.core.reading import check_depth, parse_json, read_bytes
+from dlcli.core.reading import check_depth, parse_record, read_bytes
 
 # Largest config file in bytes. The TOML parser of the standard library takes minutes for 100 kB of a.a.a.a.
 _MOST_CONFIG = 20_000
@@ -31,7 +31,7 @@ def read_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
     content = content.removeprefix(codecs.BOM_UTF8)
     try:
-        document = parse_json(content) if file.suffix == ".json" else _parse_toml(content)
+        document = parse_record(content) if file.suffix == ".json" else _parse_toml(content)
     except UnicodeDecodeError:
         raise ConfigError(f"config file {path} cannot be read: it is not UTF-8 text") from None
     except ValueError as error:

@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.core.errors import ResourceError, RunError
-from dlcli.core.reading import open_regular, read_json, told_as_damage
+from dlcli.core.reading import CHECKSUM_LINE, open_regular, read_json, told_as_damage
 
 MANIFEST = "MANIFEST.json"
 
 _TEMPORARY = ".tmp-"
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace the content of `path`, atomically and durably."""
-    temporary = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+def write_bytes(path: Path, content: bytes, *, mark: str = "") -> None:
+    """Replace the content of `path`, atomically and durably. mark: begins the name of the partial file, in a folder
+    where several processes write at once and each sweeps only what is its own."""
+    temporary = path.with_name(f"{_TEMPORARY}{mark}{uuid.uuid4().hex}")
     with _told_as_resource_error(path, needed=len(content)):
         try:
             _write_and_flush(temporary, content)
@@ -41,9 +42,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         flush_folder(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace the content of `path` by `value` as JSON. NaN and infinity are refused: they are not JSON."""
-    write_bytes(path, to_json(value).encode(errors="replace"))  # a path may contain bytes that are not UTF-8
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace the content of `path` by `value` as JSON with a checksum, which `read_json` compares. NaN and infinity
+    are refused: they are not JSON."""
+    write_bytes(path, with_checksum(value))
+
+
+def with_checksum(value: Mapping[str, Any]) -> bytes:
+    """`value` as JSON; its first line has the sha256 of all that follows."""
+    content = to_json(value).encode(errors="replace")  # a path may contain bytes that are not UTF-8
+    rest = content.removeprefix(b"{\n")
+    return CHECKSUM_LINE % hashlib.sha256(rest).hexdigest().encode() + rest
 
 
 def to_json(value: Any) -> str:

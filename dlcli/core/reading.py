@@ -6,6 +6,7 @@ unambiguous (`parse_json`).
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -19,6 +20,9 @@ from dlcli.core.errors import RunError
 # Largest size of a JSON document in bytes, and deepest nesting. Our own documents are far below both.
 MOST_JSON = 1_000_000
 _DEEPEST = 32
+
+# How a document begins that has a checksum of all that follows this line.
+CHECKSUM_LINE = b'{\n  "checksum": "%s",\n'
 # Most characters of a number: enough for every float and every 64-bit integer.
 _LONGEST_NUMBER = 400
 
@@ -75,9 +79,20 @@ def read_start(folder: str, path: str, *, most: int) -> bytes | None:
 
 
 def read_json(path: Path | str, *, most: int = MOST_JSON) -> Any:
-    """The JSON document in `path`; RunError (exit 4) if it is missing or `parse_json` refuses it."""
+    """The JSON document in `path`; RunError (exit 4) if it is missing or `parse_record` refuses it."""
     with told_as_damage(path):
-        return parse_json(read_bytes(path, most=most))
+        return parse_record(read_bytes(path, most=most))
+
+
+def parse_record(content: bytes) -> Any:
+    """The JSON document in `content`, without its checksum. ValueError if that is not the one of the content, or
+    `parse_json` refuses it. Documents of dlcli 0.1.0 have no checksum."""
+    document = parse_json(content)
+    if isinstance(document, dict) and (recorded := document.pop("checksum", None)) is not None:
+        found = hashlib.sha256(content[len(CHECKSUM_LINE % (b"0" * 64)) :]).hexdigest()
+        if recorded != found or not content.startswith(CHECKSUM_LINE % found.encode()):
+            raise ValueError("its content does not match its checksum; if you changed it yourself, delete that line")
+    return document
 
 
 def parse_json(content: bytes) -> Any:

@@ -1,13 +1,14 @@
 """A Source -> a Dataset: split, on a device, and normalised with the statistics of the training split."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.dataset import Dataset, Split
+from dlcli.data.mapped import forget
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.rows import Decoded, Mapped, Normalised, Rows, Tensors
 from dlcli.data.source import Source, Unfitted
@@ -29,6 +30,7 @@ def prepare(
     val_fraction: float | None,
     test_fraction: float | None,
     normalize: bool,
+    statistics: tuple[Sequence[float], Sequence[float]] | None = None,
     seed: int,
     device: torch.device | str = "cpu",
     preprocessing: Preprocessing | None = None,
@@ -40,6 +42,8 @@ def prepare(
     rest. An `ordered` source is cut instead: train, then val, then test. An official validation set is the validation
     split, and `val_fraction` must then be None. What is `Unfitted` is then fitted to the training split, or encoded as
     `preprocessing` says.
+    statistics: mean and standard deviation of images by which they are normalised instead, in fractions of white: one
+    value for each channel, or three of colour images for grey ones, which take their mean.
     preprocessing: used instead of a computed one, to prepare other data of the same shape.
     ConfigError if a fraction is given with an official set; DataError if there are too few samples.
     """
@@ -48,7 +52,7 @@ def prepare(
     if not isinstance(source, Source):
         source = source.fit(train_index, preprocessing)
     if preprocessing is None:
-        preprocessing = _fit(source, train_index, normalize)
+        preprocessing = _fit(source, train_index, normalize, statistics)
 
     def stored(name: str, x: Tensor, y: Tensor | None) -> Rows:
         if name in source.encoded:
@@ -113,11 +117,33 @@ def _divided(
     return found
 
 
-def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
+def _given(
+    source: Source, statistics: tuple[Sequence[float], Sequence[float]]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in the units of the images."""
+    channels = source.spec.input_shape[0]
+    if source.spec.kind != "image":
+        raise ConfigError(f"mean and std are for images, but the data is {source.spec}: leave them out")
+    mean, std = (tuple(values) for values in statistics)
+    if channels == 1 and len(mean) == 3:
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    if len(mean) != channels:
+        raise ConfigError(f"mean has {len(mean)} values, but the images have {channels} channels: give one for each")
+    return tuple(m * source.pixel_max for m in mean), tuple(s * source.pixel_max for s in std)
+
+
+def _fit(
+    source: Source,
+    train_index: Tensor,
+    normalize: bool,
+    statistics: tuple[Sequence[float], Sequence[float]] | None,
+) -> Preprocessing:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     target_mean, target_std = 0.0, 1.0
-    if normalize and source.spec.kind != "tokens":
+    if normalize and statistics is not None:
+        mean, std = _given(source, statistics)
+    elif normalize and source.spec.kind != "tokens":
         x = source.x if source.x.dtype == torch.uint8 else source.x.float()  # the values that are normalised
         if "x" in source.encoded:
             mean, std = _of_moments(source.encoded["x"].moments[train_index], x.shape[2] * x.shape[3])
@@ -128,11 +154,11 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
             mean = tuple(m if s else 0.0 for m, s in zip(mean, scaled, strict=True))
             std = tuple(d if s else 1.0 for d, s in zip(std, scaled, strict=True))
         _refuse_tiny(std, source.feature_names)
-        if source.spec.task == "regression" and source.y is not None:
-            y = source.y[train_index].double()
-            target_mean = y.mean().item()
-            constant = bool(_is_constant(y.min(), y.max(), y.mean(), source.y.dtype))
-            target_std = 1.0 if constant else y.std(correction=0).item()
+    if normalize and source.spec.kind != "tokens" and source.spec.task == "regression" and source.y is not None:
+        y = source.y[train_index].double()
+        target_mean = y.mean().item()
+        constant = bool(_is_constant(y.min(), y.max(), y.mean(), source.y.dtype))
+        target_std = 1.0 if constant else y.std(correction=0).item()
     counts: tuple[int, ...] = ()
     if source.y is not None and source.spec.task != "regression":
         classes = 2 if source.spec.task == "binary" else source.spec.outputs
@@ -149,6 +175,7 @@ def _fit(source: Source, train_index: Tensor, normalize: bool) -> Preprocessing:
         pixel_max=source.pixel_max,
         crop=source.crop,
         stored_size=source.stored_size,
+        interpolation=source.interpolation,
         encoding=source.encoding,
         class_counts=counts,
         tokens=source.tokens,
@@ -204,12 +231,21 @@ def _of_moments(moments: Tensor, pixels: int) -> tuple[tuple[float, ...], tuple[
 
 def _in_parts(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and standard deviation of each column over many rows, and whether it is constant; without a copy of all."""
-    parts = torch.split(index, _MANY)
-    mean = torch.stack([x[part].double().sum(0) for part in parts]).sum(0) / len(index)
-    squares = torch.stack([(x[part].double() - mean).square().sum(0) for part in parts]).sum(0)
-    least = torch.stack([x[part].amin(0) for part in parts]).amin(0).double()
-    most = torch.stack([x[part].amax(0) for part in parts]).amax(0).double()
+    mean = _of_parts(x, index, lambda some: some.double().sum(0), torch.float64).sum(0) / len(index)
+    squares = _of_parts(x, index, lambda some: (some.double() - mean).square().sum(0), torch.float64).sum(0)
+    least = _of_parts(x, index, lambda some: some.amin(0), x.dtype).amin(0).double()
+    most = _of_parts(x, index, lambda some: some.amax(0), x.dtype).amax(0).double()
     return mean, (squares / len(index)).sqrt(), _is_constant(least, most, mean, x.dtype)
+
+
+def _of_parts(x: Tensor, index: Tensor, of: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Tensor:
+    """(parts, columns): what `of` makes of some rows at a time."""
+    parts = torch.split(index, _MANY)
+    found = torch.empty(len(parts), x.shape[1], dtype=dtype)  # small results between large ones fragment the memory
+    for place, part in enumerate(parts):
+        found[place] = of(x[part])
+        forget(x)
+    return found
 
 
 def _is_constant(least: Tensor, most: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:

@@ -28,6 +28,7 @@ class Preprocessing:
         training data were no image files.
     stored_size: the height and width to which an image file is fitted before it is cut to the input; 0 for those of the
         input.
+    interpolation: how an image file is resized, `bilinear` or `bicubic`.
     encoding: how the columns of a table become features. tokens: how texts become tokens.
     class_counts: samples of each class in the training split; empty for other tasks, and in runs of dlcli 0.1.0.
     """
@@ -43,6 +44,7 @@ class Preprocessing:
     pixel_max: float = 255.0
     crop: str = ""
     stored_size: int = 0
+    interpolation: str = "bilinear"
     encoding: Encoding | None = None
     class_counts: tuple[int, ...] = ()
     tokens: Tokens | None = None
@@ -111,6 +113,7 @@ class Preprocessing:
             **({"class_counts": list(self.class_counts)} if self.class_counts else {}),
             **({"crop": self.crop} if self.crop else {}),
             **({"stored_size": self.stored_size} if self.stored_size else {}),
+            **({"interpolation": self.interpolation} if self.interpolation != "bilinear" else {}),
             **({} if self.encoding is None else {"encoding": self.encoding.as_dict()}),
             **({} if self.tokens is None else {"tokens": self.tokens.as_dict()}),
         }
@@ -154,6 +157,7 @@ class Preprocessing:
             pixel_max=values["pixel_max"],
             crop=values.get("crop", ""),
             stored_size=values.get("stored_size", 0),
+            interpolation=values.get("interpolation", "bilinear"),
             encoding=encoding,
             class_counts=tuple(counts),
             tokens=tokens,
@@ -169,5 +173,6 @@ _FIELDS = {
 _SAMPLES = Kind("a number of samples", lambda v: WHOLE.holds(v) and v < 2**53)
 _OPTIONAL = {
     "crop": Kind("centre or stretch", lambda v: v in ("", "centre", "stretch")), "class_counts": list_of(_SAMPLES),
+    "interpolation": Kind("bilinear or bicubic", lambda v: v in ("bilinear", "bicubic")),
     "stored_size": Kind("a whole number up to 2048", lambda v: type(v) is int and 0 <= v <= 2048),
 }  # fmt: skip

@@ -12,10 +12,16 @@ import torch
 from torch import Tensor
 
 from dlcli.data.kinds import without_padding
+from dlcli.data.mapped import forget
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.source import Pending
 
 Cut = Callable[..., Tensor]  # stored images and height=, width= of the input -> images of that size
+
+
+# What the system maps around each row that is read, in bytes, and how much of a file may be mapped at a time.
+_READ_AROUND = 65_536
+_MOST_TOUCHED = 500_000_000
 
 
 class Rows(Protocol):
@@ -75,30 +81,37 @@ class Tensors:
         return x, None if self.y is None else self.y.index_select(0, indices)
 
 
-@dataclass(frozen=True)
 class Mapped:
-    """Images in a memory-mapped file: only the rows of a batch are read, and copied to the device.
+    """Images or features in a memory-mapped file: only the rows of a batch are read, and copied to the device.
 
-    x: uint8 (N, C, H, W) in channels-last memory, on the CPU. y: (N,) on the device, or None.
+    x: uint8 (N, C, H, W) in channels-last memory, or float32 (N, F), on the CPU. y: (N,) on the device, or None.
     """
 
-    x: Tensor
-    y: Tensor | None
-    device: torch.device
+    def __init__(self, x: Tensor, y: Tensor | None, device: torch.device) -> None:
+        self._x, self._y, self._device = x, y, device
+        self._touched = 0  # bytes at most, since they were forgotten
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
 
     @property
     def bytes(self) -> int:
-        return 0 if self.y is None else self.y.nbytes
+        return 0 if self._y is None else self._y.nbytes
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self._x)
 
     def prefetch(self, indices: Tensor | slice) -> None:
         pass
 
     def take(self, indices: Tensor | slice) -> tuple[Tensor, Tensor | None]:
-        x, _ = Tensors(self.x, None).take(indices if isinstance(indices, slice) else indices.cpu())
-        y = None if self.y is None else self.y[indices]
+        if self._touched > _MOST_TOUCHED:
+            forget(self._x)
+            self._touched = 0
+        x, _ = Tensors(self._x, None).take(indices if isinstance(indices, slice) else indices.cpu())
+        self._touched += len(x) * (x[:1].nbytes + _READ_AROUND)
+        y = None if self._y is None else self._y[indices]
         return x.to(self.device), y
 
 

@@ -44,9 +44,10 @@ class Source:
     crop: how image files were fitted to the shape of `x`: see data/readers/pictures.py; empty if they were not files.
     digest: what identifies the content, such as a sha256 over all files; empty if the values are to be hashed.
     mapped: whether the inputs lie in a memory-mapped file, from which only the rows of a batch are read. The tensors
-        are then uint8 images in channels-last memory.
+        are then uint8 images in channels-last memory, or float32 features.
     stored_size: height and width of the images in `x` if they are larger than those of the spec, to which they are cut;
         else 0.
+    interpolation: how image files were resized, `bilinear` or `bicubic`.
     encoded: the images of x, val_x and test_x if they are decoded when they are asked for; the tensors are then on the
         device `meta`.
     resolved: options that were left to the loader, with the values that it chose.
@@ -70,6 +71,7 @@ class Source:
     digest: str = ""
     mapped: bool = False
     stored_size: int = 0
+    interpolation: str = "bilinear"
     encoded: Mapping[str, Pending] = field(default_factory=dict)
     resolved: Mapping[str, Any] = field(default_factory=dict)
     encoding: Encoding | None = None
@@ -152,6 +154,7 @@ def sound(source: object) -> Source:
         described = Preprocessing(
             source.spec, class_names=source.class_names, feature_names=source.feature_names, alphabet=source.alphabet,
             pixel_max=source.pixel_max, crop=source.crop, stored_size=source.stored_size,
+            interpolation=source.interpolation,
         )  # fmt: skip
         Preprocessing.from_dict(described.as_dict())
     except TypeError as error:

@@ -23,10 +23,11 @@ from dlcli.data.batches import in_order
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.kinds import sample_input
 from dlcli.experiment.features import check_room, features_of, trained_part
-from dlcli.experiment.guard import _model_class, build_model
+from dlcli.experiment.guard import build_model, maker_of
 from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, Teaching, choose_objective
 from dlcli.experiment.probe import trains_on_one, try_model
+from dlcli.experiment.start import Start, start_from
 from dlcli.experiment.tasks import make_task
 from dlcli.experiment.teacher import Teacher, read_teacher
 from dlcli.models.freezing import frozen_names
@@ -45,6 +46,7 @@ class Experiment:
     frozen: the names of the parameters that are not trained, or not yet. groups: of those with another learning rate
     than `lr`. trained_part: the name of the module that is trained on cached features; empty without.
     teacher: the one whose answers the model is trained on, too.
+    start: the weights from which a new training starts, if any.
     """
 
     config: TrainConfig
@@ -61,6 +63,7 @@ class Experiment:
     groups: tuple[Group, ...] = ()
     trained_part: str = ""
     teacher: Teacher | None = None
+    start: Start | None = None
 
     @property
     def objective(self) -> Objective:
@@ -143,7 +146,11 @@ class Experiment:
 
 
 def build(
-    config: TrainConfig, *, weights: Mapping[str, Tensor] | None = None, fingerprint: str | None = None
+    config: TrainConfig,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    fingerprint: str | None = None,
+    runs_dir: str | Path = "runs",
 ) -> Experiment:
     """Load the data, build the model, and check that all settings fit them. Writes nothing.
 
@@ -151,6 +158,7 @@ def build(
     `config.seed`.
     weights: those of a run that is resumed; RunError if they do not fit the model.
     fingerprint: that of the data of this run; DataError if the data has changed.
+    runs_dir: the folder of the runs that the setting `weights` may name.
     """
     device = devices.choose_device(config.device)
     devices.check_precision(config.precision, device)
@@ -162,6 +170,7 @@ def build(
     config = config.with_values(data_options={**config.data_options, **data.resolved})
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
+    start = None if weights is not None else start_from(config, model, runs_dir=runs_dir)
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     task = make_task(config, data.preprocessing)
     if isinstance(config.threshold, str) and data.val is None:
@@ -201,6 +210,7 @@ def build(
         frozen=frozen,
         groups=_groups(config, model, frozen),
         teacher=teacher,
+        start=start,
     )
     config.warmup_steps(built.steps_per_epoch)
     return replace(built, trained_part=_trained_part(built)) if config.cache_features else built
@@ -208,7 +218,7 @@ def build(
 
 def resolve_options(config: TrainConfig) -> TrainConfig:
     """`config` with all options of its model and data set, defaults included, checked."""
-    model_options = options.resolve(_model_class(config.model), config.model_options, where="model")
+    model_options = options.resolve(maker_of(config.model), config.model_options, where="model")
     data_options = options.resolve(_loader(config.data), _with_path(config), where="data")
     data_options.pop("path" if split_file(config.data) else "", None)  # it is in the name
     return config.with_values(model_options=model_options, data_options=data_options)

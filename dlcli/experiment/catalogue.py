@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.config.own_code import load
-from dlcli.config.schemes import data_entry, model_entry, split_file
+from dlcli.config.schemes import data_entry, listed_model, model_entry, split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
 from dlcli.core.errors import ConfigError
+from dlcli.core.zoo import IMAGENET1K, ZooModel
 from dlcli.data.published import DOWNLOADS
 from dlcli.experiment.guard import build_model
 from dlcli.experiment.load import data_folder, read, read_source
@@ -15,15 +16,18 @@ from dlcli.experiment.load import data_folder, read, read_source
 
 def about_model(name: str) -> dict[str, Any]:
     """model, summary, takes (the kinds of data), data (its default data set), defaults (its own settings), parameters,
-    and options, in the form of `options.described`.
+    and options, in the form of `options.described`; of a model of torchvision also size, least, multiple and weights.
 
-    parameters: of the model with its default options on its default data; None if it has an option without a default.
+    parameters: of the model with its default options on its default data, of a model of torchvision with 1000 classes;
+    None if it has an option without a default.
     Raises ConfigError for an unknown name, and for a user's own class that cannot be built.
     """
     entry = model_entry(name)
     found = options.described(load(entry.target))
-    parameters = None
-    if not any(option["required"] for option in found):
+    parameters, known = None, listed_model(name)
+    if known is not None:
+        parameters = known.parameters
+    elif not any(option["required"] for option in found):
         config = TrainConfig(name)
         model = build_model(config, read_source(config).spec)
         parameters = sum(p.numel() for p in model.parameters())
@@ -35,7 +39,21 @@ def about_model(name: str) -> dict[str, Any]:
         "defaults": dict(entry.defaults),
         "parameters": parameters,
         "options": found,
+        **({} if known is None else _published(known)),
     }
+
+
+def _published(model: ZooModel) -> dict[str, Any]:
+    """What is known of a model of torchvision: its image sizes, and its weights, the default ones first."""
+    weights = [
+        {
+            "entry": w.entry, "accuracy": w.accuracy, "on": IMAGENET1K, "gflops": w.gflops, "size": w.crop,
+            "resize": w.resize, "interpolation": w.interpolation, "mean": list(w.mean), "std": list(w.std),
+            "megabytes": w.megabytes, "licence": w.licence or None,
+        }
+        for w in model.weights
+    ]  # fmt: skip
+    return {"size": model.size, "least": model.least, "multiple": model.multiple, "weights": weights}
 
 
 def about_data(name: str, *, data_dir: str | None) -> dict[str, Any]:

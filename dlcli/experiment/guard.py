@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +42,8 @@ def build_model(
     A short setting can ask for a model of any size, so building stops if the model grows beyond its weights (RunError)
     or the memory of this machine (ResourceError). ConfigError if the class cannot be built with its options.
     """
-    model_class = _model_class(config.model)
-    chosen = options.resolve(model_class, config.model_options, where="model")
+    maker = maker_of(config.model)
+    chosen = options.resolve(maker, config.model_options, where="model")
     settings = ", ".join(f"{k}={v}" for k, v in chosen.items())
     memory = devices.memory()
     most_values, most_tensors = memory // _BYTES_TO_TRAIN, _MOST_TENSORS
@@ -63,23 +64,25 @@ def build_model(
             f"and this machine has {memory / 1e9:.1f} GB: take a smaller one"
         )
 
-    how = f"with {settings}" if settings else f"as {model_class.__name__}(spec)"
+    how = f"with {settings}" if settings else f"as {maker.__name__}(spec)"
     with (
         blamed(ConfigError, f"model {config.model} cannot be built {how}"),
         _stopped_beyond(most_tensors, most_values, too_large),
     ):
-        model = model_class(spec, **chosen)
+        model = maker(spec, **chosen)
     if weights is not None:
         check_fit(model.state_dict(), weights, f"{where} does not fit the model that the run describes")
     return model.to(memory_format=torch.channels_last) if spec.kind == "image" else model
 
 
-def _model_class(name: str) -> type[nn.Module]:
-    found = load(model_entry(name).target)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+def maker_of(name: str) -> Callable[..., nn.Module]:
+    """The nn.Module class of a model, or for one of a zoo the function that builds it: (spec, *, options)."""
+    entry = model_entry(name)
+    found = load(entry.target)
+    if not entry.builds and not (isinstance(found, type) and issubclass(found, nn.Module)):
         place = defined(found)
         raise ConfigError(f"model {name!r} is no torch.nn.Module class" + (f": see {place}" if place else ""))
-    return found
+    return cast(Callable[..., nn.Module], found)
 
 
 def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], refused: str) -> None:

@@ -42,6 +42,7 @@ def load_data(
     name: str | None = None,
     preprocessing: Preprocessing | None = None,
     fingerprint: str | None = None,
+    source: Source | Unfitted | None = None,
 ) -> Dataset:
     """The data set of `config`, split and on `device`.
 
@@ -50,6 +51,7 @@ def load_data(
     preprocessing: the one that a model was trained with. DataError if the data has another shape; a text is encoded
         with its alphabet.
     fingerprint: of the data that a model was trained on; DataError if this data is different.
+    source: what was read already, by `read_as_trained`.
     """
     # Of data that is named instead of the run's own, a validation set of its own is used without a question.
     own_val = "val_fraction" not in config.given or name is not None
@@ -59,9 +61,7 @@ def load_data(
         config = config.with_values(
             data=name, data_options=kept, test_fraction=config.test_fraction if same_loader else None
         )
-    if preprocessing is not None and preprocessing.encoding is not None and "task" in config.data_options:
-        config = config.with_values(data_options=config.data_options | {"task": preprocessing.spec.task})
-    source = read(config)
+    source = read_as_trained(config, preprocessing) if source is None else source
     changed = (
         f"data {config.data} has changed since the model was trained on it{_difference(source, fingerprint)}: restore "
         f"it, or use it as it is now with --data {config.data}"
@@ -77,6 +77,13 @@ def load_data(
     if fingerprint is not None and found.fingerprint != fingerprint:
         raise DataError(changed)
     return found
+
+
+def read_as_trained(config: TrainConfig, preprocessing: Preprocessing | None) -> Source | Unfitted:
+    """As `read`; the task of a table is that of the model, if there is one."""
+    if preprocessing is not None and preprocessing.encoding is not None and "task" in config.data_options:
+        config = config.with_values(data_options=config.data_options | {"task": preprocessing.spec.task})
+    return read(config)
 
 
 def prepared(
@@ -95,6 +102,7 @@ def prepared(
         val_fraction=None if official else config.val_fraction,
         test_fraction=config.test_fraction,
         normalize=config.normalize,
+        statistics=(config.mean, config.std) if config.mean else None,
         seed=derive(config.seed, "split"),
         device=device,
         preprocessing=preprocessing,

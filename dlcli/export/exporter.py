@@ -151,7 +151,7 @@ def _make(original: Original, format: str) -> Made:
 
 def _quantized(original: Original, content: bytes) -> bytes:
     if any(isinstance(module, nn.modules.conv._ConvNd) for module in original.module.modules()):
-        return quantize.static(content, {original.traced.signature.inputs[0].name: original.calibration()})
+        return quantize.static(content, original.calibration())
     return quantize.dynamic(content)
 
 
@@ -168,9 +168,12 @@ def _measured(original: Original, made: Made, *, format: str, tolerance: float |
     """Comparison, times and memory of the artifact in a fresh process. CheckError if it does not run there."""
     with tempfile.TemporaryDirectory(prefix="dlcli-export-") as temporary, RuntimeProcess(Path(temporary)) as child:
         folder = Path(temporary)
-        artifact, x = folder / f"artifact{FORMATS[format]}", folder / "x.npy"
+        artifact = folder / f"artifact{FORMATS[format]}"
         artifact.write_bytes(made.content)
-        np.save(x, original.reference.x, allow_pickle=False)
+        inputs = []
+        for port in made.signature.samples:
+            inputs.append(str(folder / f"{port.name}.npy"))
+            np.save(inputs[-1], original.reference.inputs[port.name], allow_pickle=False)
         metadata = child.ask(
             "open",
             format=format,
@@ -182,14 +185,14 @@ def _measured(original: Original, made: Made, *, format: str, tolerance: float |
         lost = [key for key, value in made.metadata.items() if metadata.get(key) != value]
         if lost:
             raise CheckError(f"its metadata differs from what was written: {', '.join(lost)}")
-        child.ask("time", inputs=str(x), batch_size=_LATENCY_BATCHES[-1])
+        child.ask("time", inputs=inputs, batch_size=_LATENCY_BATCHES[-1])
         memory = child.ask("memory")
-        found = parity.compare(child, original, made.signature, folder=folder, tolerance=tolerance)
+        found = parity.compare(child, original, made.signature, inputs=inputs, folder=folder, tolerance=tolerance)
         times = {}
         for size in _LATENCY_BATCHES if found.holds else ():
             batch = torch.from_numpy(original.reference.x[:size].copy())
             times[str(size)] = latency.paired(
-                lambda size=size: child.ask("time", inputs=str(x), batch_size=size),  # type: ignore[misc]
+                lambda size=size: child.ask("time", inputs=inputs, batch_size=size),  # type: ignore[misc]
                 lambda batch=batch: original.restored.answer(batch),  # type: ignore[misc]
             )
     return {"parity": found.as_dict(), "latency": times, "memory": memory}

@@ -16,9 +16,12 @@ from dlcli.core.version import __version__
 from dlcli.data.batches import in_order
 from dlcli.data.dataset import Dataset
 from dlcli.data.preprocessing import Preprocessing
+from dlcli.data.source import Source, Unfitted
+from dlcli.data.tables.table import Opened
 from dlcli.evaluation.measure import finite
-from dlcli.experiment.load import load_data
+from dlcli.experiment.load import load_data, read_as_trained
 from dlcli.experiment.restore import Restored, restore
+from dlcli.export.cells import inputs_of
 from dlcli.export.program import Traced, signature_of, trace
 from dlcli.export.signature import Signature
 from dlcli.export.wrapper import Exportable, state_shape, wrap
@@ -31,13 +34,16 @@ _CALIBRATION = 512  # samples
 class Reference:
     """The trained model's answers on a split, computed as in `dlcli eval` and `dlcli predict`.
 
-    x: (rows, ...) inputs for the artifact, at least 64 rows: a shorter split is repeated. samples: length of the split.
+    x: (rows, ...) samples for the trained model, normalised for an artifact that is `raw`. inputs: of each input of the
+    artifact without a state (rows, ...): x itself, or of a table the cells of its columns. Both have at least 64 rows:
+    a shorter split is repeated. samples: length of the split.
     answer: (samples, ...) in the artifact's units. target: (samples, ...). metrics: of the whole split.
     """
 
     split: str
     samples: int
     x: np.ndarray
+    inputs: dict[str, np.ndarray]
     answer: Tensor
     target: Tensor
     metrics: dict[str, float | None]
@@ -48,7 +54,7 @@ class Original:
 
     raw: export without normalisation. dtype: of the artifact's weights: float32, float16 or int8.
     data_dir: the folder of data sets, if it is not the one that the training used.
-    data: the run's data, not normalised. reference: its answers.
+    source: the run's data as read. data: the same, split, not normalised. reference: its answers.
     """
 
     def __init__(self, run: Run, *, raw: bool, dtype: str, data_dir: str | None = None) -> None:
@@ -57,6 +63,7 @@ class Original:
         # An artifact computes in the dtype of its weights, regardless of the autocast of the training.
         config = restored.config.replace(precision="fp32", data_dir=data_dir or restored.config.data_dir)
         self.restored: Restored = dataclasses.replace(restored, config=config)
+        self.source: Source | Unfitted = read_as_trained(config, self.preprocessing)
         self.data: Dataset = self._raw_data()
         self.reference: Reference = self._answers()
 
@@ -74,13 +81,14 @@ class Original:
 
     @cached_property
     def traced(self) -> Traced:
-        return trace(self.module, self.preprocessing.spec, self.restored.task, name=self.restored.config.model)
+        name = self.restored.config.model
+        return trace(self.module, self.preprocessing, self.restored.task, raw=self.raw, name=name)
 
     @cached_property
     def signature(self) -> Signature:
         """Of the untraced model."""
         state = state_shape(self.restored.model, self.preprocessing)
-        return signature_of(self.preprocessing.spec, self.restored.task, state)
+        return signature_of(self.preprocessing, self.restored.task, state, raw=self.raw)
 
     def _raw_data(self) -> Dataset:
         """The run's data with its own splits, not normalised; DataError if the data has changed."""
@@ -89,6 +97,7 @@ class Original:
             device="cpu",
             preprocessing=self.preprocessing.without_normalisation(),
             fingerprint=self.run.data().get("fingerprint"),
+            source=self.source,
         )
 
     def _answers(self) -> Reference:
@@ -106,7 +115,8 @@ class Original:
         return Reference(
             split=split,
             samples=len(x),
-            x=np.resize(x, (max(len(x), 64), *x.shape[1:])) if len(x) < 64 else x,
+            x=_repeated(x),
+            inputs={name: _repeated(values) for name, values in self._inputs(split, x).items()},
             answer=torch.cat(answers),
             target=torch.cat(targets),
             metrics=finite(restored.task.metrics(measures)),
@@ -118,17 +128,27 @@ class Original:
             x = F.pad(x, (0, self.preprocessing.spec.input_shape[0] - x.shape[1]))
         return (self.preprocessing.apply(x) if self.raw else x).contiguous()
 
+    def _inputs(self, split: str, x: np.ndarray, part: Tensor | None = None) -> dict[str, np.ndarray]:
+        """Of each input of the artifact the values of a split. x: those of the trained model. part: of which rows."""
+        encoding = self.preprocessing.encoding
+        if encoding is None or self.raw:
+            return {self.preprocessing.spec.kind: x}
+        assert isinstance(self.source, Opened)
+        table = self.source.part(split, self.data.split(split).index)
+        return inputs_of(table if part is None else table.rows(part.numpy()), encoding)
+
     def metrics(self, answer: Tensor, target: Tensor) -> dict[str, float | None]:
         """The task's metrics for an artifact's answers; answers in the target's units are normalised first."""
         task = self.restored.task
         output = answer if self.raw else task.normalised(answer)
         return finite(task.metrics([task.measure(output, target)]))
 
-    def calibration(self) -> np.ndarray:
-        """At most 512 samples, evenly spaced in the training split, in the form that the artifact accepts."""
+    def calibration(self) -> dict[str, np.ndarray]:
+        """Of each input of the artifact, at most 512 samples, evenly spaced in the training split."""
         train = self.data.train
-        part = train.part(torch.linspace(0, len(train) - 1, min(_CALIBRATION, len(train))).long())
-        return torch.cat([self.fed(batch.x) for batch in in_order(part, _CALIBRATION)]).numpy()
+        some = torch.linspace(0, len(train) - 1, min(_CALIBRATION, len(train))).long()
+        x = torch.cat([self.fed(batch.x) for batch in in_order(train.part(some), _CALIBRATION)]).numpy()
+        return self._inputs("train", x, some)
 
     def describe(self) -> dict[str, Any]:
         """The metadata of every artifact, without its signature."""
@@ -151,3 +171,8 @@ class Original:
             **({} if threshold is None else {"threshold": threshold}),
             "preprocessing": about.as_dict(),
         }
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """(N, ...) -> at least 64 rows."""
+    return np.resize(values, (64, *values.shape[1:])) if len(values) < 64 else values

@@ -1,6 +1,7 @@
 """Compares an artifact, running in a process of its own, with the trained model on real samples."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,17 @@ class Parity:
 
 
 def compare(
-    child: RuntimeProcess, original: Original, signature: Signature, *, folder: Path, tolerance: float | None
+    child: RuntimeProcess,
+    original: Original,
+    signature: Signature,
+    *,
+    inputs: Sequence[str],
+    folder: Path,
+    tolerance: float | None,
 ) -> Parity:
     """Ask `child`, which has opened the artifact, every question, and compare its answers with the trained model's.
 
-    folder: for the arrays that the processes exchange; it holds the samples as x.npy.
+    folder: for the arrays that the processes exchange. inputs: the files with those of the samples, in order.
     """
     reference, task = original.reference, original.restored.task
     limit = TOLERANCE[original.dtype] if tolerance is None else tolerance
@@ -127,7 +134,7 @@ def compare(
         file = folder / "answer.npy"
         child.ask(
             "run",
-            inputs=str(folder / "x.npy"),
+            inputs=inputs,
             outputs=str(file),
             rows=question.rows,
             batch_size=question.batch_size,

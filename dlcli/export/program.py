@@ -5,23 +5,24 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dlcli.core.errors import RunError
-from dlcli.core.spec import DataSpec
 from dlcli.data.kinds import input_dtype
-from dlcli.export.signature import BATCH, STEPS, Port, Signature
-from dlcli.export.wrapper import Exportable
+from dlcli.data.preprocessing import Preprocessing
+from dlcli.export.columns import groups_of
+from dlcli.export.signature import BATCH, STATE, STEPS, Port, Signature
+from dlcli.export.wrapper import Exportable, TableExportable
 from dlcli.tasks.task import AnsweringTask, Shape
 
 # Batch sizes to trace with. The batch size must differ from all other sizes, or torch would treat them as the same; and
 # torch treats 0 and 1 specially.
-_BATCH_SIZES = (3, 5, 7, 11)
+_BATCH_SIZES = (3, 5, 7, 11, 13)
 
 # Steps. Sequences of no more have a fixed length: half of it, which is tried too, is special to torch.export.
 _SHORT = 5
@@ -36,20 +37,21 @@ class Traced:
     note: str = ""
 
 
-def trace(module: Exportable, spec: DataSpec, task: AnsweringTask, *, name: str) -> Traced:
+def trace(module: Exportable, about: Preprocessing, task: AnsweringTask, *, raw: bool, name: str) -> Traced:
     """`module` traced with a dynamic batch size, and a dynamic number of steps if the model allows it.
 
-    name: of the model, for errors. RunError (exit 4) if torch.export cannot trace it.
+    raw: see `sample_ports`. name: of the model, for errors. RunError (exit 4) if torch.export cannot trace it.
     """
-    program, note = None, ""
-    dtype, sequence = input_dtype(spec), spec.kind == "tokens"
+    program, note, spec = None, "", about.spec
+    ports, sequence = sample_ports(about, raw=raw), spec.kind == "tokens"
     if sequence and spec.input_shape[0] > _SHORT:
         # Not the greatest length, or torch might assume that it is the only one.
-        program = _export(module, (spec.input_shape[0] - 1,), dtype, free_steps=True, name=name)
+        shorter = [replace(port, shape=(BATCH, spec.input_shape[0] - 1)) for port in ports]
+        program = _export(module, shorter, free_steps=True, name=name)
         if not isinstance(_input_shape(program)[1], torch.SymInt):
             program = None
     if program is None:
-        program = _export(module, spec.input_shape, dtype, free_steps=False, name=name)
+        program = _export(module, ports, free_steps=False, name=name)
         if sequence:
             note = f"accepts only sequences of {spec.input_shape[0]} steps: torch.export fixed that length"
     _forget_sources(program)
@@ -58,17 +60,20 @@ def trace(module: Exportable, spec: DataSpec, task: AnsweringTask, *, name: str)
     if free:
         upper = program.range_constraints[steps.node.expr].upper
         most = int(upper) if upper.is_Integer and upper < 2**31 else None
-    signature = signature_of(spec, task, module.state_shape, free_steps=free, most_steps=most)
+    signature = signature_of(about, task, module.state_shape, raw=raw, free_steps=free, most_steps=most)
     return Traced(program, signature, note)
 
 
-def _export(
-    module: Exportable, shape: tuple[int, ...], dtype: torch.dtype, *, free_steps: bool, name: str
-) -> torch.export.ExportedProgram:
-    batch = next(size for size in _BATCH_SIZES if size not in shape)
-    inputs: tuple[Tensor, ...] = (torch.zeros(batch, *shape, dtype=dtype),)
+def _export(module: Exportable, ports: Sequence[Port], *, free_steps: bool, name: str) -> torch.export.ExportedProgram:
+    batch = next(size for size in _BATCH_SIZES if not any(size in port.shape for port in ports))
+    inputs: tuple[Tensor, ...] = tuple(
+        torch.zeros([batch, *map(int, port.shape[1:])], dtype=getattr(torch, port.dtype)) for port in ports
+    )
     free_batch = torch.export.Dim(BATCH, min=1)
-    free: tuple[dict[int, Any], ...] = ({0: free_batch, 1: torch.export.Dim.AUTO} if free_steps else {0: free_batch},)
+    sizes: dict[int, Any] = {0: free_batch, 1: torch.export.Dim.AUTO} if free_steps else {0: free_batch}
+    free: tuple[Any, ...] = (sizes,) * len(ports)
+    if isinstance(module, TableExportable):
+        free = (free,)  # of *groups
     if module.state_shape:
         inputs += (torch.zeros([batch if size is None else size for size in module.state_shape]),)
         free += ({module.state_shape.index(None): free_batch},)
@@ -79,26 +84,36 @@ def _export(
         raise RunError(f"torch.export cannot follow model {name}: {first_line(error)}") from error
 
 
+def sample_ports(about: Preprocessing, *, raw: bool) -> tuple[Port, ...]:
+    """The inputs of the sample: one, or of a table one for each group of columns. raw: that of the model itself."""
+    if about.encoding is not None and not raw:
+        return tuple(group.port() for group in groups_of(about.encoding))
+    dtype = str(input_dtype(about.spec)).removeprefix("torch.")
+    return (Port(about.spec.kind, dtype, (BATCH, *about.spec.input_shape)),)
+
+
 def signature_of(
-    spec: DataSpec,
+    about: Preprocessing,
     task: AnsweringTask,
     state: tuple[int | None, ...],
     *,
+    raw: bool,
     free_steps: bool = False,
     most_steps: int | None = None,
 ) -> Signature:
     """Names, dtypes and shapes of inputs and outputs.
 
-    state: shape of a recurrent model's state, with None for the batch; empty without one. free_steps: whether the
-    number of steps is dynamic. most_steps: the longest sequence.
+    state: shape of a recurrent model's state, with None for the batch; empty without one. raw: see `sample_ports`.
+    free_steps: whether the number of steps is dynamic. most_steps: the longest sequence.
     """
-    shape: Shape = (STEPS,) if free_steps else spec.input_shape
-    dtype = str(input_dtype(spec)).removeprefix("torch.")
-    inputs = [Port(spec.kind, dtype, (BATCH, *shape))]
-    outputs = [Port(task.answer_name, "float32", (BATCH, *task.answer_shape(shape, spec.outputs)))]
+    shape: Shape = (STEPS,) if free_steps else about.spec.input_shape
+    inputs = list(sample_ports(about, raw=raw))
+    if free_steps:
+        inputs = [replace(port, shape=(BATCH, STEPS)) for port in inputs]
+    outputs = [Port(task.answer_name, "float32", (BATCH, *task.answer_shape(shape, about.spec.outputs)))]
     if state:
         sizes = tuple(BATCH if size is None else size for size in state)
-        inputs.append(Port("state", "float32", sizes))
+        inputs.append(Port(STATE, "float32", sizes))
         outputs.append(Port("next_state", "float32", sizes))
     return Signature(tuple(inputs), tuple(outputs), most_steps)
 

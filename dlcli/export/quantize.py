@@ -32,6 +32,7 @@ def dynamic(content: bytes) -> bytes:
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=_stacked(content),
             extra_options={"EnableSubgraph": True},
         )
         return target.read_bytes()
@@ -67,6 +68,15 @@ def static(content: bytes, samples: Samples) -> bytes:
             activation_type=QuantType.QUInt8,
         )
         return target.read_bytes()
+
+
+def _stacked(content: bytes) -> list[str]:
+    """The products with more than one constant matrix, as in `tabular`: ONNX Runtime refuses them as 8-bit integers."""
+    import onnx
+
+    graph = onnx.load_from_string(content).graph
+    stacks = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in stacks]
 
 
 def _written(folder: str, content: bytes) -> tuple[Path, Path]:

@@ -44,30 +44,38 @@ class Artifact:
         self.model, self.metadata = open_bytes(content)
 
     def run(
-        self, inputs: str, outputs: str, *, rows: int, batch_size: int, steps: int | None = None, pieces: int = 1
+        self,
+        inputs: Sequence[str],
+        outputs: str,
+        *,
+        rows: int,
+        batch_size: int,
+        steps: int | None = None,
+        pieces: int = 1,
     ) -> None:
-        """Run the artifact on the first `rows` samples of the .npy file `inputs`; write the answers to `outputs`.
+        """Run the artifact on the first `rows` samples; write the answers to `outputs`.
 
-        steps: use only the first steps of each sequence. pieces: split each sequence into this many parts and carry the
-        state from each to the next.
+        inputs: a .npy file for each input, without the state. steps: use only the first steps of each sequence. pieces:
+        split each sequence into this many parts and carry the state from each to the next.
         """
-        x = np.load(inputs, mmap_mode="r", allow_pickle=False)
+        wholes = [np.load(file, mmap_mode="r", allow_pickle=False) for file in inputs]
         answers = []
         for start in range(0, rows, batch_size):
-            batch = np.ascontiguousarray(x[start : min(start + batch_size, rows)])
-            batch = batch if steps is None else batch[:, :steps]
-            state = self._first_state(len(batch))
+            batch = [np.ascontiguousarray(whole[start : min(start + batch_size, rows)]) for whole in wholes]
+            batch = batch if steps is None else [tokens[:, :steps] for tokens in batch]
+            state = self._first_state(len(batch[0]))
             parts = []
-            for part in np.array_split(batch, pieces, axis=1) if pieces > 1 else [batch]:
-                answer, *state = self.model([np.ascontiguousarray(part), *state])
+            for part in [[tokens] for tokens in np.array_split(batch[0], pieces, axis=1)] if pieces > 1 else [batch]:
+                answer, *state = self.model([*map(np.ascontiguousarray, part), *state])
                 parts.append(answer)
             answers.append(np.concatenate(parts, axis=1) if pieces > 1 else parts[0])
         np.save(outputs, np.concatenate(answers), allow_pickle=False)
 
-    def time(self, inputs: str, *, batch_size: int) -> float:
+    def time(self, inputs: Sequence[str], *, batch_size: int) -> float:
         """Seconds of one evaluation of the first `batch_size` samples."""
-        x = np.ascontiguousarray(np.load(inputs, mmap_mode="r", allow_pickle=False)[:batch_size])
-        feeds = [x, *self._first_state(len(x))]
+        wholes = [np.load(file, mmap_mode="r", allow_pickle=False) for file in inputs]
+        batch = [np.ascontiguousarray(whole[:batch_size]) for whole in wholes]
+        feeds = [*batch, *self._first_state(len(batch[0]))]
         start = time.perf_counter()
         self.model(feeds)
         return time.perf_counter() - start
@@ -80,7 +88,7 @@ class Artifact:
     def _first_state(self, batch_size: int) -> Arrays:
         return [
             np.zeros([batch_size if size == BATCH else int(size) for size in port.shape], dtype=port.dtype)
-            for port in self.signature.inputs[1:]
+            for port in self.signature.inputs[len(self.signature.samples) :]
         ]
 
 
@@ -142,7 +150,7 @@ def _safetensors(threads: int, signature: Signature) -> Callable[[bytes], tuple[
     from dlcli.config.settings import TrainConfig
     from dlcli.data.preprocessing import Preprocessing
     from dlcli.experiment.guard import build_model
-    from dlcli.export.wrapper import Exportable, StatefulExportable
+    from dlcli.export.wrapper import kind_of
 
     torch.set_num_threads(threads)
 
@@ -153,8 +161,9 @@ def _safetensors(threads: int, signature: Signature) -> Callable[[bytes], tuple[
         config = TrainConfig(metadata["model"], model_options=json.loads(metadata["model_options"]))
         model = build_model(config, preprocessing.spec)
         model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in load(content).items()})
-        kind = StatefulExportable if signature.stateful else Exportable
-        return _from_torch(kind(model.eval(), preprocessing, raw=json.loads(metadata["raw"]))), metadata
+        raw = json.loads(metadata["raw"])
+        kind = kind_of(preprocessing, raw=raw, stateful=signature.stateful)
+        return _from_torch(kind(model.eval(), preprocessing, raw=raw)), metadata
 
     return open_bytes
 

@@ -1,8 +1,8 @@
 """The module that is exported: preprocessing, the trained model, and conversion of the answer to the target's units.
 
-Its input is raw values in contiguous (N, C, H, W), (N, F) or (N, T) memory, its output logits or a value in the
-target's units. It does not use `Preprocessing.apply` but repeats its formula: the comparison with the trained model
-could not find a fault in shared code.
+Its input is raw values in contiguous (N, C, H, W), (N, F) or (N, T) memory, of a table the cells of its columns; its
+output logits or a value in the target's units. It does not use `Preprocessing.apply` but repeats its formula: the
+comparison with the trained model could not find a fault in shared code.
 """
 
 import copy
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.data.preprocessing import Preprocessing
+from dlcli.export.features import Features
 from dlcli.export.recurrent import with_scans
 
 
@@ -53,6 +54,18 @@ class Exportable(nn.Module):
         return output * self.target_std + self.target_mean if self.rescales else output
 
 
+class TableExportable(Exportable):
+    """The cells of a table, one input for each group of columns, -> answer. raw: must be False."""
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing, **how: Any) -> None:
+        super().__init__(model, preprocessing, **how)
+        assert preprocessing.encoding is not None
+        self.features = Features(preprocessing.encoding)
+
+    def forward(self, *groups: Tensor) -> Tensor:
+        return super().forward(self.features(*groups))
+
+
 class StatefulExportable(Exportable):
     """Tokens and the state before them -> logits and the state after them, with the model's `run`."""
 
@@ -64,10 +77,17 @@ class StatefulExportable(Exportable):
 def wrap(model: nn.Module, preprocessing: Preprocessing, *, raw: bool, dtype: torch.dtype) -> Exportable:
     """A copy of `model` that is ready for tracing."""
     state = state_shape(model, preprocessing)
-    kind = StatefulExportable if state else Exportable
+    kind = kind_of(preprocessing, raw=raw, stateful=bool(state))
     wrapped = kind(with_scans(frozen(model)), preprocessing, raw=raw, dtype=dtype).eval()
     wrapped.state_shape = state
     return wrapped
+
+
+def kind_of(preprocessing: Preprocessing, *, raw: bool, stateful: bool) -> type[Exportable]:
+    """raw: the input of the model itself is taken, of a table its features."""
+    if preprocessing.encoding is not None and not raw:
+        return TableExportable
+    return StatefulExportable if stateful else Exportable
 
 
 def frozen(model: nn.Module) -> nn.Module:

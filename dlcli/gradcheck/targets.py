@@ -5,9 +5,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from dlcli.config.meant import meant_zoo
 from dlcli.config.own_code import load
-from dlcli.config.registry import MODELS
+from dlcli.config.schemes import listed_model, model_entry, zoo_name
 from dlcli.core import options
 from dlcli.core.errors import ConfigError, did_you_mean
 from dlcli.core.spec import DataSpec
@@ -59,6 +58,9 @@ _MODELS: dict[str, tuple[tuple[str, DataSpec, dict[str, Any]], ...]] = {
         ("images, mean", _IMAGES, {"width": 4, "heads": 1, "positions": "none", "mixing": "mean"}),
     ),
 }
+
+# Height and width of the images on which a model of a zoo is checked, if it takes such small ones.
+_SMALL_IMAGE = 32
 
 _SEQUENCE = (Input("float", (2, 3, 4)),)
 
@@ -124,20 +126,22 @@ def cases(
     Raises ConfigError for an unknown name, and for something that is no module, autograd Function or factory of a
     module, which is never called.
     """
-    own = [t for t in targets if ":" in t]
+    own = [t for t in targets if ":" in t and zoo_name(t) is None]
     if (inputs or settings or data) and len(targets) != len(own):
-        built_in = next(t for t in targets if ":" not in t)
+        built_in = next(t for t in targets if t not in own)
         raise ConfigError(f"--input, --data and --set are for your own package.module:Name, but {built_in} is built in")
     if not targets:
         raise ConfigError(f"name a target: all, one of {', '.join(names())}, or your own package.module:Name")
     found: list[Case] = []
     for target in targets:
+        if zoo_name(target) is not None:
+            found.append(_zoo_case(target))
+            continue
         if ":" in target:
             found.append(own_case(target, inputs=inputs, settings=settings, data=data, data_dir=data_dir))
             continue
         if target not in ("all", *names()):
-            meant = meant_zoo(target) or did_you_mean(target, ["all", *names()])
-            raise ConfigError(f"unknown target {target!r}: {meant}")
+            raise ConfigError(f"unknown target {target!r}: {did_you_mean(target, ['all', *names()])}")
         for name in names() if target == "all" else [target]:
             found += built_in_cases(name)
     return list({case.name: case for case in found}.values())
@@ -151,10 +155,17 @@ def built_in_cases(name: str) -> list[Case]:
     return [Case(name, make, inputs)]
 
 
+def _zoo_case(name: str) -> Case:
+    """A model of a zoo, for small images: it has too many parameters to take long over each of them."""
+    known = listed_model(name)
+    size = _SMALL_IMAGE if known is None else max(_SMALL_IMAGE, known.least)
+    return _model_case(name, f"{size} pixels", DataSpec("multiclass", "image", (3, size, size), 3), {})
+
+
 def _model_case(name: str, label: str, spec: DataSpec, settings: Mapping[str, Any]) -> Case:
     def build() -> nn.Module:
-        model_class = load(MODELS[name].target)
-        return cast(nn.Module, model_class(spec, **options.resolve(model_class, settings, where="model")))
+        maker = load(model_entry(name).target)
+        return cast(nn.Module, maker(spec, **options.resolve(maker, settings, where="model")))
 
     return Case(
         f"{name} ({label})" if label else name,

@@ -109,6 +109,23 @@ def sinusoidal_positions(steps: int, width: int) -> Tensor:
     return table
 
 
+def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
+    """Its name, and the convolution to which the image goes: the first that was registered; None if there is none."""
+    found = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    return next(found, None)
+
+
+def for_channels(weight: Tensor, channels: int) -> Tensor:
+    """The weight (O, 3, H, W) of a first convolution for images with another number of channels.
+
+    One channel: the sum over the three, which gives what a grey image gives that is copied to all three. More: the
+    three in turn, scaled so that equal channels give what they gave before.
+    """
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight[:, torch.arange(channels) % 3] * (3 / channels)
+
+
 def check_options(*, dropout: float = 0.0, **sizes: int | tuple[int, ...]) -> None:
     """ConfigError unless every size of a model is at least 1 and its dropout is in [0, 1)."""
     for name, size in sizes.items():

@@ -8,13 +8,11 @@ from typing import Any
 from dlcli.core.documents import NUMBER, TABLE, check
 from dlcli.core.errors import DlcliError, RunError, did_you_mean
 from dlcli.core.reading import read_json, told_as_damage
+from dlcli.runs.differences import NOT_OF_A_GROUP
 from dlcli.runs.names import compact, find
 from dlcli.runs.ranking import ground
 from dlcli.runs.run import Run
 from dlcli.runs.statistics import Difference, Summary, holm, paired, summarise, unpaired
-
-# Settings that do not make another group.
-_NOT_OF_A_GROUP = {"seed", "data_dir", "log_every", "checkpoint_every", "keep_last", "threads"}
 
 
 @dataclass(frozen=True)
@@ -195,7 +193,7 @@ def _refuse_other_data(results: Sequence[Result]) -> None:
 
 def _by_config(results: Sequence[Result], *, first: Sequence[Result]) -> list[Group]:
     """Groups of equal settings, in the order of their first runs; the one that holds `first` comes first."""
-    names = sorted({name for result in results for name in result.settings} - _NOT_OF_A_GROUP)
+    names = sorted({name for result in results for name in result.settings} - NOT_OF_A_GROUP)
     differing = [n for n in names if len({repr(result.settings.get(n)) for result in results}) > 1]
     pools: dict[str, list[Result]] = {}
     for result in results:

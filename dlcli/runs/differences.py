@@ -5,7 +5,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from dlcli.config.settings import TrainConfig
 from dlcli.core.documents import TEXT, check, list_of, optional
 from dlcli.core.errors import ConfigError, RunError
 from dlcli.core.reading import parse_json, read_json, read_start, told_as_damage
-from dlcli.runs import table, where
+from dlcli.runs import index, table, where
+from dlcli.runs.names import compact
+from dlcli.runs.run import Run, all_runs
+from dlcli.runs.statistics import summarise
 from dlcli.runs.where import Condition
 
 _MOST = 12  # settings shown
@@ -26,6 +30,9 @@ _SHOWN = {*table.COLUMNS, "format", "given", "data_dir", "log_every", "checkpoin
 
 _ORDER = {f.name: place for place, f in enumerate(fields(TrainConfig))}
 
+# Settings that do not make another group.
+NOT_OF_A_GROUP = {"format", "given", "seed", "data_dir", "log_every", "checkpoint_every", "keep_last", "threads"}
+
 # Bytes of test.json to read: the metrics come before the tables of classes, which are much longer.
 _START = 4096
 _MEASURED = re.compile(rb'\n  "step": ([0-9]{1,15}),\n(?:  .*\n)*?  "metrics": (\{[^{}]*\})')
@@ -35,41 +42,102 @@ _MAIN = ("accuracy", "r2", "bits_per_char", "loss")
 
 
 def rows(
-    root: str | Path, *, limit: int = 0, conditions: Sequence[Condition] = (), sort: str = "", extra: Sequence[str] = ()
+    root: str | Path,
+    *,
+    limit: int = 0,
+    last: int = 0,
+    conditions: Sequence[Condition] = (),
+    sort: str = "",
+    extra: Sequence[str] = (),
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of runs/table.py, and the names of the settings in which they differ, most often chosen first.
 
-    limit: the most rows, unless 0, after conditions and order have been applied. sort: `NAME` or `NAME:desc`.
+    limit: the most rows, unless 0, after conditions and order have been applied. last: how many of the newest runs are
+    looked at, unless 0. sort: `NAME` or `NAME:desc`.
     extra: names of further settings or metrics that each row is to have. ConfigError (exit 2) for an unknown name.
     Each row has three more keys. settings: the value of each of these settings; None if the run does not have it.
     extra: the value of each of the further names. test: what `dlcli eval` last measured on the test split, {"metric",
     "value", "step"}, for the metric that determined the best checkpoint; None if it was not measured. `metrics` has all
     that it measured, as test/NAME. If the file of either is damaged, `reason` of the row says so.
     """
+    found, configs = _listed(root, limit=limit, last=last, conditions=conditions, sort=sort, extra=extra)
+    names = _differing(configs)
+    for row, config in zip(found, configs, strict=True):
+        row["settings"] = {name: _value(config, name) for name in names}
+    return found, names
+
+
+def groups(
+    root: str | Path, *, last: int = 0, conditions: Sequence[Condition] = ()
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Finished runs with equal settings apart from the seed, put together: one row a group, that of the newest run
+    first, and the names of the settings in which the groups differ. Arguments and errors are those of `rows`.
+
+    A row: runs (4,7,40:45), model, data, metric, settings, and of the best values: count, mean, median, std, interval.
+    """
+    found, configs = _listed(root, last=last, conditions=conditions)
+    pools: dict[str, list[int]] = {}
+    for place, (row, config) in enumerate(zip(found, configs, strict=True)):
+        if row["status"] == "finished" and isinstance(row["best"], int | float):
+            same = {name: value for name, value in flatten(config).items() if name not in NOT_OF_A_GROUP}
+            pools.setdefault(repr((row["metric"], sorted(same.items()))), []).append(place)
+    flat = [flatten(configs[places[0]]) for places in pools.values()]
+    everything = sorted({name for config in flat for name in config} - NOT_OF_A_GROUP - _SHOWN)
+    names = [name for name in everything if len({repr(config.get(name)) for config in flat}) > 1][:_MOST]
+    rows = []
+    for places in pools.values():
+        row, config = found[places[0]], configs[places[0]]
+        rows.append({
+            "runs": compact(found[place]["run"] for place in places),
+            **{name: row[name] for name in ("model", "data", "metric")},
+            "settings": {name: _value(config, name) for name in names},
+            **asdict(summarise([found[place]["best"] for place in places])),
+        })  # fmt: skip
+    return rows, names
+
+
+def _listed(
+    root: str | Path,
+    *,
+    limit: int = 0,
+    last: int = 0,
+    conditions: Sequence[Condition] = (),
+    sort: str = "",
+    extra: Sequence[str] = (),
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows and their configs, see `rows`."""
     selecting = bool(conditions or sort or extra)
-    found = table.rows(root, limit=0 if selecting else limit)
-    configs: list[dict[str, Any]] = []
-    for row in found:
-        folder = os.path.join(root, str(row["run"]))
-        row["test"], config = None, {}
-        if row["model"] is not None:
-            try:
-                config = _config(f"{folder}/config.json")
-                row["test"], measured = _test(f"{folder}/eval", row["metric"])
-                row["metrics"] = row["metrics"] | {f"test/{name}": value for name, value in measured.items()}
-            except RunError as error:
-                row["reason"] = row["reason"] or str(error)
-        configs.append(config)
+    numbers = [run.number for run in all_runs(root)]
+    most = last if selecting or 0 < last < limit or not limit else limit
+    entries = list(index.through(root, numbers[: most or None], partial(_entry, root)))
+    there = [
+        (row, config)
+        for row, config in entries
+        if row["model"] is not None or Run(Path(root), row["run"]).path.exists()
+    ]
+    found, configs = [row for row, _ in there], [config for _, config in there]
     if selecting:
         everything = [where.values(row, flatten(config)) for row, config in zip(found, configs, strict=True)]
         places = _chosen(everything, conditions, sort, extra)[: limit or None]
         found, configs = [found[place] for place in places], [configs[place] for place in places]
         for row, place in zip(found, places, strict=True):
             row["extra"] = {name: everything[place].get(name) for name in extra}
-    names = _differing(configs)
-    for row, config in zip(found, configs, strict=True):
-        row["settings"] = {name: _value(config, name) for name in names}
-    return found, names
+    return found, configs
+
+
+def _entry(root: str | Path, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The row of a run and its config."""
+    row = table.row(Run(Path(root), number))
+    row["test"], config = None, {}
+    if row["model"] is not None:
+        folder = os.path.join(root, str(number))
+        try:
+            config = _config(f"{folder}/config.json")
+            row["test"], measured = _test(f"{folder}/eval", row["metric"])
+            row["metrics"] = row["metrics"] | {f"test/{name}": value for name, value in measured.items()}
+        except RunError as error:
+            row["reason"] = row["reason"] or str(error)
+    return row, config
 
 
 def _chosen(

@@ -4,7 +4,7 @@
       config.json     the resolved TrainConfig, and which of its settings were given
       data.json       what the model needs to know about its data: task, shapes, normalisation, names
       run.json        status, times, best metric, command line, versions
-      name.txt        the name that it was given, if any (see given_names.py)
+      name.txt        the name that it was given, if any (see given_names.py); tags.txt, note.txt (see tags.py)
       metrics.csv     one row per evaluation or log interval
       log.txt         the console output
       lock            marks the folder as a run of dlcli; locked by the process that trains
@@ -40,8 +40,8 @@ from dlcli.core.files import (
     held,
     make_folder,
     sweep,
-    to_json,
     truncate,
+    with_checksum,
     write_bytes,
     write_json,
 )
@@ -109,25 +109,30 @@ class Run:
 
     @classmethod
     def create(cls, root: str | Path) -> "Run":
-        """A run in a new folder, with a number that no run has had. `mkdir` settles races between processes.
+        """A run in a new folder, with a number that no run has had. ResourceError if the folder cannot be made."""
+        run = cls.numbered(root)
+        with _told_as_resource_error(run.root):
+            try:
+                (run.path / "lock").write_bytes(MARK)
+                run.checkpoints.mkdir()
+                flush_folder(run.root)
+            except OSError:
+                shutil.rmtree(run.path, ignore_errors=True)
+                raise
+        return run
+
+    @classmethod
+    def numbered(cls, root: str | Path) -> "Run":
+        """An empty folder with a number that no run has had: not a run yet. `mkdir` settles races between processes.
 
         ResourceError if the folder cannot be made.
         """
         root = Path(root)
-        try:
+        with _told_as_resource_error(root):
             make_folder(root)
             run = cls(root, _highest(root) + 1)
             while not run._take_number():
                 run = cls(root, max(run.number, _highest(root)) + 1)
-            try:
-                (run.path / "lock").write_bytes(MARK)
-                run.checkpoints.mkdir()
-                flush_folder(root)
-            except OSError:
-                shutil.rmtree(run.path, ignore_errors=True)
-                raise
-        except OSError as error:
-            raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
         return run
 
     def _take_number(self) -> bool:
@@ -230,7 +235,7 @@ class Run:
 
     def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
         """Write the result of a later command to FOLDER/NAME.json."""
-        return self.write_file(folder, f"{name}.json", to_json(record).encode())
+        return self.write_file(folder, f"{name}.json", with_checksum(record))
 
     def write_file(self, folder: str, name: str, content: bytes) -> Path:
         """Write a file of a later command to a folder of the run, under a lock. Partial files that a killed process
@@ -328,6 +333,14 @@ def all_runs(root: str | Path) -> list[Run]:
 def now() -> str:
     """UTC as ISO 8601, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@contextlib.contextmanager
+def _told_as_resource_error(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
 
 
 def _highest(root: Path) -> int:

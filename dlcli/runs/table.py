@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 from dlcli.core.errors import DlcliError
 from dlcli.runs.given_names import name_of
 from dlcli.runs.run import Run, all_runs
+from dlcli.runs.tags import note_of, tags_of
 
 if TYPE_CHECKING:
     import pandas
 
 COLUMNS = (
     "run", "name", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "best_step",
-    "seconds", "device", "started", "reason",
+    "seconds", "device", "started", "tags", "note", "reason",
 )  # fmt: skip
 
 
@@ -26,7 +27,9 @@ def rows(root: str | Path, *, limit: int = 0) -> list[dict[str, Any]]:
 def row(run: Run) -> dict[str, Any]:
     """COLUMNS of one run, and its `metrics` at the last evaluation, of which the best one is that of the best
     checkpoint; for a running one, `seconds` is the time since its start."""
-    empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {"run": run.number, "name": name_of(run), "metrics": {}}
+    empty: dict[str, Any] = dict.fromkeys(COLUMNS) | {
+        "run": run.number, "name": name_of(run), "tags": tags_of(run), "note": note_of(run), "metrics": {},
+    }  # fmt: skip
     try:
         info = run.info()
         best = info.get("best") or {}

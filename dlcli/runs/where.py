@@ -13,7 +13,7 @@ from dlcli.runs.cleanup import AGE, UNITS
 from dlcli.runs.table import COLUMNS
 
 # What a run of the table has, beside its settings and metrics.
-_COLUMNS = {*COLUMNS, "age"}
+_COLUMNS = {*COLUMNS, "age", "tag"}
 _SETTINGS = {field.name for field in fields(TrainConfig)}
 
 _CONDITION = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|=|<|>)\s*(.*\S)\s*")
@@ -38,6 +38,10 @@ class Condition:
         ConfigError (exit 2) if < or > would compare a text.
         """
         found = values.get(self.name)
+        if self.name == "tag":  # a run has any number of them
+            if self.sign not in ("=", "!="):
+                raise ConfigError(f"--where {self.text!r}: a run has a tag or not, so use = or !=")
+            return (_shown(self.value) in values["tags"]) == (self.sign == "=")
         if self.sign in ("=", "!="):
             return _equal(found, self.value) == (self.sign == "=")
         if found is None:

@@ -82,6 +82,7 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "platform": sys.platform,
+        **({} if built.start is None else {"weights": built.start.as_dict()}),
         "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         **_git(),
     }

@@ -83,6 +83,12 @@ class Saver:
         )
         self._written, self._first, self.saved_at = time.monotonic(), False, state.step
 
+    def write_first(self, state: TrainingState, *, info: Mapping[str, Any]) -> None:
+        """Save the weights that a training starts from, so that it never needs their file again. Waits for the disk."""
+        self.write(state, metrics={}, info=info)
+        self.wait()
+        self._first = True
+
     def wait(self) -> None:
         """Wait until the last save is on the disk; raises its error, if it failed."""
         if self._thread is not None:

@@ -22,7 +22,7 @@ from dlcli.core.documents import shown
 from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
 from dlcli.core.files import write_bytes
 from dlcli.evaluation.baseline import baseline
-from dlcli.experiment.build import Experiment, build
+from dlcli.experiment.build import Experiment, build, resolve_options
 from dlcli.experiment.estimate import check_memory, check_space, memory_told
 from dlcli.experiment.load import import_own
 from dlcli.experiment.teacher import with_teacher_found
@@ -83,6 +83,8 @@ def begun(
     with run.locked():
         session = Session(run, built, TrainingState(built), describe(built, command) | {"baseline": baseline(built)})
         with _recorded(session):
+            if built.start is not None:
+                session.saver.write_first(session.state, info=session.info)
             yield session
 
 
@@ -104,6 +106,7 @@ def resumed(
     if before["status"] == "running":
         raise BusyError(f"{run} is being trained by process {before.get('pid')} on {before.get('host')}")
     config = with_teacher_found(stored.under(changes), run.root)
+    _check_start_is_kept(run, stored, config)
     import_own(config, runs_dir=run.root)
     with run.locked():
         before = _info(run)
@@ -112,6 +115,8 @@ def resumed(
                 f"{run} is an average of {len(before['parents'])} checkpoints: it has no training to go on from"
             )
         saved = _last(run)
+        if saved is None and (stored.pretrained or stored.weights):
+            raise RunError(f"{run} was stopped before the weights that it starts from were saved: train a new run")
         if saved is not None:
             _check_state_is_kept(run, stored, config)
         other_data = any(name.split(".")[0] == "data" for name in changes) or not (run.path / "data.json").exists()
@@ -125,7 +130,7 @@ def resumed(
         _check_something_is_left(run, built, saved, finished=before["status"] == "finished")
         check_memory(built)
         now_is = describe(built, command)
-        settings = (flatten(stored.as_dict()), flatten(built.config.as_dict()))
+        settings = (flatten(_complete(stored).as_dict()), flatten(built.config.as_dict()))
         reasons = differences(before | {"config": settings[0]}, now_is | {"config": settings[1]}) if saved else []
         if reasons and exact:
             raise RunError(f"exact: no ({', '.join(reasons)}); without --exact it continues anyway")
@@ -227,6 +232,22 @@ def _check_teacher_is_the_same(before: Mapping[str, Any], built: Experiment) -> 
     )
 
 
+def _check_start_is_kept(run: Run, stored: TrainConfig, config: TrainConfig) -> None:
+    """ConfigError for other weights to start from: the run has started."""
+    for name in ("pretrained", "weights", "partial"):
+        if getattr(config, name) != getattr(stored, name):
+            raise ConfigError(f"{name} = {getattr(config, name)}, but {run} has started already: train a new run")
+
+
+def _complete(stored: TrainConfig) -> TrainConfig:
+    """With the options of the model and the data set that there were not yet when the run was made: their defaults are
+    what it was trained with."""
+    try:
+        return resolve_options(stored)
+    except ConfigError:  # an option that there is no longer, or none of its own code
+        return stored
+
+
 def _check_something_is_left(run: Run, built: Experiment, saved: Checkpoint | None, *, finished: bool) -> None:
     """ConfigError for a run that has done all its steps, or more than its settings now ask for."""
     done, total = 0 if saved is None else saved.state["step"], built.total_steps
@@ -247,7 +268,7 @@ def _continued(
     status = "dead" if before["status"] == "running" else before["status"]  # this process holds the lock
     resume = {"when": now(), "after": status, "step": state.step, "command": command}
     resumes = [*before.get("resumes", []), resume]
-    info = fresh | {name: before[name] for name in ("started", "command") if name in before}
+    info = fresh | {name: before[name] for name in ("started", "command", "weights") if name in before}
     if state.step:
         info |= {name: before[name] for name in ("epochs_done", "metrics") if name in before}
     if saved is not None and saved.state["metrics"]:  # run.json may be older than the checkpoint

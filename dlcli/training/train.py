@@ -39,7 +39,7 @@ def train(
     config = with_teacher_found(config, runs_dir)
     import_own(config, runs_dir=runs_dir)
     asked = Stop()
-    with begun(build(config), runs_dir=runs_dir, name=name) as session:
+    with begun(build(config, runs_dir=runs_dir), runs_dir=runs_dir, name=name) as session:
         yield from _rows(session, asked, stop)
     asked.pass_on()
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from dlcli.core.cache import user_cache
 from dlcli.core.errors import ResourceError, RunError
-from dlcli.core.files import flush_folder, held, write_bytes, write_json
+from dlcli.core.files import flush_folder, held, with_checksum, write_bytes
 from dlcli.core.reading import parse_json, read_bytes, read_json
 from dlcli.data.images.contents import Contents, Items
 from dlcli.data.images.decoding import NO_STAMP, Facts, Stamp, decode, decoded
@@ -51,11 +51,12 @@ _log = logging.getLogger(__name__)
 
 class Wanted(NamedTuple):
     """size: height and width in pixels; 0 for the size that all images share, if that is at most 256, else 64.
-    channels: 1 or 3; 0 for grey if all images are, else colour. crop: see Fit."""
+    channels: 1 or 3; 0 for grey if all images are, else colour. crop, interpolation: see Fit."""
 
     size: int
     channels: int
     crop: str
+    interpolation: str = "bilinear"
 
     def fit(self, facts: Sequence[Facts]) -> Fit:
         good = [fact for fact in facts if not fact.problem]
@@ -63,7 +64,7 @@ class Wanted(NamedTuple):
         sizes = {(fact.height, fact.width) for fact in good}
         shared = len(sizes) == 1 and max(next(iter(sizes))) <= _LARGEST_SHARED
         height, width = sizes.pop() if shared and not self.size else (self.size or _OTHERWISE,) * 2
-        return Fit(channels, height, width, self.crop)
+        return Fit(channels, height, width, self.crop, self.interpolation)
 
 
 class Storage(NamedTuple):
@@ -101,13 +102,13 @@ def stored(
     with _told(folder):
         folder.mkdir(parents=True, exist_ok=True)
     place = _Place(root.absolute(), names, contents, folder, labels)
-    found = _found(place, wanted, storage)
+    found = _found(place, wanted, storage, tell=False)
     if found is None:
         with place.alone():
-            found = _found(place, wanted, storage)  # by the process that was waited for
+            found = _found(place, wanted, storage, tell=True)  # by the process that was waited for
             if found is None:
                 facts = _decode_all(place, wanted, storage)
-                found = _opened(place, facts, wanted.fit(facts), storage)
+                found = _opened(place, facts, wanted.fit(facts), storage, tell=True)
     if found is None:
         raise ResourceError(f"the images that were just decoded to {folder} cannot be read again: look after that disk")
     return found
@@ -148,10 +149,10 @@ class _Place:
             yield
 
 
-def _found(place: _Place, wanted: Wanted, storage: Storage) -> Stored | None:
-    """From the cache; None if a file has changed, or the pixels are not there or damaged."""
+def _found(place: _Place, wanted: Wanted, storage: Storage, *, tell: bool) -> Stored | None:
+    """From the cache; None if a file has changed, or the pixels are not there or damaged. tell: whether to say so."""
     facts = _known_facts(place)
-    return None if facts is None else _opened(place, facts, wanted.fit(facts), storage)
+    return None if facts is None else _opened(place, facts, wanted.fit(facts), storage, tell=tell)
 
 
 def _known_facts(place: _Place) -> list[Facts] | None:
@@ -171,7 +172,7 @@ def _known_facts(place: _Place) -> list[Facts] | None:
     return facts
 
 
-def _opened(place: _Place, facts: Sequence[Facts], fit: Fit, storage: Storage) -> Stored | None:
+def _opened(place: _Place, facts: Sequence[Facts], fit: Fit, storage: Storage, *, tell: bool) -> Stored | None:
     key, count = _key(place, facts, fit), sum(not fact.problem for fact in facts)
     shape = (count, fit.height, fit.width, fit.channels)
     kind = _kind(place, key, math.prod(shape), storage)
@@ -179,10 +180,10 @@ def _opened(place: _Place, facts: Sequence[Facts], fit: Fit, storage: Storage) -
         return Stored(None, None, facts, fit, key, kind)
     if kind == "files":
         of_moments = (count, 2, fit.channels)
-        content = _checked(place, f"{key}.moments", of_moments, 8 * math.prod(of_moments), mapped=False)
+        content = _checked(place, f"{key}.moments", of_moments, 8 * math.prod(of_moments), mapped=False, tell=tell)
         moments = None if content is None else content.view(torch.int64).view(of_moments)
         return None if moments is None else Stored(None, moments, facts, fit, key, kind)
-    pixels = _checked(place, f"{key}.pixels", shape, math.prod(shape), mapped=kind == "cache")
+    pixels = _checked(place, f"{key}.pixels", shape, math.prod(shape), mapped=kind == "cache", tell=tell)
     if pixels is None:
         return None
     return Stored(pixels.view(shape).permute(0, 3, 1, 2), None, facts, fit, key, kind)
@@ -198,9 +199,9 @@ def _kind(place: _Place, key: str, size: int, storage: Storage) -> str:
     return "files" if too_small and not place.contents.in_turn else "cache"
 
 
-def _checked(place: _Place, name: str, shape: tuple[int, ...], size: int, *, mapped: bool) -> Tensor | None:
+def _checked(place: _Place, name: str, shape: tuple[int, ...], size: int, *, mapped: bool, tell: bool) -> Tensor | None:
     """The bytes of a file of the cache; None if it is not there or damaged. mapped: read when they are used, and not
-    checked."""
+    checked. tell: whether damage is told."""
     path = place.folder / name
     try:
         about = path.with_suffix(".json") if path.suffix == ".pixels" else Path(f"{path}.json")
@@ -216,7 +217,7 @@ def _checked(place: _Place, name: str, shape: tuple[int, ...], size: int, *, map
             raise ValueError
         return torch.from_numpy(content)
     except (RunError, FileNotFoundError, ValueError, KeyError, TypeError):
-        if path.exists():
+        if tell and path.exists():
             _log.warning("what the cache holds of %s is damaged: the images are decoded again", place.root)
         return None
     except OSError as error:
@@ -231,7 +232,8 @@ def _mapped(path: Path) -> Tensor:
 
 
 def _key(place: _Place, facts: Sequence[Facts], fit: Fit) -> str:
-    digest = hashlib.sha256(repr((_VERSION, *fit)).encode())
+    described = fit if fit.interpolation != "bilinear" else fit[:4]  # as before there was another one
+    digest = hashlib.sha256(repr((_VERSION, *described)).encode())
     digest.update(place.labels.encode())
     for name, fact in zip(place.names, facts, strict=True):
         digest.update(b"%s\0%s\n" % (os.fsencode(name), fact.sha256.encode()))
@@ -254,7 +256,8 @@ def _decode_all(place: _Place, wanted: Wanted, storage: Storage) -> list[Facts]:
             facts = _write(place, items, wanted.fit(facts), wanted, storage)
     # A file that has just been changed could change again without another time.
     old = {n: f for n, f in zip(names, facts, strict=True) if f.stamp.changed < started - _CLOCK_TICK}
-    write_bytes(place.known, json.dumps({"version": _VERSION, "folder": str(place.root), "files": old}).encode())
+    known = {"version": _VERSION, "folder": str(place.root), "files": old}
+    write_bytes(place.known, json.dumps(known).encode(), mark=f"{place.mark}-")
     return facts
 
 
@@ -289,10 +292,11 @@ def _write(place: _Place, items: Items, fit: Fit, wanted: Wanted, storage: Stora
                 os.replace(temporary, place.folder / name)
                 flush_folder(place.folder)
                 sums = {name: fact.sha256 for name, fact in zip(place.names, facts, strict=True)}
-                write_bytes(place.folder / f"{key}.sums", json.dumps(sums).encode())
+                write_bytes(place.folder / f"{key}.sums", json.dumps(sums).encode(), mark=f"{place.mark}-")
                 shape = [count, 2, fit.channels] if moments else [count, fit.height, fit.width, fit.channels]
                 described = {"shape": shape, "sha256": digest.hexdigest(), "folder": str(place.root)}
-                write_json(place.folder / f"{name.removesuffix('.pixels')}.json", described)
+                about = place.folder / f"{name.removesuffix('.pixels')}.json"
+                write_bytes(about, with_checksum(described), mark=f"{place.mark}-")
     finally:
         temporary.unlink(missing_ok=True)
     return facts

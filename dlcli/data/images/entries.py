@@ -1,4 +1,4 @@
-"""What the cache of decoded images holds, for `dlcli cache`, and how two entries differ. Imports no torch."""
+"""What is kept of images and tables, for `dlcli cache`, and how two entries of images differ. Imports no torch."""
 
 import fcntl
 import os
@@ -20,8 +20,9 @@ _SHOWN = 12  # characters of a key
 
 @dataclass(frozen=True)
 class Entry:
-    """Images that were decoded to one size. paths: its files; the first ones make it an entry. made, used: seconds
-    since 1970, when it was decoded and when a command last read it."""
+    """Images that were decoded to one size, or a table: its columns, or its features. folder: of the images, or the
+    file. shape: (N, H, W, C), or (rows, columns). paths: its files; the first ones make it an entry. made, used:
+    seconds since 1970, when it was made and when a command last read it."""
 
     key: str
     folder: str
@@ -37,7 +38,7 @@ class Entry:
             "entry": self.key[:_SHOWN],
             "folder": self.folder,
             "images": self.shape[0] if self.shape else 0,
-            "size": "x".join(map(str, (self.shape[-1], *self.shape[1:-1]))) if len(self.shape) == 4 else None,
+            "size": "x".join(map(str, (self.shape[-1], *self.shape[1:-1]))) if len(self.shape) in (2, 4) else None,
             "bytes": self.bytes,
             "made": datetime.fromtimestamp(self.made, UTC).isoformat(timespec="seconds"),
             "used": datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds"),
@@ -126,14 +127,14 @@ def _entry(key: str, paths: list[Path]) -> Entry | None:
 
 
 def _files() -> Iterator[Path]:
-    folder = user_cache() / "images"
-    try:
-        with os.scandir(folder) as found:
-            yield from (Path(entry.path) for entry in found if entry.is_file(follow_symlinks=False))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ResourceError(f"{folder} cannot be read: {error.strerror}") from None
+    for folder in (user_cache() / "images", user_cache() / "tables"):
+        try:
+            with os.scandir(folder) as found:
+                yield from (Path(entry.path) for entry in found if entry.is_file(follow_symlinks=False))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ResourceError(f"{folder} cannot be read: {error.strerror}") from None
 
 
 def _sweep(*, everything: bool, now: float) -> None:

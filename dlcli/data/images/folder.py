@@ -30,6 +30,7 @@ def images(
     stored_size: int = 0,
     channels: Literal["auto", "colour", "grey"] = "auto",
     crop: Literal["centre", "stretch"] = "centre",
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     invalid: Literal["error", "skip"] = "error",
     storage: Literal["auto", "memory", "cache", "files"] = "auto",
     workers: int | Literal["auto"] = "auto",
@@ -39,8 +40,9 @@ def images(
 
     size: height and width in pixels; 0 takes the size that all images share, if that is at most 256, else 64.
     stored_size: the size in which they are kept, so that there is something to crop from; 0 for the same.
-    crop: `centre` keeps the proportions and cuts off what stands out, `stretch` does not. invalid: what is done about
-    files that cannot be decoded. storage: see cache.py. workers: processes that decode; one for each core if auto.
+    crop: `centre` keeps the proportions and cuts off what stands out, `stretch` does not. interpolation:
+    how they are resized. invalid: what is done about files that cannot be decoded. storage: see cache.py. workers:
+    processes that decode; one for each core if auto.
     """
     if not 0 <= size <= _LARGEST:
         raise ConfigError(f"data.size = {size} is out of range: it must be in [0, {_LARGEST}]")
@@ -57,7 +59,7 @@ def images(
         )
     names = [name for files in found.files.values() for name, _ in files]
     how = Storage(storage, cores() if workers == "auto" else workers)
-    wanted = Wanted(stored_size or size, _CHANNELS[channels], crop)
+    wanted = Wanted(stored_size or size, _CHANNELS[channels], crop, interpolation)
     decoded = stored(Path(path), names, found.contents, wanted, how, labels=found.labels)
     notes = (*_notes(found, decoded), *_skipped(found.root, names, decoded.facts, invalid))
     return _source(found, decoded, notes, size=size, workers=how.workers)
@@ -121,6 +123,7 @@ def _source(found: Layout, decoded: Stored, notes: tuple[str, ...], *, size: int
         class_names=found.classes,
         crop=fit.crop,
         stored_size=fit.height if fit.height > height else 0,
+        interpolation=fit.interpolation,
         digest=decoded.key,
         mapped=decoded.kind == "cache",
         encoded=encoded,

@@ -7,14 +7,13 @@ reads otherwise than readers/tables.py does is not left to it: see `_Watched`.
 import hashlib
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
-from dlcli.data.readers.cells import LARGEST, MISSING, Builder, Cells, Numbers
+from dlcli.data.readers.cells import LARGEST, MISSING, Builder, Cells, Growing, Numbers
 
-_BLOCK = 4 << 20  # bytes that are parsed at a time; a row must fit into it
+_BLOCK = 1 << 20  # bytes that are parsed at a time; a row must fit into it
 _QUOTE, _LINE_FEED, _RETURN = b'"\n\r'
 
 _NO_NUMBER = re.compile(r"CSV column #([0-9]+): CSV conversion error to double")
@@ -36,11 +35,54 @@ class NoNumbers(Exception):
         self.place = place
 
 
-@dataclass(frozen=True)
-class Read:
+class Sink(Protocol):
+    """Where the columns of a table are put, a piece of the rows at a time."""
+
+    def begin(self, names: Sequence[str], numbers: Collection[int]) -> None:
+        """numbers: places of the columns of numbers; the others are texts. What was put there before is dropped."""
+
+    def add_numbers(self, place: int, values: np.ndarray[Any, Any]) -> None:
+        """float64, NaN where the value is missing."""
+
+    def add_texts(self, place: int, values: Sequence[str], codes: np.ndarray[Any, Any]) -> None:
+        """Cells of which each is `values[code]`."""
+
+    def end_piece(self, rows: int) -> None:
+        """All columns have got so many more rows."""
+
+
+class Gathered:
+    """A Sink in memory."""
+
+    def begin(self, names: Sequence[str], numbers: Collection[int]) -> None:
+        self._parts: list[Any] = [Growing(np.float64) if place in numbers else Builder() for place in range(len(names))]
+
+    def add_numbers(self, place: int, values: np.ndarray[Any, Any]) -> None:
+        self._parts[place].add(values)
+
+    def add_texts(self, place: int, values: Sequence[str], codes: np.ndarray[Any, Any]) -> None:
+        self._parts[place].add_coded(values, codes)
+
+    def end_piece(self, rows: int) -> None:
+        pass
+
+    def columns(self) -> list[Cells | Numbers]:
+        """What was put there; it is taken away."""
+        import pyarrow
+
+        pyarrow.system_memory_pool().release_unused()
+        pyarrow.default_memory_pool().release_unused()
+        parts, found = self._parts[::-1], list[Cells | Numbers]()
+        self._parts = []
+        while parts:  # each is freed when its column is made
+            part = parts.pop()
+            found.append(part.cells() if isinstance(part, Builder) else Numbers(part.values()))
+        return found
+
+
+class Read(NamedTuple):
     """lines, sha256: as in Table."""
 
-    columns: list[Cells | Numbers]
     lines: np.ndarray[Any, Any]
     sha256: str
 
@@ -55,9 +97,16 @@ def is_there() -> bool:
 
 
 def read_columns(
-    file: BinaryIO, *, delimiter: str, names: Sequence[str], skip: int, numbers: Collection[int], most: int | None
+    file: BinaryIO,
+    into: Sink,
+    *,
+    delimiter: str,
+    names: Sequence[str],
+    skip: int,
+    numbers: Collection[int],
+    most: int | None,
 ) -> Read:
-    """The columns of a UTF-8 file. Irregular if it cannot be read in this way.
+    """Puts the columns of a UTF-8 file into a Sink. Irregular if it cannot be read in this way.
 
     names: of all columns. skip: lines above the first row. numbers: places of the columns that hold numbers, as far as
     the first rows show. most: bytes, more of them are Irregular.
@@ -67,14 +116,16 @@ def read_columns(
         file.seek(0)
         watched = _Watched(file, delimiter, most, lines_in_cells=lines_in_cells)
         try:
-            return _read(watched, delimiter=delimiter, names=names, skip=skip, numbers=left)
+            return _read(watched, into, delimiter=delimiter, names=names, skip=skip, numbers=left)
         except NoNumbers as found:
             left.remove(found.place)
         except _LinesInCells:
             lines_in_cells = True
 
 
-def _read(file: "_Watched", *, delimiter: str, names: Sequence[str], skip: int, numbers: Collection[int]) -> Read:
+def _read(
+    file: "_Watched", into: Sink, *, delimiter: str, names: Sequence[str], skip: int, numbers: Collection[int]
+) -> Read:
     import pyarrow
     from pyarrow import csv
 
@@ -86,47 +137,40 @@ def _read(file: "_Watched", *, delimiter: str, names: Sequence[str], skip: int, 
         strings_can_be_null=False,
         decimal_point="," if delimiter == ";" else ".",
     )
-    parts: list[Any] = [[] if place in numbers else Builder() for place in range(len(names))]
+    into.begin(names, numbers)
+    rows = 0
     try:
         with csv.open_csv(
             pyarrow.PythonFile(file, mode="r"),
             read_options=csv.ReadOptions(column_names=own, skip_rows=skip, block_size=_BLOCK),
             parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=file.lines_in_cells),
             convert_options=options,
+            memory_pool=pyarrow.system_memory_pool(),  # the default one keeps what is freed
         ) as batches:
             for batch in batches:
                 for place in numbers:  # pyarrow takes `NAN` and the like as numbers
                     if batch.column(place).null_count != int(np.isnan(_values(batch.column(place))).sum()):
                         raise NoNumbers(place)
-                collect(batch.columns, parts)
+                collect(batch.columns, numbers, into)
+                rows += len(batch)
     except pyarrow.ArrowInvalid as error:
         if (found := _NO_NUMBER.search(str(error))) and int(found[1]) in numbers:
             raise NoNumbers(int(found[1])) from None
         raise Irregular(str(error)) from None
-    columns = joined(parts)
     lines = file.lines()[skip:]
-    if not len(lines) or len(lines) != len(columns[0]):
+    if not len(lines) or len(lines) != rows:
         raise Irregular("it has other rows than lines")
-    return Read(columns, lines, file.sha256)
+    return Read(lines, file.sha256)
 
 
-def collect(columns: Sequence[Any], parts: Sequence[Any]) -> None:
-    """Add a batch of rows: float64 columns to lists of arrays, dictionaries of texts to Builders."""
-    for place, (column, part) in enumerate(zip(columns, parts, strict=True)):
-        if isinstance(part, Builder):
-            part.add_coded(column.dictionary.to_pylist(), column.indices.to_numpy())
+def collect(columns: Sequence[Any], numbers: Collection[int], into: Sink) -> None:
+    """Put a batch of rows into a Sink: columns of float64 at the places `numbers`, else dictionaries of texts."""
+    for place, column in enumerate(columns):
+        if place in numbers:
+            into.add_numbers(place, _finite(_values(column), place))
         else:
-            part.append(_finite(_values(column), place))
-
-
-def joined(parts: list[Any]) -> list[Cells | Numbers]:
-    """The columns that were collected. The pieces of each are freed before the next is put together."""
-    columns: list[Cells | Numbers] = []
-    parts.reverse()
-    while parts:
-        part = parts.pop()
-        columns.append(part.cells() if isinstance(part, Builder) else Numbers(np.concatenate(part or [np.empty(0)])))
-    return columns
+            into.add_texts(place, column.dictionary.to_pylist(), column.indices.to_numpy())
+    into.end_piece(len(columns[0]))
 
 
 def _values(column: Any) -> np.ndarray[Any, Any]:

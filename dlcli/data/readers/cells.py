@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -22,6 +22,8 @@ LARGEST = float(np.finfo(np.float32).max)
 
 # A column of numbers with more different ones than this may be stored as Numbers.
 MANY = 50
+
+_RESERVED = 10_000  # cells
 
 
 def number(text: str, *, comma: bool = False) -> float | None:
@@ -155,16 +157,33 @@ class Table:
         columns = _Part(self.columns, index)
         return Table(self.path, columns, self.lines[index], self.decimal_comma, self.sha256, self.notes)
 
+    def parts(self, size: int) -> Iterator["Table"]:
+        """The table in parts of so many rows."""
+        for start in range(0, len(self), size):
+            yield self.rows(np.arange(start, min(start + size, len(self))))
+
+    def some(self, name: str, index: np.ndarray[Any, Any]) -> Cells | Numbers:
+        """These rows of a column."""
+        return _some(self.columns, name, index)
+
+
+class Distant(Mapping[str, Cells | Numbers]):
+    """Columns that are made when they are asked for, and not kept, since all of them may be large."""
+
+    def some(self, name: str, index: np.ndarray[Any, Any]) -> Cells | Numbers:
+        """These rows of a column, without the others."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class _Part(Mapping[str, Cells | Numbers]):
-    """Some rows of columns. They are taken when a column is asked for, and not kept, since all of them may be large."""
+class _Part(Distant):
+    """Some rows of columns."""
 
     columns: Mapping[str, Cells | Numbers]
     index: np.ndarray[Any, Any]
 
     def __getitem__(self, name: str) -> Cells | Numbers:
-        return self.columns[name].rows(self.index)
+        return _some(self.columns, name, self.index)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.columns)
@@ -172,29 +191,82 @@ class _Part(Mapping[str, Cells | Numbers]):
     def __len__(self) -> int:
         return len(self.columns)
 
+    def some(self, name: str, index: np.ndarray[Any, Any]) -> Cells | Numbers:
+        return _some(self.columns, name, self.index[index])
+
+
+def _some(columns: Mapping[str, Cells | Numbers], name: str, index: np.ndarray[Any, Any]) -> Cells | Numbers:
+    return columns.some(name, index) if isinstance(columns, Distant) else columns[name].rows(index)
+
+
+class Growing:
+    """An array, (N,), that grows at its end. Memory beyond it is reserved but not used."""
+
+    def __init__(self, dtype: type) -> None:
+        self._values: np.ndarray[Any, Any] = np.empty(0, dtype)
+        self._size = 0
+
+    def add(self, more: np.ndarray[Any, Any]) -> None:
+        size = self._size + len(more)
+        if size > len(self._values):
+            values = np.empty(max(2 * size, _RESERVED), self._values.dtype)
+            values[: self._size] = self.values()
+            self._values = values
+        self._values[self._size : size] = more
+        self._size = size
+
+    def values(self) -> np.ndarray[Any, Any]:
+        return self._values[: self._size]
+
 
 class Builder:
     """Collects the cells of a column of text."""
 
     def __init__(self) -> None:
         self._seen: dict[str, int] = defaultdict(count().__next__)  # a new text gets the next number
-        self._codes: list[np.ndarray[Any, Any]] = []
+        self._codes = Growing(np.int32)
+
+    @property
+    def distinct(self) -> int:
+        return len(self._seen)
+
+    @property
+    def texts(self) -> list[str]:
+        """The different texts so far, by their code."""
+        return list(self._seen)
 
     def add(self, cells: Sequence[str]) -> None:
         codes = map(self._seen.__getitem__, cells)
-        self._codes.append(np.fromiter(codes, dtype=np.int32, count=len(cells)))
+        self._codes.add(np.fromiter(codes, dtype=np.int32, count=len(cells)))
+
+    def coded(self, values: Sequence[str], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """int32, the own codes of cells of which each is `values[code]`; they are not added."""
+        own: np.ndarray[Any, Any] = np.fromiter(map(self._seen.__getitem__, values), np.int32, len(values))
+        return np.take(own, codes)
 
     def add_coded(self, values: Sequence[str], codes: np.ndarray[Any, Any]) -> None:
         """Cells of which each is `values[code]`."""
-        own = np.fromiter(map(self._seen.__getitem__, values), dtype=np.int32, count=len(values))
-        self._codes.append(own[codes])
+        self._codes.add(self.coded(values, codes))
 
     def cells(self) -> Cells:
-        """Outer blanks are no part of a value, and all ways to write a missing one are the same."""
-        values: dict[str, int] = {}
-        table = np.empty(len(self._seen), dtype=np.int32)
-        for text, code in self._seen.items():
-            text = text.strip()
-            table[code] = -1 if text in MISSING else values.setdefault(text, len(values))
-        codes = np.concatenate(self._codes) if self._codes else np.empty(0, dtype=np.int32)
-        return Cells(tuple(values), table[codes] if len(table) else codes)
+        values, table = settled(self._seen)
+        codes = self._codes.values()
+        return Cells(values, table[codes] if len(table) else codes)
+
+
+def settled(texts: Collection[str]) -> tuple[tuple[str, ...], np.ndarray[Any, Any]]:
+    """The different values among different texts, and int32, which of them each text is, -1 if it says that a value is
+    missing. Outer blanks are no part of a value, and all ways to write a missing one are the same."""
+    values: dict[str, int] = {}
+    table = np.empty(len(texts), dtype=np.int32)
+    for code, text in enumerate(texts):
+        text = text.strip()
+        table[code] = -1 if text in MISSING else values.setdefault(text, len(values))
+    return tuple(values), table
+
+
+def few_as_text(cells: Cells | Numbers) -> Cells | Numbers:
+    """A column of numbers with few different values may be one of categories."""
+    if isinstance(cells, Cells) or len(np.unique(cells.numbers[:10_000])) > MANY or cells.distinct > MANY:
+        return cells
+    return Cells(cells.values, cells.codes)

@@ -4,8 +4,9 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from dlcli.core.errors import DataError, did_you_mean
 from dlcli.core.spec import DataSpec
-from dlcli.data.readers.text import read_text
+from dlcli.data.readers.text import text_pieces
 
 # Python's float() also accepts 1_000, nan, and digits of other scripts.
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _LONGEST_CELL = 131_072  # characters
+_CELLS = 500_000  # that are read at a time
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,23 @@ class Samples:
     note: str = ""
 
 
-def read_rows(path: Path, spec: DataSpec, feature_names: Sequence[str] = (), *, keep: Sequence[str] = ()) -> Samples:
-    """The rows as raw (N, ...) values of `spec`, with their line numbers and the text in the columns `keep`.
+def read_rows(
+    path: Path, spec: DataSpec, feature_names: Sequence[str] = (), *, keep: Sequence[str] = ()
+) -> Iterator[Samples]:
+    """The rows as raw (N, ...) values of `spec`, with their line numbers and the text in the columns `keep`; those of a
+    large file, or stream, in several pieces.
 
     Values are separated by commas; a cell may be in double quotes. A header names the columns by feature (x0, x1 and so
     on if the features have no names), or numbers them from 0; other columns are ignored. Any other first line with
     numbers in it is a row. Empty lines are skipped. DataError (exit 3) for anything else.
     """
     lines = _lines(path)
+    number, first = next(lines, (0, []))
+    if not number:
+        raise DataError(f"{path} is empty")
     expected = list(feature_names) or [f"x{i}" for i in range(math.prod(spec.input_shape))]
     order, width, needed = list(range(len(expected))), len(expected), "are needed"
     kept: list[int] = []
-    number, first = lines[0]
     if not set(first) & set(expected):
         _refuse_other_separators(path, number, first)
     named = _names_in(first, expected)
@@ -54,44 +61,57 @@ def read_rows(path: Path, spec: DataSpec, feature_names: Sequence[str] = (), *, 
     if named:
         order, width, needed = _columns(path, number, first, named), len(first), "stand in the header"
         kept = _kept(path, number, first, keep)
-        lines = lines[1:]
     elif keep:
         raise DataError(f"{path} has no header in which --keep {keep[0]} could be found")
-    if not lines:
+    else:
+        lines = chain([(number, first)], lines)
+    some = list(islice(lines, size := max(1, _CELLS // width)))
+    if not some:
         raise DataError(f"{path} has a header but no rows")
+    while some:
+        values = _values(path, some, spec, dict(zip(expected, order, strict=True)), width, needed)
+        yield Samples(
+            names=[f"{path}:{number}" for number, _ in some],
+            raw=values.view(len(some), *spec.input_shape),
+            kept=[{name: cells[place] for name, place in zip(keep, kept, strict=True)} for _, cells in some],
+        )
+        some = list(islice(lines, size))
+
+
+def _values(
+    path: Path,
+    lines: Sequence[tuple[int, list[str]]],
+    spec: DataSpec,
+    places: Mapping[str, int],
+    width: int,
+    needed: str,
+) -> Tensor:
+    """(rows, features). places: of the features in a row. needed: what `width` values do, for an error."""
     rows = []
     for number, cells in lines:
         if len(cells) != width:
             raise DataError(f"{path}:{number} has {len(cells)} values, but {width} {needed}")
-        row = [_value(cells[place], f"{path}:{number}: {name}") for name, place in zip(expected, order, strict=True)]
+        row = [_value(cells[place], f"{path}:{number}: {name}") for name, place in places.items()]
         if spec.kind == "tokens" and not all(v.is_integer() and 0 <= v < spec.vocabulary for v in row):
             raise DataError(f"{path}:{number}: tokens must be whole numbers from 0 to {spec.vocabulary - 1}")
         rows.append(row)
-    values = torch.tensor(rows, dtype=torch.int64 if spec.kind == "tokens" else torch.float32)
-    return Samples(
-        names=[f"{path}:{number}" for number, _ in lines],
-        raw=values.view(len(rows), *spec.input_shape),
-        kept=[{name: cells[place] for name, place in zip(keep, kept, strict=True)} for _, cells in lines],
-    )
+    return torch.tensor(rows, dtype=torch.int64 if spec.kind == "tokens" else torch.float32)
 
 
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The line in which each row begins, since a quoted cell may span several, and its cells without outer blanks."""
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(io.StringIO(read_text(path, streams=True)), strict=True, skipinitialspace=True)
-    found, number = [], 1
+    text = (line for piece in text_pieces(path) for line in io.StringIO(piece, newline="\n"))
+    reader, number = csv.reader(text, strict=True, skipinitialspace=True), 1
     try:
         for cells in reader:
             cells = [cell.strip() for cell in cells]
             if cells and cells != [""]:
-                found.append((number, cells))
+                yield number, cells
             number = reader.line_num + 1
     except csv.Error as error:
         reason = "a quote that begins there does not end" if "end of data" in str(error) else str(error)
         raise DataError(f"{path}:{number} is no CSV: {reason}") from None
-    if not found:
-        raise DataError(f"{path} is empty")
-    return found
 
 
 def _refuse_other_separators(path: Path, number: int, cells: Sequence[str]) -> None:

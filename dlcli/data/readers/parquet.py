@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from dlcli.core.errors import DataError, ResourceError
 from dlcli.core.files import sha256_of
 from dlcli.core.reading import open_regular
 from dlcli.data.readers import arrow
-from dlcli.data.readers.cells import MANY, Builder, Cells, Numbers, Table
+from dlcli.data.readers.cells import Table, few_as_text
 from dlcli.data.readers.separated import MOST_COLUMNS
 from dlcli.data.readers.text import no_file
 
@@ -26,10 +26,28 @@ def read_parquet(path: Path, *, texts: Collection[str] = ()) -> Table:
 
     texts: columns whose texts are needed.
     """
+    gathered = arrow.Gathered()
+    names, _, read = read_parquet_into(path, gathered, texts=texts)
+    columns = dict(zip(names, map(few_as_text, gathered.columns()), strict=True))
+    return Table(path, columns, read.lines, False, read.sha256)
+
+
+def read_parquet_into(
+    path: Path, into: arrow.Sink, *, texts: Collection[str] = ()
+) -> tuple[list[str], list[str], arrow.Read]:
+    """As `read_parquet`, into a Sink; the names of the columns, and of those of numbers, with those of `texts`. Columns
+    of few different numbers are numbers."""
     with _opened(path, texts) as (file, numbers):
-        columns = _columns(lambda: file.iter_batches(_ROWS), numbers, len(file.schema_arrow))
-        names = dict(zip(file.schema_arrow.names, map(_few_as_text, columns), strict=True))
-        return Table(path, names, np.arange(1, file.metadata.num_rows + 1), False, sha256_of(path))
+        names = file.schema_arrow.names
+        _collect(lambda: file.iter_batches(_ROWS), numbers, names, into)
+        numeric = [field.name for field in file.schema_arrow if _holds_numbers(field.type)]
+        return names, numeric, arrow.Read(np.arange(1, file.metadata.num_rows + 1), sha256_of(path))
+
+
+def parquet_cells(path: Path) -> int:
+    """How many cells the table has."""
+    with _opened(path, ()) as (file, _):
+        return int(file.metadata.num_rows) * len(file.schema_arrow)
 
 
 def parquet_pieces(path: Path, *, texts: Collection[str] = ()) -> Iterator[Table]:
@@ -37,8 +55,11 @@ def parquet_pieces(path: Path, *, texts: Collection[str] = ()) -> Iterator[Table
     with _opened(path, texts) as (file, numbers):
         names, first = file.schema_arrow.names, 1
         for batch in file.iter_batches(_ROWS):
-            columns = _columns(partial(iter, [batch]), numbers, len(names))
-            yield Table(path, dict(zip(names, columns, strict=True)), np.arange(first, first + len(batch)), False, "")
+            gathered = arrow.Gathered()
+            _collect(partial(iter, [batch]), numbers, names, gathered)
+            yield Table(
+                path, dict(zip(names, gathered.columns(), strict=True)), np.arange(first, first + len(batch)), False, ""
+            )
             first += len(batch)
 
 
@@ -54,7 +75,7 @@ def _opened(path: Path, texts: Collection[str]) -> Iterator[tuple[Any, set[int]]
 
     try:
         with open(open_regular(path, follow=True), "rb") as raw:
-            file = parquet.ParquetFile(raw)
+            file = parquet.ParquetFile(raw, pre_buffer=False)  # it would hold all that was read
             numbers = {place for place, field in enumerate(_checked(path, file)) if _holds_numbers(field.type)}
             numbers -= {place for place, name in enumerate(file.schema_arrow.names) if name in texts}
             if not file.metadata.num_rows:
@@ -101,17 +122,18 @@ def _is_plain(kind: Any) -> bool:
     return any(check(kind) for check in plain)
 
 
-def _columns(batches: Callable[[], Iterator[Any]], numbers: set[int], width: int) -> list[Cells | Numbers]:
+def _collect(batches: Callable[[], Iterator[Any]], numbers: set[int], names: Sequence[str], into: arrow.Sink) -> None:
     """numbers: places of the columns of numbers; those with values that float64 or float32 cannot hold become text."""
     while True:
-        parts: list[Any] = [[] if place in numbers else Builder() for place in range(width)]
+        into.begin(names, numbers)
         try:
             for batch in batches():
-                arrow.collect([_converted(column, place, numbers) for place, column in enumerate(batch.columns)], parts)
+                converted = [_converted(column, place, numbers) for place, column in enumerate(batch.columns)]
+                arrow.collect(converted, numbers, into)
         except arrow.NoNumbers as found:
             numbers = numbers - {found.place}
         else:
-            return arrow.joined(parts)
+            return
 
 
 def _converted(column: Any, place: int, numbers: set[int]) -> Any:
@@ -126,10 +148,3 @@ def _converted(column: Any, place: int, numbers: set[int]) -> Any:
         return column.cast(pyarrow.float64())
     except pyarrow.ArrowInvalid:
         raise arrow.NoNumbers(place) from None
-
-
-def _few_as_text(cells: Cells | Numbers) -> Cells | Numbers:
-    """A column of numbers with few different values may be one of categories."""
-    if isinstance(cells, Cells) or len(np.unique(cells.numbers[:10_000])) > MANY or cells.distinct > MANY:
-        return cells
-    return Cells(cells.values, cells.codes)

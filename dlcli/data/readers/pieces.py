@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import gzip
+import hashlib
 import io
 import sys
 import zlib
@@ -13,9 +14,10 @@ from typing import Any, BinaryIO, cast
 from dlcli.core.errors import DataError
 from dlcli.core.reading import open_regular
 from dlcli.data.readers.cells import Table
+from dlcli.data.readers.json_lines import is_json_lines, json_pieces
 from dlcli.data.readers.separated import Format, numbered, pieces_of, sniffed
-from dlcli.data.readers.tables import is_json_lines, parsed, read_table
-from dlcli.data.readers.text import MOST_BYTES, STDIN, is_stream
+from dlcli.data.readers.tables import parsed, read_table
+from dlcli.data.readers.text import STDIN, is_stream
 
 _LARGE = 4_000_000  # bytes: a smaller file is one piece
 _START = 1 << 20  # bytes by which the format is recognised
@@ -25,7 +27,8 @@ _LONGEST_LINE = 10_000_000  # characters
 def read_pieces(path: Path, how: Format, *, texts: Collection[str] = ()) -> Iterator[Table]:
     """The table in `path`, which may be a stream, in one or more pieces. See `read_table`.
 
-    JSON lines are one piece. Their sha256 is not that of the file.
+    A column that a piece of JSON lines lacks is missing there, if a piece before it has it. The sha256 is not that of
+    the file.
     """
     if path.suffix.lower() == ".parquet":
         from dlcli.data.readers.parquet import parquet_pieces
@@ -35,11 +38,7 @@ def read_pieces(path: Path, how: Format, *, texts: Collection[str] = ()) -> Iter
     if not is_stream(path) and not (path.is_file() and path.stat().st_size > _LARGE):
         yield read_table(path, how, texts=texts)
         return
-    try:
-        with _opened(path) as file:
-            yield from _pieces(path, file, how)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    yield from every_piece(path, how)
 
 
 @contextlib.contextmanager
@@ -59,19 +58,47 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, gzip.GzipFile(fileobj=whole) if start == b"\x1f\x8b" else whole)
 
 
+def every_piece(path: Path, how: Format) -> Iterator[Table]:
+    """As `read_pieces`, of a file of text, which may be small."""
+    try:
+        with _opened(path) as file:
+            yield from _pieces(path, file, how)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def first_bytes(path: Path) -> tuple[bytes, int]:
+    """Those of the content of a file, unpacked if it is a .gz file, and how many bytes of the file they take, about."""
+    with open(open_regular(path, follow=True), "rb") as raw:
+        start = raw.read(_START)
+    if start.startswith(b"\x1f\x8b"):
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(start, 64 * _START), len(start)
+    return start, len(start)
+
+
+def sha256_unpacked(path: Path) -> str:
+    """Of the content of a file, unpacked if it is a .gz file."""
+    digest = hashlib.sha256()
+    with _opened(path) as file:
+        while piece := file.read(_START):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def _pieces(path: Path, file: BinaryIO, how: Format) -> Iterator[Table]:
     start = file.read(_START)
     encoding = _encoding(start)
     text = codecs.getincrementaldecoder(encoding)().decode(start)
-    if len(start) < _START or is_json_lines(path, text):
-        content = start + file.read(MOST_BYTES + 1 - len(start))
-        if len(content) > MOST_BYTES:
-            raise DataError(f"{path} has more than {MOST_BYTES:,} bytes: save it as CSV or Parquet")
-        yield parsed(path, content, how)
+    if len(start) < _START:
+        yield parsed(path, start, how)
         return
     notes = (f"{path.name} is read as latin-1, since it is not UTF-8",) if encoding == "latin-1" else ()
     stream = io.TextIOWrapper(io.BufferedReader(_Chained(start, file), _START), encoding, newline="")
     lines = _lines(path, stream)
+    if is_json_lines(path, text):
+        for columns, numbers in json_pieces(path, lines):
+            yield Table(path, columns, numbers, False, "", notes)
+        return
     below, above = how.below_comments(text)
     for _ in range(above):
         next(lines)

@@ -46,14 +46,19 @@ def read_samples(path: Path, about: Preprocessing, *, keep: Sequence[str] = ()) 
     if about.encoding is not None:
         yield from _encoded(path, about.encoding, keep=keep)
     elif about.spec.kind != "image" or path.suffix.lower() == ".csv" or is_stream(path):
-        yield read_rows(path, about.spec, about.feature_names, keep=keep)
+        yield from read_rows(path, about.spec, about.feature_names, keep=keep)
     elif keep:
         raise ConfigError(f"--keep {keep[0]} is for columns of .csv files, and {path} is none")
     else:
         from dlcli.data.readers.images import read_image
 
         pixels = read_image(
-            path, about.spec.input_shape, white=about.pixel_max, crop=about.crop, stored_size=about.stored_size
+            path,
+            about.spec.input_shape,
+            white=about.pixel_max,
+            crop=about.crop,
+            stored_size=about.stored_size,
+            interpolation=about.interpolation,
         )
         yield Samples([str(path)], pixels[None], [{}])
 

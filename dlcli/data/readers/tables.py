@@ -11,15 +11,16 @@ import zlib
 from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
 from dlcli.core.errors import DataError, ResourceError
-from dlcli.core.reading import open_regular, parse_json
+from dlcli.core.reading import open_regular
 from dlcli.data.readers import arrow
-from dlcli.data.readers.cells import MANY, MISSING, Builder, Cells, Table, number
-from dlcli.data.readers.separated import MOST_COLUMNS, Columns, Format, named, numbered, read_separated, sniffed
+from dlcli.data.readers.cells import MANY, MISSING, Table, number
+from dlcli.data.readers.json_lines import is_json_lines, whole_json_lines
+from dlcli.data.readers.separated import Format, named, numbered, read_separated, sniffed
 from dlcli.data.readers.text import MOST_BYTES, read_content
 
 _PIECE = 1 << 20  # bytes
@@ -34,8 +35,7 @@ def read_table(path: Path, how: Format = _PLAIN, *, texts: Collection[str] = ())
 
     texts: columns whose texts are needed as they are.
     """
-    if path.suffix.lower() in (".feather", ".xlsx", ".xls", ".json", ".h5", ".pkl"):
-        raise DataError(f"{path} is not read: save the table as .csv, .tsv, .parquet or .jsonl (one object per line)")
+    refuse_other_formats(path)
     if path.suffix.lower() == ".parquet":
         from dlcli.data.readers.parquet import read_parquet
 
@@ -46,13 +46,19 @@ def read_table(path: Path, how: Format = _PLAIN, *, texts: Collection[str] = ())
     return parsed(path, read_content(path), how)
 
 
+def refuse_other_formats(path: Path) -> None:
+    """DataError for a file whose name says that it is of a format that is not read."""
+    if path.suffix.lower() in (".feather", ".xlsx", ".xls", ".json", ".h5", ".pkl"):
+        raise DataError(f"{path} is not read: save the table as .csv, .tsv, .parquet or .jsonl (one object per line)")
+
+
 def parsed(path: Path, content: bytes, how: Format) -> Table:
     """The table that is in these bytes of `path`."""
     content = _inflated(path, content)
     text, notes = _decoded(path, content)
     comma = False
     if is_json_lines(path, text):
-        found = _json_lines(path, text)
+        found = whole_json_lines(path, text)
     else:
         text, above = how.below_comments(text)
         delimiter = sniffed(text)
@@ -74,8 +80,13 @@ def _large(path: Path, how: Format, texts: Collection[str]) -> Table | None:
             if size > MOST_BYTES:
                 raise ResourceError(f"{path} is too large to be read without pyarrow: pip install 'dlcli[tables]'")
             return None
+        gathered = arrow.Gathered()
         with open(open_regular(path, follow=True), "rb") as file:
-            return _by_arrow(path, file, how, texts)
+            read = read_by_arrow(path, file, how, gathered, texts=texts, most=MOST_BYTES)
+        if read is None:
+            return None
+        columns = dict(zip(read.names, gathered.columns(), strict=True))
+        return Table(path, columns, read.lines, read.decimal_comma, read.sha256)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except (arrow.Irregular, EOFError, zlib.error) as error:
@@ -86,7 +97,24 @@ def _large(path: Path, how: Format, texts: Collection[str]) -> Table | None:
         return None
 
 
-def _by_arrow(path: Path, raw: BinaryIO, how: Format, texts: Collection[str]) -> Table | None:
+class ByArrow(NamedTuple):
+    """names: of the columns. numeric: of those whose first values are numbers, with those of `texts`. The others: as in
+    Table."""
+
+    names: list[str]
+    numeric: list[str]
+    lines: np.ndarray[Any, Any]
+    decimal_comma: bool
+    sha256: str
+
+
+def read_by_arrow(
+    path: Path, raw: BinaryIO, how: Format, into: arrow.Sink, *, texts: Collection[str], most: int | None
+) -> ByArrow | None:
+    """The columns of an open CSV file, into a Sink; None or Irregular if it must be read otherwise.
+
+    texts: columns whose texts are needed. most: bytes of a .gz file, unpacked.
+    """
     packed = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
     file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
@@ -114,20 +142,20 @@ def _by_arrow(path: Path, raw: BinaryIO, how: Format, texts: Collection[str]) ->
     if any(len(cells) != len(names) for _, cells in below):
         return None
     columns = zip(*(cells for _, cells in below), strict=True)
-    numbers = [
-        place
-        for place, (name, cells) in enumerate(zip(names, columns, strict=True))
-        if name not in texts and _are_numbers({cell.strip() for cell in cells} - MISSING, comma=delimiter == ";")
+    numeric = [
+        name
+        for name, cells in zip(names, columns, strict=True)
+        if are_numbers({cell.strip() for cell in cells} - MISSING, comma=delimiter == ";")
     ]
+    numbers = {place for place, name in enumerate(names) if name in numeric and name not in texts}
     found = arrow.read_columns(
-        file, delimiter=delimiter, names=names, skip=above + (how.header == "first"), numbers=numbers,
-        most=MOST_BYTES if packed else None,
+        file, into, delimiter=delimiter, names=names, skip=above + (how.header == "first"), numbers=numbers,
+        most=most if packed else None,
     )  # fmt: skip
-    cells_by_name = dict(zip(names, found.columns, strict=True))
-    return Table(path, cells_by_name, found.lines, delimiter == ";", found.sha256)
+    return ByArrow(names, numeric, found.lines, delimiter == ";", found.sha256)
 
 
-def _are_numbers(values: set[str], *, comma: bool) -> bool:
+def are_numbers(values: set[str], *, comma: bool) -> bool:
     """Whether they are many, and numbers with a comma or, without `comma`, a point."""
     return len(values) > MANY and all(
         number(text, comma=comma) is not None and not (comma and "." in text) for text in values
@@ -167,42 +195,3 @@ def _decoded(path: Path, content: bytes) -> tuple[str, tuple[str, ...]]:
     if (zero := text.find("\0")) >= 0:
         raise DataError(f"{path}:{text.count(chr(10), 0, zero) + 1} is not text: it holds a NUL character")
     return text, notes
-
-
-def is_json_lines(path: Path, text: str) -> bool:
-    return ".jsonl" in path.suffixes or ".ndjson" in path.suffixes or text.startswith("{")
-
-
-def _json_lines(path: Path, text: str) -> Columns:
-    """One object per line; a name that a line lacks is missing there."""
-    rows: list[dict[str, str]] = []
-    lines: list[int] = []
-    names: dict[str, None] = {}
-    for place, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            found = parse_json(line.encode())
-        except ValueError as error:
-            raise DataError(f"{path}:{place} is no JSON: {error}") from None
-        if not isinstance(found, dict):
-            raise DataError(f"{path}:{place} is no object: each line is one, {{'column': value, ...}}")
-        rows.append({name: _plain(value, f"{path}:{place}: {name}") for name, value in found.items()})
-        lines.append(place)
-        names |= dict.fromkeys(found)
-    if not rows:
-        raise DataError(f"{path} is empty")
-    if len(names) > MOST_COLUMNS:
-        raise DataError(f"{path} has {len(names):,} columns, more than {MOST_COLUMNS:,}")
-    columns: dict[str, Cells] = {}
-    for name in names:
-        builder = Builder()
-        builder.add([row.get(name, "") for row in rows])
-        columns[name] = builder.cells()
-    return columns, np.array(lines, dtype=np.int64)
-
-
-def _plain(value: Any, where: str) -> str:
-    if isinstance(value, dict | list):
-        raise DataError(f"{where} is a {type(value).__name__}: each value is text, a number, true, false or null")
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,16 +1,22 @@
 """A text file or a stream -> text."""
 
+import contextlib
 import errno
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from dlcli.core.errors import DataError, did_you_mean
-from dlcli.core.reading import read_bytes
+from dlcli.core.reading import open_regular, read_bytes
 
 STDIN = Path("/dev/stdin")
 
 MOST_BYTES = 1_000_000_000
+
+_PIECE = 1 << 20  # bytes
+_LONGEST_LINE = 100_000_000  # bytes
 
 # Characters that no text has: all below the blank but tab, line and page breaks, and escape.
 _CONTROL = re.compile("[\\x00-\\x08\\x0e-\\x1a\\x1c-\\x1f]")
@@ -68,6 +74,58 @@ def read_content(path: Path, *, streams: bool = False) -> bytes:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     raise DataError(f"{path} {no_file(path)}")
+
+
+def text_pieces(path: Path) -> Iterator[str]:
+    """As `read_text` of a file or a stream, some lines at a time; the last one may have no end."""
+    opened = False
+    try:
+        with _opened(path) as file:
+            opened = True
+            yield from _decoded(path, file)
+    except OSError as error:
+        if not opened and not path.is_file() and not is_stream(path):
+            raise DataError(f"{path} {no_file(path)}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if path == STDIN:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "it is closed")
+        yield cast(BinaryIO, sys.stdin.buffer)
+        return
+    with path.open("rb") if is_stream(path) else open(open_regular(path, follow=True), "rb") as file:
+        yield file
+
+
+def _decoded(path: Path, file: BinaryIO) -> Iterator[str]:
+    rest, before, lines = b"", 0, 0
+    while True:
+        piece = file.read(_PIECE)
+        content = rest + piece
+        cut = 1 + max(content.rfind(b"\n"), content.rfind(b"\r", 0, -1)) if piece else len(content)
+        content, rest = content[:cut], content[cut:]
+        if len(rest) > _LONGEST_LINE:
+            raise DataError(f"{path}:{lines + 1} has more than {_LONGEST_LINE:,} bytes: it is no table")
+        if content:
+            if not before and content.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise DataError(f"{path} is not UTF-8 text but UTF-16: save it as UTF-8")
+            if (zero := content.find(0)) >= 0:
+                raise DataError(f"{path}:{lines + _line(content, zero)} is not text: it holds a NUL character")
+            try:
+                text = content.decode("utf-8" if before else "utf-8-sig")
+            except UnicodeDecodeError as error:
+                place, byte = error.start, content[error.start]
+                raise DataError(
+                    f"{path}:{lines + _line(content, place)} is not UTF-8 text: byte {before + place} is {byte:#04x}; "
+                    "save the file as UTF-8"
+                ) from None
+            yield text.replace("\r\n", "\n").replace("\r", "\n")
+            before, lines = before + len(content), lines + content.count(b"\n")
+        if not piece:
+            return
 
 
 def _drained(path: Path) -> bytes:

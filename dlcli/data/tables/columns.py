@@ -126,17 +126,37 @@ def numbers_of(table: Table, name: str, *, invalid: Invalid) -> np.ndarray[Any, 
     cells = table.columns[name]
     if isinstance(cells, Numbers):
         return cells.numbers[:, None]
+    values = number_values(cells, comma=table.decimal_comma)
+    refuse_wrong(table, name, cells, values, invalid=invalid, what=NO_NUMBER)
+    return np.take(values, cells.codes, axis=0)
+
+
+def dates_of(table: Table, name: str, part: str, *, invalid: Invalid) -> np.ndarray[Any, Any]:
+    """float64 (rows,), one of DATE_PARTS of each date, NaN where it is missing. DataError for a cell that is no date,
+    unless `invalid` is missing."""
+    cells = table.columns[name]
+    values = date_values(cells)
+    refuse_wrong(table, name, cells, values, invalid=invalid, what=NO_DATE)
+    return np.take(values[:, DATE_PARTS.index(part)], cells.codes)
+
+
+NO_NUMBER, NO_DATE = "no number, or too large a one", "no date"
+
+
+def number_values(cells: Cells, *, comma: bool) -> np.ndarray[Any, Any]:
+    """float64 (values + 1, 1), the number that each value says, NaN if it says none. The last one is for missing cells,
+    whose code is -1."""
 
     def value(text: str) -> tuple[float, ...] | None:
-        found = number(text, comma=table.decimal_comma)
+        found = number(text, comma=comma)
         return None if found is None or abs(found) > LARGEST else (found,)
 
-    return _converted(table, name, value, 1, invalid=invalid, what="no number, or too large a one")
+    return _converted(cells, value, 1)
 
 
-def dates_of(table: Table, name: str, *, invalid: Invalid) -> np.ndarray[Any, Any]:
-    """float64 (rows, 12), DATE_PARTS of each date (days are those since 1970), NaN where it is missing. DataError for a
-    cell that is no date, unless `invalid` is missing."""
+def date_values(cells: Cells | Numbers) -> np.ndarray[Any, Any]:
+    """float64 (values + 1, 12), DATE_PARTS of the date that each value says (days are those since 1970), NaN if it says
+    none. The last one is for missing cells, whose code is -1."""
 
     def value(text: str) -> tuple[float, ...] | None:
         found = date(text)
@@ -148,32 +168,36 @@ def dates_of(table: Table, name: str, *, invalid: Invalid) -> np.ndarray[Any, An
         cycles = (each for turn in turns for each in (math.sin(2 * math.pi * turn), math.cos(2 * math.pi * turn)))
         return (found.year, found.month, found.day, found.weekday(), found.hour, days, *cycles)
 
-    return _converted(table, name, value, len(DATE_PARTS), invalid=invalid, what="no date")
+    return _converted(cells, value, len(DATE_PARTS))
 
 
 def _converted(
-    table: Table,
-    name: str,
-    value: Callable[[str], tuple[float, ...] | None],
-    width: int,
-    *,
-    invalid: Invalid,
-    what: str,
+    cells: Cells | Numbers, value: Callable[[str], tuple[float, ...] | None], width: int
 ) -> np.ndarray[Any, Any]:
-    cells = table.columns[name]
-    found = [value(text) for text in cells.values]
-    wrong = np.array([each is None for each in found] + [False])  # the last one for missing cells
-    if invalid == "error" and wrong.any():
-        rows = np.flatnonzero(wrong[cells.codes])
-        if len(rows):
-            more = f" (and {len(rows) - 1:,} more)" if len(rows) > 1 else ""
-            text = cells.text(int(rows[0]))
-            raise DataError(
-                f"{table.where(int(rows[0]))}: {name} is {text if len(text) <= 40 else text[:37] + '...'!r}, which is "
-                f"{what}{more}: correct it, or take such cells as missing with data.invalid=missing"
-            )
     nothing = (np.nan,) * width
-    values: np.ndarray[Any, Any] = np.array(
-        [nothing if each is None else each for each in [*found, None]], dtype=np.float64
-    )
-    return np.take(values, cells.codes, axis=0)
+    found = np.empty((cells.distinct + 1, width))
+    for place, text in enumerate(cells.values):
+        found[place] = value(text) or nothing
+    found[-1] = nothing
+    return found
+
+
+def refuse_wrong(
+    table: Table, name: str, cells: Cells | Numbers, values: np.ndarray[Any, Any], *, invalid: Invalid, what: str
+) -> None:
+    """DataError for the first cell of a column that is not missing but has no value, unless `invalid` is missing.
+
+    cells: of this column. values: those of `number_values` or `date_values`.
+    """
+    wrong = np.isnan(values[:, 0])
+    wrong[-1] = False
+    if invalid == "missing" or not wrong.any():
+        return
+    rows = np.flatnonzero(wrong[cells.codes])
+    if len(rows):
+        more = f" (and {len(rows) - 1:,} more)" if len(rows) > 1 else ""
+        text = cells.text(int(rows[0]))
+        raise DataError(
+            f"{table.where(int(rows[0]))}: {name} is {text if len(text) <= 40 else text[:37] + '...'!r}, which is "
+            f"{what}{more}: correct it, or take such cells as missing with data.invalid=missing"
+        )

@@ -1,8 +1,9 @@
 """Encoding: how the columns of a table become features. Learned from the training rows, stored in the run."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -10,13 +11,25 @@ import torch
 
 from dlcli.core.documents import FLAG, NUMBER, TEXT, Kind, check, list_of
 from dlcli.core.errors import DataError, did_you_mean
-from dlcli.data.readers.cells import Table, number
-from dlcli.data.tables.columns import DATE_PARTS, ColumnKind, Found, Invalid, dates_of, numbers_of
+from dlcli.data.readers.cells import Cells, Numbers, Table, number
+from dlcli.data.tables.columns import (
+    DATE_PARTS,
+    NO_DATE,
+    NO_NUMBER,
+    ColumnKind,
+    Found,
+    Invalid,
+    date_values,
+    number_values,
+    numbers_of,
+    refuse_wrong,
+)  # fmt: skip
 
 Scale = Literal["standard", "quantile", "none"]
 
 _MOST_FEATURES = 50_000
 _MOST_KNOTS = 1_000
+_AT_ONCE = 65_536  # rows
 _FARTHEST = 5.199337582605575  # the normal score of 1e-7: that of anything beyond the training rows
 
 
@@ -97,6 +110,32 @@ class Encoding:
         """float32 (rows, features), and for each column how many of its cells hold a category that the training
         rows did not have, or rarely, if any. DataError for a column that is needed and not there, and for a cell that
         does not suit its column."""
+        self._need_columns(table)
+        found = np.empty((len(table), len(self.feature_names)), dtype=np.float32)
+        unseen: Counter[str] = Counter()
+        for start, part in self.pieces(table, unseen):
+            found[start : start + len(part)] = part
+        return found, dict(unseen)
+
+    def pieces(self, table: Table, unseen: Counter[str]) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """As `encode`, some rows at a time: the first of them, and their features, which are valid until the next ones.
+        unseen: the numbers of cells are added to it."""
+        self._need_columns(table)
+        writers, place = [], 0
+        for column in self.columns:
+            if column.is_used:
+                width = len(column.features)
+                writers.append((column, slice(place, place + width), _writer(column, table, invalid=self.invalid)))
+                place += width
+        found = np.empty((min(_AT_ONCE, len(table)), place), dtype=np.float32)
+        for start in range(0, len(table), _AT_ONCE):
+            rows = np.arange(start, min(start + _AT_ONCE, len(table)))
+            for column, features, write in writers:
+                if unknown := write(table.some(column.name, rows), found[: len(rows), features]):
+                    unseen[column.name] += unknown
+            yield start, found[: len(rows)]
+
+    def _need_columns(self, table: Table) -> None:
         for column in self.columns:
             if column.is_used and column.name not in table.columns:
                 known = [each.name for each in self.columns]
@@ -104,16 +143,6 @@ class Encoding:
                 raise DataError(
                     f"{table.path} has no column {column.name!r}" + (f": {near}" if near.startswith("did") else "")
                 )
-        found = np.zeros((len(table), len(self.feature_names)), dtype=np.float32)
-        unseen: dict[str, int] = {}
-        place = 0
-        for column in self.columns:
-            width = len(column.features)
-            if column.is_used:
-                unknown = _fill_in(column, table, found[:, place : place + width], invalid=self.invalid)
-                unseen |= {column.name: unknown} if unknown else {}
-            place += width
-        return found, unseen
 
     def as_dict(self) -> dict[str, Any]:
         scale = {} if self.scale == "standard" else {"scale": self.scale}
@@ -140,9 +169,9 @@ def fit(
     invalid: Invalid, scale: Scale,
 ) -> Encoding:  # fmt: skip
     """Learned from these rows only. found: what each column is. min_count: a category in fewer rows is rare."""
-    part = table.rows(rows)
     columns = tuple(
-        _fitted(part, name, about, min_count=min_count, invalid=invalid, scale=scale) for name, about in found.items()
+        _fitted(table, rows, name, about, min_count=min_count, invalid=invalid, scale=scale)
+        for name, about in found.items()
     )
     encoding = Encoding(columns, header, invalid, scale)
     count = len(encoding.feature_names)
@@ -160,8 +189,10 @@ def fit(
     return encoding
 
 
-def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: Invalid, scale: Scale) -> Column:
-    cells, kind = table.columns[name], about.kind
+def _fitted(
+    table: Table, rows: np.ndarray[Any, Any], name: str, about: Found, *, min_count: int, invalid: Invalid, scale: Scale
+) -> Column:
+    cells, kind = table.columns[name].rows(rows), about.kind
     missing = bool(cells.missing.any())
     if kind in ("left out", "target"):
         return Column(name, kind, about.reason)
@@ -175,22 +206,43 @@ def _fitted(table: Table, name: str, about: Found, *, min_count: int, invalid: I
         counts = dict(zip(cells.values, cells.counts().tolist(), strict=True))
         usual = float(2 * counts[second] > sum(counts.values()))
         return Column(name, kind, levels=about.levels, fills=(usual,), missing=missing)
-    values = (numbers_of if kind == "number" else dates_of)(table, name, invalid=invalid)
-    there = values[~np.isnan(values[:, 0])]
-    missing = len(there) < len(values)
-    there = there if len(there) else np.zeros((1, values.shape[1]))
-    parts: tuple[str, ...] = ()
+    # Of all rows, so that all cells that do not suit the column are counted in an error.
     if kind == "date":
-        varies = [place for place in range(len(DATE_PARTS)) if np.ptp(there[:, place]) > 0]
-        parts, there = tuple(DATE_PARTS[place] for place in varies), there[:, varies]
-    fills = tuple(np.median(there, axis=0).tolist())
-    knots = _knots(there) if scale == "quantile" else ()
-    return Column(name, kind, parts=parts, fills=fills, knots=knots, missing=missing)
+        return _fitted_date(table, rows, name, invalid=invalid, scale=scale)
+    values = numbers_of(table, name, invalid=invalid)[rows, 0]
+    there = values[~np.isnan(values)]
+    fill, knots = _fill_and_knots(there, scale)
+    return Column(name, kind, fills=(fill,), knots=knots, missing=len(there) < len(values))
 
 
-def _knots(values: np.ndarray[Any, Any]) -> tuple[tuple[float, ...], ...]:
+def _fitted_date(table: Table, rows: np.ndarray[Any, Any], name: str, *, invalid: Invalid, scale: Scale) -> Column:
+    cells = table.columns[name]
+    by_value = date_values(cells)
+    refuse_wrong(table, name, cells, by_value, invalid=invalid, what=NO_DATE)
+    codes = cells.codes[rows]
+    codes = codes[~np.isnan(by_value[:, 0])[codes]]
+    seen = by_value[np.unique(codes)]
+    varies = [place for place in range(len(DATE_PARTS)) if len(seen) and np.ptp(seen[:, place]) > 0]
+    learned = [_fill_and_knots(by_value[:, place][codes], scale) for place in varies]
+    return Column(
+        name,
+        "date",
+        parts=tuple(DATE_PARTS[place] for place in varies),
+        fills=tuple(fill for fill, _ in learned),
+        knots=tuple(each for _, knots in learned for each in knots),
+        missing=len(codes) < len(rows),
+    )
+
+
+def _fill_and_knots(there: np.ndarray[Any, Any], scale: Scale) -> tuple[float, tuple[tuple[float, ...], ...]]:
+    """The median of these values, (N,), and, for quantiles, one list of knots."""
+    there = there if len(there) else np.zeros(1)
+    return float(np.median(there)), (_knots(there),) if scale == "quantile" else ()
+
+
+def _knots(values: np.ndarray[Any, Any]) -> tuple[float, ...]:
     steps = np.linspace(0, 1, min(max(len(values), 2), _MOST_KNOTS))
-    return tuple(tuple(each) for each in np.quantile(values, steps, axis=0).T.tolist())
+    return tuple(np.quantile(values, steps).tolist())
 
 
 def _normal_scores(values: np.ndarray[Any, Any], knots: Sequence[float]) -> np.ndarray[Any, Any]:
@@ -203,26 +255,75 @@ def _normal_scores(values: np.ndarray[Any, Any], knots: Sequence[float]) -> np.n
     return scores.clip(-_FARTHEST, _FARTHEST)
 
 
-def _fill_in(column: Column, table: Table, into: np.ndarray[Any, Any], *, invalid: Invalid) -> int:
-    """Write the features of a column; returns how many cells hold a level that it does not have."""
-    cells = table.columns[column.name]
-    if column.kind in ("number", "date"):
-        values = (numbers_of if column.kind == "number" else dates_of)(table, column.name, invalid=invalid)
+# Writes the features of some cells of a column; returns how many cells hold a level that it does not have.
+_Writer = Callable[[Cells | Numbers, np.ndarray[Any, Any]], int]
+
+
+def _writer(column: Column, table: Table, *, invalid: Invalid) -> _Writer:
+    """What all further work needs is made once for each value of the column, not for each cell."""
+    sample = table.some(column.name, np.arange(0))
+    if column.kind in ("category", "yes/no"):
+        return partial(_write_levels, column, table, places_of(column.levels, sample, table))
+    if column.kind == "number":
+        if isinstance(sample, Numbers):
+            return partial(_write_numbers, column)
+        values, what = number_values(sample, comma=table.decimal_comma), NO_NUMBER
+    else:
+        values, what = date_values(sample), NO_DATE
+    wrong = np.isnan(values[:-1, 0])
+    if wrong.any() and invalid == "error":
+        refuse_wrong(table, column.name, table.columns[column.name], values, invalid=invalid, what=what)
+    if column.kind == "date":
+        values = values[:, [0, *(DATE_PARTS.index(part) for part in column.parts)]]
         empty = np.isnan(values[:, 0])
-        if column.kind == "date":
-            values = values[:, [DATE_PARTS.index(part) for part in column.parts]]
-        values = np.where(empty[:, None], np.array(column.fills), values)
-        for place, knots in enumerate(column.knots):
-            values[:, place] = _normal_scores(values[:, place], knots)
-        into[:, : column.numbers] = values
-        if column.missing:
-            into[:, -1] = empty
-        return 0
-    empty, own = cells.codes < 0, places(column.levels, table, column.name)
+        values = values[:, 1:]
+    else:
+        empty = np.isnan(values[:, 0])
+    features = np.empty((len(values), len(column.features)), dtype=np.float32)
+    _fill_in(column, values, empty, features)
+    return partial(_write_values, features)
+
+
+def _write_values(features: np.ndarray[Any, Any], cells: Cells | Numbers, into: np.ndarray[Any, Any]) -> int:
+    """features: float32 (values + 1, ...), of each value."""
+    into[:] = features[cells.codes]
+    return 0
+
+
+def _write_numbers(column: Column, cells: Cells | Numbers, into: np.ndarray[Any, Any]) -> int:
+    assert isinstance(cells, Numbers)
+    _fill_in(column, cells.numbers[:, None], np.isnan(cells.numbers), into)
+    return 0
+
+
+def _fill_in(
+    column: Column, values: np.ndarray[Any, Any], empty: np.ndarray[Any, Any], into: np.ndarray[Any, Any]
+) -> None:
+    """The features of a number or date. values: float64 (N, column.numbers). empty: bool (N,)."""
+    values = np.where(empty[:, None], np.array(column.fills), values)
+    for place, knots in enumerate(column.knots):
+        values[:, place] = _normal_scores(values[:, place], knots)
+    into[:, : column.numbers] = values
+    if column.missing:
+        into[:, -1] = empty
+
+
+def _write_levels(
+    column: Column,
+    table: Table,
+    of_values: np.ndarray[Any, Any],
+    cells: Cells | Numbers,
+    into: np.ndarray[Any, Any],
+) -> int:
+    """of_values: int64 (values + 1,), which level each value is; of no use for Numbers, whose values differ."""
+    empty = cells.codes < 0
+    own = np.take(of_values if isinstance(cells, Cells) else places_of(column.levels, cells, table), cells.codes)
     unknown = (own < 0) & ~empty
     if column.kind == "yes/no":
         into[:, 0] = np.where(own < 0, column.fills[0], own)
+        into[:, 1:] = 0
     else:
+        into[:] = 0
         known = np.flatnonzero(own >= 0)
         into[known, own[known]] = 1
         if column.rare:
@@ -234,6 +335,13 @@ def _fill_in(column: Column, table: Table, into: np.ndarray[Any, Any], *, invali
 
 def places(levels: Sequence[str], table: Table, name: str) -> np.ndarray[Any, Any]:
     """int64 (rows,): which of `levels` is in this column of each row, -1 if none. 1 and 1.0 are the same level."""
+    cells = table.columns[name]
+    return np.take(places_of(levels, cells, table), cells.codes)
+
+
+def places_of(levels: Sequence[str], cells: Cells | Numbers, table: Table) -> np.ndarray[Any, Any]:
+    """int64 (values + 1,): which of `levels` each value of these cells of the table is; the last one is for missing
+    cells."""
     place = {level: at for at, level in enumerate(levels)}
     by_value = {number(level): at for level, at in place.items()}
     by_value.pop(None, None)
@@ -241,9 +349,7 @@ def places(levels: Sequence[str], table: Table, name: str) -> np.ndarray[Any, An
     def found(text: str) -> int:
         return place[text] if text in place else by_value.get(number(text, comma=table.decimal_comma), -1)
 
-    cells = table.columns[name]
-    of_values: np.ndarray[Any, Any] = np.array([*map(found, cells.values), -1])
-    return np.take(of_values, cells.codes)
+    return np.array([*map(found, cells.values), -1])
 
 
 def _compact(column: Column) -> dict[str, Any]:
@@ -266,6 +372,8 @@ def _column(values: Any) -> Column:
         raise ValueError(f"column {column.name[:40]!r} is a {column.kind} with other levels or fills")
     if any(sorted(knots) != list(knots) for knots in column.knots):
         raise ValueError(f"column {column.name[:40]!r} has knots that do not rise")
+    if column.rare and column.kind != "category":
+        raise ValueError(f"column {column.name[:40]!r} is a {column.kind} with rare levels")
     if len(set(column.levels)) < len(column.levels):
         raise ValueError(f"column {column.name[:40]!r} has a level twice")
     return column

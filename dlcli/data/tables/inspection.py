@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from dlcli.data.readers.cells import Table
-from dlcli.data.tables.columns import DATE_PARTS, MOST_LEVELS, dates_of, numbers_of
+from dlcli.data.tables.columns import MOST_LEVELS, dates_of, numbers_of
 from dlcli.data.tables.encoding import Column, Encoding, Scale
 from dlcli.data.tables.table import Opened
 
@@ -75,7 +75,7 @@ def warnings(opened: Opened, encoding: Encoding, held_out: np.ndarray[Any, Any])
 
 def _later(table: Table, name: str, held_out: np.ndarray[Any, Any]) -> list[str]:
     """Whether training rows are later than rows that are held out."""
-    days = dates_of(table, name, invalid="missing")[:, DATE_PARTS.index("days")]
+    days = dates_of(table, name, "days", invalid="missing")
     if np.isnan(days[held_out]).all():
         return []
     count = int((days[~held_out] > np.nanmin(days[held_out])).sum())

@@ -7,7 +7,7 @@ from torch import Tensor
 from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.readers.cells import Table
 from dlcli.data.splits import PARTS
-from dlcli.data.tables.columns import DATE_PARTS, dates_of, numbers_of
+from dlcli.data.tables.columns import dates_of, numbers_of
 
 
 def parts_of(table: Table, name: str) -> Tensor:
@@ -23,9 +23,8 @@ def parts_of(table: Table, name: str) -> Tensor:
 
 def order_of(table: Table, name: str) -> Tensor:
     """int64 (rows,): the rows, sorted by the dates or numbers in this column; those of one time as in the file."""
-    days = DATE_PARTS.index("days")
-    if not np.isnan(dates_of(table, name, invalid="missing")[:, days]).all():
-        values = dates_of(table, name, invalid="error")[:, days]
+    if not np.isnan(dates_of(table, name, "days", invalid="missing")).all():
+        values = dates_of(table, name, "days", invalid="error")
     elif np.isnan(numbers_of(table, name, invalid="missing")[:, 0]).all():
         raise ConfigError(f"data.split_time = {name} is a column without dates or numbers: name another one")
     else:

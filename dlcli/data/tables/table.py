@@ -23,9 +23,15 @@ from dlcli.data.splits import TEST, VAL
 from dlcli.data.tables.columns import Found, Invalid, find_out, numbers_of, ordered
 from dlcli.data.tables.copies import copied, marks
 from dlcli.data.tables.encoding import Encoding, Scale, fit, places
+from dlcli.data.tables.features import features
 from dlcli.data.tables.parts import groups_of, order_of, parts_of
+from dlcli.data.tables.stored import cells_in, stored_table
 
 Task = Literal["auto", "regression", "binary", "multiclass"]
+
+Storage = Literal["auto", "memory", "cache"]
+
+MOST_IN_MEMORY = 1_000_000_000  # bytes of the numbers of a table, 4 bytes each, unless it is said where they are put
 
 # Whole numbers with this many different values at most may be classes or not: the user must say it.
 _MAY_BE_CLASSES = 20
@@ -37,7 +43,8 @@ class Opened:
     """A table, read and understood, but not yet encoded: it is Unfitted. All rows have a target.
 
     val, test: the tables of files for validation and testing. found: what each column is. header: whether the file
-    names its columns. parts, order, groups: see Unfitted. notes: sentences for the user.
+    names its columns. parts, order, groups: see Unfitted. storage: where the features are put.
+    notes: sentences for the user.
     """
 
     table: Table
@@ -50,6 +57,7 @@ class Opened:
     min_count: int
     invalid: Invalid
     scale: Scale
+    storage: Storage
     parts: Tensor | None
     order: Tensor | None
     groups: Tensor | None
@@ -93,9 +101,13 @@ class Opened:
             names = self._classes_in(rows)
         else:
             encoding, names = _stored(about, self.table), about.class_names
-        x, y = self._encoded(self.table, encoding, names)
-        val_x, val_y = (None, None) if self.val is None else self._encoded(self.val, encoding, names)
-        test_x, test_y = (None, None) if self.test is None else self._encoded(self.test, encoding, names)
+        rows_in_all = sum(len(each) for each in (self.table, self.val, self.test) if each is not None)
+        numbers = rows_in_all * (len(encoding.feature_names) + 1)
+        cached = self.storage == "cache" or (self.storage == "auto" and 4 * numbers > MOST_IN_MEMORY)
+        put = partial(self._encoded, encoding=encoding, names=names, cached=cached)
+        x, y = put(self.table)
+        val_x, val_y = (None, None) if self.val is None else put(self.val)
+        test_x, test_y = (None, None) if self.test is None else put(self.test)
         outputs = len(names) if self.task == "multiclass" else 1
         return Source(
             DataSpec(self.task, "features", (x.shape[1],), outputs, flags=encoding.flags),
@@ -108,8 +120,17 @@ class Opened:
             val_x=val_x,
             val_y=val_y,
             encoding=encoding,
+            mapped=cached,
+            resolved={"storage": "cache"} if cached else {},
             notes=self.notes + _copies((x, y), rows, (val_x, val_y), (test_x, test_y)),
         )
+
+    def part(self, name: str, index: Tensor | None) -> Table:
+        """The rows of a split as they were read. index: its rows, if it is a part of the table; None for all."""
+        own = {"val": self.val, "test": self.test}.get(name)
+        if own is not None:
+            return own
+        return self.table if index is None else self.table.rows(index.numpy())
 
     def _classes_in(self, rows: np.ndarray[Any, Any]) -> tuple[str, ...]:
         """The classes of these rows, sorted; empty for a regression."""
@@ -125,8 +146,8 @@ class Opened:
             )
         return names
 
-    def _encoded(self, table: Table, encoding: Encoding, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        x = torch.from_numpy(encoding.encode(table)[0])
+    def _encoded(self, table: Table, encoding: Encoding, names: Sequence[str], cached: bool) -> tuple[Tensor, Tensor]:
+        x = features(table, encoding) if cached else torch.from_numpy(encoding.encode(table)[0])
         if self.task == "regression":
             return x, torch.from_numpy(numbers_of(table, self.target, invalid="error")[:, 0].astype(np.float32))
         classes = places(names, table, self.target)
@@ -160,8 +181,12 @@ def table(
     min_count: int = 2,
     invalid: Invalid = "error",
     scale: Scale = "standard",
+    storage: Storage = "auto",
 ) -> Opened:
     """The rows of a table, with one column as the target.
+
+    storage: memory; or cache: in the user's cache, from which only the rows of a batch are read. auto takes the cache
+    for more than 1 GB of numbers, 4 bytes each.
 
     ConfigError (exit 2) for an option that does not fit the table, DataError (exit 3) for a table that cannot be used.
     """
@@ -175,7 +200,7 @@ def table(
         told = " and ".join(f"data.{option} = {name}" for option, name in given.items())
         raise ConfigError(f"{told} exclude each other: keep one of them")
     texts = {*categories, *dates, *given.values(), (target or "") if task in ("binary", "multiclass") else ""}
-    read = partial(read_table, how=Format(header, columns, comment), texts=texts)
+    read = partial(_read, how=Format(header, columns, comment), texts=texts, storage=storage)
     whole = read(Path(path))
     if target is None:
         raise ConfigError(f"data.target must be given, the column to predict: {_shown(whole.columns)} in {path}")
@@ -222,6 +247,7 @@ def table(
         min_count=min_count,
         invalid=invalid,
         scale=scale,
+        storage=storage,
         parts=parts,
         order=order_of(known, split_time) if split_time else None,
         groups=groups_of(known, split_group) if split_group else None,
@@ -229,14 +255,19 @@ def table(
     )
 
 
+def _read(path: Path, *, how: Format, texts: Collection[str], storage: Storage) -> Table:
+    large = storage == "cache" or (storage == "auto" and path.is_file() and 4 * cells_in(path) > MOST_IN_MEMORY)
+    return stored_table(path, how, texts=texts) if large else read_table(path, how, texts=texts)
+
+
 def _copies(
     own: tuple[Tensor, Tensor], train: np.ndarray[Any, Any], *held_out: tuple[Tensor | None, Tensor | None]
 ) -> tuple[str, ...]:
     """A sentence about held-out rows that are also training rows. own: of the table itself. train: its training rows.
     held_out: of other files."""
-    known = marks(own[0].numpy(), own[1].numpy())
+    known = marks(own[0], own[1])
     others = np.delete(known, train)
-    more = [marks(x.numpy(), y.numpy()) for x, y in held_out if x is not None and y is not None]
+    more = [marks(x, y) for x, y in held_out if x is not None and y is not None]
     copies = copied(known[train], np.concatenate((others, *more)))
     return (f"{copies:,} validation and test rows are copies of training rows",) if copies else ()
 
