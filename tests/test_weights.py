@@ -73,7 +73,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path.rename(path.with_name(f"net-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"))
 
 
-WORDS = ("--device", "cpu", "--batch-size", "4", "--data-dir", "data", "--quiet")
+WORDS = ("--device", "cpu", "--threads", "1", "--batch-size", "4", "--data-dir", "data", "--quiet")
 
 
 def served(server: Server, published: Path, monkeypatch: pytest.MonkeyPatch, reply: Any = None) -> str:
@@ -116,14 +116,25 @@ def test_pretrained_from_the_first_download_to_the_last_use(
     for name in noted["taken"]:
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-5)
     # Nothing is downloaded twice, and nothing needs the file again.
-    call("train", *words, "--pretrained", "IMAGENET1K_V1", "--steps", "1")
+    call("train", *words, "--pretrained", "IMAGENET1K_V1", "--dry-run")
     assert len(server.asked) == 1
     shutil.rmtree(tmp_path / "data")
     before = json.loads(call("eval", "1", "--json", "--split", "train").stdout)["metrics"]
     call("resume", "1", "--epochs", "2", "--quiet")
     assert before["loss"] == pytest.approx(run.info()["metrics"]["train/loss"], abs=0.2)
     call("predict", "1", str(photos / "ants"))
-    call("export", "1", "--format", "safetensors")
+    assert len(server.asked) == 1
+
+
+@pytest.mark.slow
+def test_an_export_needs_the_weights_no_more(
+    call: Call, photos: Path, server: Server, published: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    served(server, published, monkeypatch)
+    words = ("--pretrained", "--steps", "1", "--image-size", "32")
+    call("train", NET, "--data", f"images:{photos}", *WORDS, *words)
+    shutil.rmtree(tmp_path / "data")
+    call("export", "1", "--format", "onnx")
     assert len(server.asked) == 1
 
 
