@@ -313,7 +313,13 @@ def test_every_tensor_and_value_is_in_the_snapshot(tmp_path: Path) -> None:
     for name, value in told.items():
         if value is None or name in ("metrics_bytes", "log_bytes"):
             continue
-        other = not value if isinstance(value, bool) else {**value, "epoch": 9} if name == "best" else value + 1
+        other = (
+            [*value[1:], "another"] if name == "optimizer_names"
+            else [number + 1 for number in value] if isinstance(value, list)
+            else not value if isinstance(value, bool)
+            else {**value, "epoch": 9} if name == "best"
+            else value + 1
+        )  # fmt: skip
         replace(dataclasses.replace(last, state={**last.state, "training": {**told, name: other}}))
         place = "best.epoch" if name == "best" else name
         assert differing() == {f"position and best: last.training.{place}"}

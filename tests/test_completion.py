@@ -51,7 +51,7 @@ RUNS = ["2", "1", "digits-1", "latest", "best:loss", "best:accuracy"]
         ("dlcli train cnn --data tab", ["table:"]),
         ("dlcli train cnn --optimizer=ad", ["--optimizer=adam", "--optimizer=adamw"]),
         ("dlcli train cnn --class-weights ", ["balanced", "none"]),
-        ("dlcli train cnn --weight", ["--weight-decay"]),
+        ("dlcli train cnn --weight-", ["--weight-decay"]),
         ("dlcli train cnn --quiet --seed ", []),
         ("dlcli eval ", RUNS),
         ("dlcli eval best:a", ["best:accuracy"]),

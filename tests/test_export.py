@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dlcli.cli.main import app
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import CheckError, ConfigError
+from dlcli.core.reading import read_json
 from dlcli.core.spec import DataSpec
 from dlcli.evaluation.measure import evaluate
 from dlcli.evaluation.predict import predict
@@ -165,7 +166,7 @@ def exported(trained: Trained) -> Callable[[str], Exported]:
         if name not in found:
             run = trained(name)
             record = one(run)
-            assert json.loads((run.path / "export/onnx.json").read_text()) == record
+            assert read_json(run.path / "export/onnx.json") == record
             found[name] = Exported(run, record, (run.path / "export/model.onnx").read_bytes())
         return found[name]
 

@@ -10,6 +10,7 @@ import pytest
 
 from dlcli.core import files, reading
 from dlcli.core.errors import ResourceError, RunError
+from dlcli.core.reading import read_json
 from tests.faults import forked
 
 
@@ -24,13 +25,13 @@ def test_replacing_keeps_the_old_content_until_the_new_one_is_flushed(
 
     def replace(source: object, target: object) -> None:
         seen.append("rename")
-        assert json.loads(path.read_text()) == {"a": 1}
+        assert read_json(path) == {"a": 1}
         real_replace(source, target)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "replace", replace)
     files.write_json(path, {"a": 2})
     assert seen == ["flush", "rename", "flush"]
-    assert json.loads(path.read_text()) == {"a": 2}
+    assert read_json(path) == {"a": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -46,7 +47,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkey
         ResourceError, match=r"^cannot write .*/a\.json: No space left on device \(0\.000 MB needed, [\d.]+ MB free\)$"
     ):
         files.write_json(path, {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 

@@ -77,8 +77,8 @@ READ = (
         ("show 3", "no such command 'show': did you mean `dlcli runs show`?"),
         (
             "zzz",
-            "no such command 'zzz': known are train, resume, eval, predict, export, generate, gradcheck, check, runs, "
-            "cache, models, datasets, recipes",
+            "no such command 'zzz': known are train, resume, average, eval, predict, export, generate, gradcheck, "
+            "check, runs, cache, models, datasets, recipes",
         ),
     ],
 )

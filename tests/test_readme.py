@@ -120,6 +120,8 @@ def what_is_wrong(words: list[str]) -> str | None:
     waiting = iter(words)
     for word in waiting:
         option, equals, _ = word.partition("=")
+        if word.startswith("-") and command.name == "tag" and not word.startswith("--"):
+            continue  # a tag to remove
         if option.startswith("-") and option != "-":
             known = options(command, context)
             if option not in known:

@@ -108,7 +108,7 @@ def test_weights_that_no_loss_depends_on_are_not_saved_either(tmp_path: Path, mo
     config = poisoned(epochs=1, model_options={"at": 99}, checkpoint_every="2steps")
     built = build(config)
     built.model.register_buffer("unused", torch.tensor([float("inf")]))
-    monkeypatch.setattr("dlcli.training.train.build", lambda config: built)
+    monkeypatch.setattr("dlcli.training.train.build", lambda config, **_: built)
     with pytest.raises(DivergedError) as caught:
         list(train(config, runs_dir=tmp_path))
     assert str(caught.value) == "the weights are no longer finite at step 2: lower lr or set clip_norm"
