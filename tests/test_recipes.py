@@ -16,8 +16,8 @@ from dlcli.experiment.restore import restore
 from dlcli.runs.run import Run
 from tests.conftest import DATA_DIR, Dlcli
 
-# Of data of these kinds, the file is in own/ of the data folder.
-_OWN = ("table:", "texts:")
+# Of data of these kinds, the file is in own/ of the data folder; weights are in own/weights.
+_OWN = ("table:", "texts:", "images:")
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
@@ -39,11 +39,13 @@ def test_a_recipe_reaches_it(name: str, dlcli: Dlcli, tmp_path: Path) -> None:
     recipe = recipes()[name]
     settings = recipe["settings"]
     if settings["data"].startswith(_OWN):
-        for file in (settings["data"].partition(":")[2], settings.get("data.test")):
-            if file and not Path(DATA_DIR, "own", file).is_file():
+        data = (settings["data"].partition(":")[2], settings.get("data.test"))
+        weights = f"weights/{settings['weights']}" if settings.get("weights") else None
+        for file in (*data, weights):
+            if file and not Path(DATA_DIR, "own", file).exists():
                 pytest.skip(f"DLCLI_DATA_DIR ({DATA_DIR or 'not set'}) has no own/{file}")
             if file:
-                (tmp_path / file).symlink_to(Path(DATA_DIR, "own", file))
+                (tmp_path / Path(file).name).symlink_to(Path(DATA_DIR, "own", file))
     downloaded = recipe["settings"]["data"] in ("mnist", "fashion-mnist")
     if downloaded and not DATA_DIR:
         pytest.skip(f"{recipe['settings']['data']} is downloaded: DLCLI_DATA_DIR is not set")
