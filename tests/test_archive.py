@@ -87,6 +87,13 @@ def test_the_archive_is_complete_or_not_there(monkeypatch: pytest.MonkeyPatch) -
         )
 
 
+def test_what_could_not_be_imported_is_not_archived() -> None:
+    run = make(Path("runs"), 0.9, seed=7)
+    (run.path / "config.json").write_text("{")
+    assert call("archive", "1", "-o", "x.tar.gz", code=4)[1].startswith("error: runs/1/config.json is damaged: ")
+    assert os.listdir() == ["runs"]
+
+
 def _fails(*words: object) -> None:
     raise OSError(28, "No space left on device")
 
@@ -161,6 +168,13 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a device": (lambda: packed(*_good(), entry("1/x", type=tarfile.CHRTYPE)), _NO_FILE.format("1/x")),
     "a FIFO": (lambda: packed(*_good(), entry("1/x", type=tarfile.FIFOTYPE)), _NO_FILE.format("1/x")),
+    "a file twice": (
+        lambda: packed(*_good(), entry("1/tags.txt"), entry("1/tags.txt")),
+        "x.tar.gz is refused: it holds '1/tags.txt' twice",
+    ),
+    "a file and a folder of one name": (
+        lambda: packed(*_good(), entry("1/run.json/x")), "x.tar.gz is refused: it holds '1/run.json/x' twice"
+    ),
     "nothing": (lambda: packed(), "x.tar.gz holds no runs"),
     "no settings": (lambda: packed(_good()[1]), "x.tar.gz is refused: 1/config.json is missing"),
     "no record": (lambda: packed(_good()[0]), "x.tar.gz is refused: 1/run.json is missing"),

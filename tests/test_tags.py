@@ -37,6 +37,7 @@ def test_runs_are_listed_by_tag(root: Path) -> None:
     assert listed("--tag", "good") == [2, 1]
     assert listed("--tag", "good", "--tag", "new") == [2]
     assert listed("--where", "tag != good") == [3]
+    assert call("--columns", "run,tag", "--last", "2")[0] == "run       tag\n  3       new\n  2  good,new\n"
     assert listed("--where", "tag = good and seed = 0") == [1]
     assert call("select", "--tag", "new", "--all")[0] == "3\n2\n"
     rows = json.loads(call("--json")[0])
@@ -63,6 +64,8 @@ def test_a_note_is_written_shown_and_removed(root: Path) -> None:
         (("tag", "1", "+x", "-x"), 2, "+x and -x contradict each other: leave one out"),
         (("tag", "1", "+a b"), 2, "'a b' cannot be a tag: use a letter, then up to 63 letters, digits, dots, dashes "
                                   "and underscores"),
+        (("tag", "1", "good"), 4, "there is no run named good in runs: see `dlcli runs`; to add a tag, write +good"),
+        (("--status", "finishd"), 2, "--status finishd is no status: did you mean finished?"),
         (("tag", "9", "+good"), 4, "there is no run 9 in runs: see `dlcli runs`"),
         (("note", "1", "\033[31m"), 2, "a note is plain text, without control characters: write it without them"),
         (("note", "1", "x" * 10_000), 2, "a note has at most 10,000 bytes: write a shorter one"),

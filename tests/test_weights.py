@@ -251,7 +251,7 @@ def test_a_download_goes_on_where_it_broke_off_and_a_damaged_file_is_told(
         ("cnn --mean 0.5,0.5 --std 1,1", "mean has 2 values, but the images have 1 channels: give one for each"),
         (
             "mlp --data iris --mean 0.5 --std 1",
-            "mean and std are for images, but the data is features of 4: leave them out",
+            "mean and std, which pretrained sets too, are for images, but the data is features of 4: leave them out",
         ),
     ],
 )
@@ -458,7 +458,8 @@ def damaged(kind: str, path: Path) -> Path:
         ("executes.pth", 4, "executes.pth is refused: it holds more than tensors, which would have to be executed"),
         ("old.pth", 4, "old.pth is refused: it holds more than tensors, which would have to be executed"),
         ("nan.pth", 4, "nan.pth are damaged: hidden.weight holds values that are not finite"),
-        ("text.pth", 4, "text.pth "),
+        ("text.pth", 4, "text.pth is no file that torch.save wrote: save the model's state_dict()"),
+        ("", 2, "weights is empty: name a file or a run, or leave it out"),
         ("list.pth", 4, "list.pth holds no tensors by name: save the model's state_dict() in it"),
         (
             "other.pth", 2,

@@ -59,8 +59,13 @@ def _check_size(path: Path) -> None:
     try:
         with open(open_regular(path, follow=True), "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if file.read(2) != b"PK":
+            start = file.read(2)
+            if start[:1] == b"\x80":  # of an older version of torch
                 return
+            if start != b"PK":
+                raise RunError(
+                    f"{path} is no file that torch.save wrote: save the model's state_dict(), best as .safetensors"
+                )
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
     except zipfile.BadZipFile:

@@ -47,6 +47,8 @@ Sort = Annotated[
     typer.Option("--sort", metavar="NAME[:desc]", help="Sort by a setting or metric. (default: newest first)"),
 ]
 
+_STATUSES = ("starting", "running", "finished", "interrupted", "diverged", "failed", "dead", "broken")
+
 Status = Annotated[
     str | None, typer.Option("--status", metavar="STATUS", help="Only finished, running, dead, ... runs.")
 ]
@@ -141,7 +143,7 @@ def _show(
         found = [Column(name, name) for name in names]
     else:
         found = _columns(flat, differing)
-    further = [Column(name, name, setting, right=True, fixed=True) for name in (*added, *only)]
+    further = [Column(name, name, setting, right=True, fixed=True) for name in (*added, *only) if name != "run"]
     if only:
         found = [found[0], *further]
     else:
@@ -177,6 +179,8 @@ def _show_groups(rows: list[dict[str, Any]], differing: Sequence[str], runs_dir:
 
 def _conditions(where: list[str] | None, status: str | None, tags: list[str] | None) -> list[Condition]:
     """--status and --tag are short for conditions."""
+    if status is not None and status not in _STATUSES:
+        raise ConfigError(f"--status {status} is no status: {did_you_mean(status, _STATUSES)}")
     short = [f"status = {status}"] if status is not None else []
     return parse([*(where or []), *short, *(f"tag = {tag}" for tag in tags or [])])
 

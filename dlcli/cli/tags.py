@@ -6,7 +6,7 @@ import typer
 
 from dlcli.cli.arguments import RunName, RunsDir, with_format
 from dlcli.cli.output import Column, Format, emit, say
-from dlcli.core.errors import ConfigError
+from dlcli.core.errors import ConfigError, RunError
 from dlcli.runs.names import find, find_one
 from dlcli.runs.tags import change_tags, note_of, write_note
 
@@ -33,7 +33,11 @@ def tag(
     names = [word for word in words if word[:1] not in ("+", "-")]
     if not names:
         raise ConfigError("name the runs to tag: dlcli runs tag 7 +good")
-    found = list(dict.fromkeys(run for name in names for run in find(name, runs_dir)))
+    try:
+        found = list(dict.fromkeys(run for name in names for run in find(name, runs_dir)))
+    except RunError as error:
+        mend = "" if changes else f"; to add a tag, write +{names[-1]}"
+        raise RunError(f"{error}{mend}") from None
     add, remove = ([word[1:] for word in changes if word[0] == sign] for sign in "+-")
     if both := sorted({*add} & {*remove}):
         raise ConfigError(f"+{both[0]} and -{both[0]} contradict each other: leave one out")

@@ -105,6 +105,8 @@ def check_together(config: Any) -> None:
         raise ConfigError("temperature and distill_weight need a teacher: teacher = RUN")
     if config.cache_features:
         _check_features_stay(config)
+    if config.weights == "":
+        raise ConfigError("weights is empty: name a file or a run, or leave it out")
     if config.pretrained and config.weights:
         raise ConfigError(
             f"pretrained = {config.pretrained} and weights = {config.weights} exclude each other: give one of them"

@@ -123,7 +123,9 @@ def _given(
     """Mean and standard deviation of each channel in the units of the images."""
     channels = source.spec.input_shape[0]
     if source.spec.kind != "image":
-        raise ConfigError(f"mean and std are for images, but the data is {source.spec}: leave them out")
+        raise ConfigError(
+            f"mean and std, which pretrained sets too, are for images, but the data is {source.spec}: leave them out"
+        )
     mean, std = (tuple(values) for values in statistics)
     if channels == 1 and len(mean) == 3:
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)

@@ -40,8 +40,9 @@ class Imported(NamedTuple):
 def write_archive(runs: Sequence[Run], file: Path, *, force: bool = False) -> int:
     """All files of the runs in a .tar.gz, which is complete or not there. Returns its size in bytes.
 
-    ConfigError (exit 2) if the file exists, unless `force`, or does not end in .tar.gz; BusyError (exit 9) if one of
-    the runs is in training; ResourceError (exit 6) if it cannot be written.
+    ConfigError (exit 2) if the file exists, unless `force`, or does not end in .tar.gz; RunError (exit 4) if settings
+    or record of a run are damaged; BusyError (exit 9) if one is in training; ResourceError (exit 6) if it cannot be
+    written.
     """
     if not file.name.endswith(".tar.gz"):
         raise ConfigError(f"--output {file} must end in .tar.gz")
@@ -52,6 +53,8 @@ def write_archive(runs: Sequence[Run], file: Path, *, force: bool = False) -> in
         with contextlib.ExitStack() as locks:
             for run in runs:
                 locks.enter_context(run.locked())
+                run.settings()  # what `read_archive` would refuse is not packed
+                run.info()
             try:
                 with open(temporary, "xb") as raw:
                     with tarfile.open(fileobj=raw, mode="w:gz", compresslevel=1, format=tarfile.PAX_FORMAT) as archive:
@@ -135,6 +138,8 @@ def _unpack(content: BinaryIO, file: Path, place: Path) -> None:
                 elif match[2]:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     _copy(archive, member, path)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError):
+        raise RunError(f"{file} is refused: it holds {member.name!r} twice") from None
     except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
         raise RunError(f"{file} is no complete archive of runs: {error}") from None
     except OSError as error:

@@ -87,7 +87,13 @@ def values(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any
     started = row["started"]
     age = None if started is None else (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()
     named = {name: value for name, value in settings.items() if name not in ("format", "given")}
-    return {**named, **row["metrics"], **{name: row[name] for name in COLUMNS if row[name] is not None}, "age": age}
+    return {
+        **named,
+        **row["metrics"],
+        **{name: row[name] for name in COLUMNS if row[name] is not None},
+        "age": age,
+        "tag": row["tags"],
+    }
 
 
 def check_names(names: Iterable[str], runs: Iterable[Mapping[str, Any]]) -> None:
