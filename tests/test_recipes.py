@@ -29,7 +29,9 @@ def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
     names = dict.fromkeys(("loss", "accuracy", "auc", "mse", "rmse", "r2", "bits_per_char"), 0.0)
     assert check_rules(names, parse_rules(recipe["require"]))
     fast = f"{made.data.removesuffix('-mnist')}-fast"  # the shortest time to an accuracy, with any model
-    data = Path(made.data).name.partition(".")[0] if made.data.startswith(_OWN) else made.data
+    data = made.data
+    if data.startswith(_OWN):
+        data = Path(data).name.partition(".")[0].removesuffix("_data")
     assert name in (f"{made.model}-{data}", fast) or name.startswith(f"{made.model}-{data}-")
 
 
