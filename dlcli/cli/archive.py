@@ -66,7 +66,7 @@ def import_(
 ) -> None:
     """Add the runs of an archive to the folder of runs, each with a new number.
 
-    An archive from a stranger is as safe to import as it is to read.
+    An untrusted archive is as safe to import as an untrusted run is to read.
     """
     from dlcli.runs.archive import read_archive
 

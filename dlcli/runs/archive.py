@@ -1,7 +1,7 @@
 """Runs as one .tar.gz, to be moved to another folder or machine: `dlcli runs archive`, `dlcli runs import`.
 
-An archive holds `42/config.json` and so on. One from a stranger is as safe as a stranger's run: only regular files with
-plain names are unpacked, into a folder of our own, and a run appears there in one rename.
+An archive holds `42/config.json` and so on. An untrusted archive is as safe as an untrusted run: only regular files
+with plain names are unpacked, into a folder of our own, and a run appears there in one rename.
 """
 
 import contextlib

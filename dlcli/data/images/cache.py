@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcli.core.cache import user_cache
+from dlcli.core.cache import told, user_cache
 from dlcli.core.errors import ResourceError, RunError
 from dlcli.core.files import flush_folder, held, with_checksum, write_bytes
 from dlcli.core.reading import parse_json, read_bytes, read_json
@@ -99,7 +99,7 @@ def stored(
     labels: what else the key depends on. ResourceError (exit 6) if the cache cannot be written.
     """
     folder = user_cache() / "images"
-    with _told(folder):
+    with told(folder):
         folder.mkdir(parents=True, exist_ok=True)
     place = _Place(root.absolute(), names, contents, folder, labels)
     found = _found(place, wanted, storage, tell=False)
@@ -137,7 +137,7 @@ class _Place:
     def alone(self) -> Iterator[None]:
         """Wait for the lock of the root and hold it; remove what killed processes left."""
         path = self.folder / f"{self.mark}.lock"
-        with _told(path):
+        with told(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
 
         def waiting() -> None:
@@ -271,7 +271,7 @@ def _write(place: _Place, items: Items, fit: Fit, wanted: Wanted, storage: Stora
     digest, news = hashlib.sha256(), time.monotonic()
     stamps = place.contents.stamps(place.names)
     try:
-        with _told(place.folder, needed=needed):
+        with told(place.folder, needed=needed):
             if shutil.disk_usage(place.folder).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with open(temporary, "xb") as file:
@@ -300,15 +300,3 @@ def _write(place: _Place, items: Items, fit: Fit, wanted: Wanted, storage: Stora
     finally:
         temporary.unlink(missing_ok=True)
     return facts
-
-
-@contextlib.contextmanager
-def _told(path: Path, *, needed: int = 0) -> Iterator[None]:
-    """Turns OSError into ResourceError (exit 6). needed: bytes to be written."""
-    try:
-        yield
-    except OSError as error:
-        space = f" ({needed / 1e6:,.1f} MB needed)" if needed else ""
-        raise ResourceError(
-            f"cannot write {path}: {error.strerror}{space}; name another folder for caches in XDG_CACHE_HOME"
-        ) from None

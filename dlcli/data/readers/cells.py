@@ -1,6 +1,7 @@
 """The columns of a table as they were read. What they mean is decided in columns.py, for a whole column."""
 
 import re
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,9 +171,9 @@ class Table:
 class Distant(Mapping[str, Cells | Numbers]):
     """Columns that are made when they are asked for, and not kept, since all of them may be large."""
 
+    @abstractmethod
     def some(self, name: str, index: np.ndarray[Any, Any]) -> Cells | Numbers:
         """These rows of a column, without the others."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

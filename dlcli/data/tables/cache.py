@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dlcli.core.cache import user_cache
+from dlcli.core.cache import told, user_cache
 from dlcli.core.errors import ResourceError, RunError
 from dlcli.core.files import flush_folder, held, write_json
 from dlcli.core.reading import parse_json, read_bytes
@@ -108,15 +108,3 @@ class Place:
         with told(self.folder, needed=size):
             if shutil.disk_usage(self.folder).free < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@contextlib.contextmanager
-def told(path: Path, *, needed: int = 0) -> Iterator[None]:
-    """Turns OSError into ResourceError (exit 6). needed: bytes to be written."""
-    try:
-        yield
-    except OSError as error:
-        space = f" ({needed / 1e6:,.1f} MB needed)" if needed else ""
-        raise ResourceError(
-            f"cannot write {path}: {error.strerror}{space}; name another folder for caches in XDG_CACHE_HOME"
-        ) from None

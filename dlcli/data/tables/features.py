@@ -8,9 +8,10 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from dlcli.core.cache import told
 from dlcli.data.mapped import mapped
 from dlcli.data.readers.cells import Table
-from dlcli.data.tables.cache import Place, told
+from dlcli.data.tables.cache import Place
 from dlcli.data.tables.encoding import Encoding
 
 # Of the code that encodes: other features of the same table need another number.

@@ -12,9 +12,10 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from dlcli.core.cache import told
 from dlcli.core.errors import DataError
 from dlcli.data.readers.cells import Builder, Cells, Distant, Numbers, few_as_text, settled
-from dlcli.data.tables.cache import Place, told
+from dlcli.data.tables.cache import Place
 
 # A column with more different texts would fill the memory.
 MOST_TEXTS = 5_000_000

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from dlcli.core.cache import told
 from dlcli.core.errors import DataError, RunError
 from dlcli.core.files import write_bytes
 from dlcli.core.reading import open_regular, parse_json, read_bytes
@@ -23,7 +24,7 @@ from dlcli.data.readers.pieces import every_piece, first_bytes, sha256_unpacked
 from dlcli.data.readers.separated import Format
 from dlcli.data.readers.tables import are_numbers, read_by_arrow, refuse_other_formats
 from dlcli.data.readers.text import no_file
-from dlcli.data.tables.cache import Place, told
+from dlcli.data.tables.cache import Place
 from dlcli.data.tables.columns import number_values
 from dlcli.data.tables.spooled import Spool, Spooled
 
