@@ -260,6 +260,39 @@ def test_settings_that_do_not_go_together(words: str, message: str, call: Call, 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "lr", "warmup"),
+    [
+        ({"pretrained": "DEFAULT"}, 0.001, 1.0),
+        ({"weights": "a.pth"}, 0.001, 1.0),
+        ({"pretrained": "DEFAULT", "epochs": 3}, 0.001, 0.3),
+        ({"pretrained": "DEFAULT", "optimizer": "adamw"}, 0.0001, 1.0),
+        ({"pretrained": "DEFAULT", "schedule": "one-cycle"}, 0.001, 2.5),
+        ({"pretrained": "DEFAULT", "steps": 5}, 0.001, 0.0),
+        ({"pretrained": "DEFAULT", "lr": 0.02}, 0.02, 1.0),
+        ({"pretrained": "DEFAULT", "freeze": "backbone"}, 0.01, 0.0),
+        ({"pretrained": "DEFAULT", "lr_backbone": "0.1x"}, 0.01, 0.0),
+        ({}, 0.01, 0.0),
+    ],
+    ids=str,
+)
+def test_all_layers_of_pretrained_weights_are_trained_gently(given: dict[str, Any], lr: float, warmup: float) -> None:
+    config = TrainConfig(model="resnet18", **given)
+    assert (config.lr, config.warmup_epochs) == (lr, warmup)
+
+
+def test_a_gentle_training_is_told(
+    server: Server, published: Path, photos: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served(server, published, monkeypatch)
+    words = ("train", NET, "--data", f"images:{photos}", *WORDS, "--pretrained", "--steps", "1", "--image-size", "32")
+    for more in ((), ("--lr", "0.1"), ("--freeze", "backbone")):
+        call(*words, *more)
+    gentle, *others = ((Path("runs") / str(number) / "log.txt").read_text() for number in (1, 2, 3))
+    assert "all layers start from weights: learning rate 0.001, warm-up of 0 epochs\n" in gentle
+    assert "all layers" not in "".join(others)
+
+
 def test_mean_and_std_may_be_given() -> None:
     about = build(TrainConfig("cnn", mean=(0.25,), std="0.5", device="cpu")).dataset.preprocessing
     assert (about.mean, about.std) == ((0.25 * about.pixel_max,), (0.5 * about.pixel_max,))

@@ -9,6 +9,7 @@ from dlcli.cli.evaluate import Require
 from dlcli.cli.flags import resolve, with_settings
 from dlcli.cli.output import Column, Format, emit, print_json, write
 from dlcli.cli.training import Measuring, Print, command_line, preparation, show
+from dlcli.config.derived import fine_tunes_all
 from dlcli.runs.given_names import check_free, name_of
 
 
@@ -108,6 +109,10 @@ def _opening(session: Any) -> list[str]:
     lines += data.notes
     lines += preparation(built)
     lines += built.start.lines if built.start is not None else []
+    if fine_tunes_all(config) and not {"lr", "warmup_epochs"} & config.given:
+        lines.append(
+            f"all layers start from weights: learning rate {config.lr:g}, warm-up of {config.warmup_epochs:g} epochs"
+        )
     if data.val is None:
         lines.append("nothing is held out for validation (val_fraction = 0): best is the last checkpoint")
     return lines

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.config.layers import kind, stack
-from dlcli.config.schemes import data_entry, model_entry, split_file
+from dlcli.config.schemes import data_entry, listed_model, model_entry, split_file
 from dlcli.config.zoo_settings import with_zoo_settings
 from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
 
 DEFAULT_LR: dict[str, float] = {"gd": 0.1, "sgd": 0.01, "adam": 0.001, "adamw": 0.001, "rmsprop": 0.001}
+# Of the default learning rate where all layers of pretrained weights are trained: a larger step undoes them.
+FINE_TUNING = 0.1
 
 
 def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,16 +59,23 @@ def _with_room(values: Mapping[str, Any]) -> Any:
     return {**options, "stored_size": min(int(size) * 8 // 7, 2048)}
 
 
+def fine_tunes_all(config: Any) -> bool:
+    """Whether all layers of a model of the zoo are trained from weights that it starts from, at one learning rate."""
+    starts, known = config.pretrained or config.weights, listed_model(config.model)
+    return bool(starts) and known is not None and config.freeze == "none" and not config.lr_backbone
+
+
 def derive(config: Any) -> dict[str, Any]:
     """The values of the settings that are None in `config`, as far as they follow from others."""
-    found: dict[str, Any] = {"lr": DEFAULT_LR[config.optimizer]}
+    gentle = fine_tunes_all(config)
+    found: dict[str, Any] = {"lr": DEFAULT_LR[config.optimizer] * (FINE_TUNING if gentle else 1)}
     if config.optimizer in ("sgd", "rmsprop"):
         found["momentum"] = 0.9 if config.optimizer == "sgd" else 0.0
     epochs = config.epochs
     if config.steps is None:
         found["epochs"] = epochs = epochs or 10
     if config.schedule != "one-cycle":
-        found["warmup_epochs"] = 0.0
+        found["warmup_epochs"] = min(1.0, epochs / 10) if gentle and epochs is not None else 0.0
     elif epochs is not None:
         found["warmup_epochs"] = epochs / 4
     if config.schedule == "step":

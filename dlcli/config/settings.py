@@ -120,7 +120,7 @@ class TrainConfig:
     optimizer: Optimizer = _setting("sgd", "Optimizer; gd is full-batch gradient descent.", group="Optimizer")
     lr: float | None = _setting(
         None, "Learning rate.", group="Optimizer", range="> 0",
-        shown="the model's; sgd 0.01; adam, adamw, rmsprop 0.001; gd 0.1",
+        shown="the model's; sgd 0.01; adam, adamw, rmsprop 0.001; gd 0.1; a tenth for a pretrained network",
     )  # fmt: skip
     momentum: float | None = _setting(
         None, "Momentum of sgd and rmsprop.", group="Optimizer", range="[0, 1)", shown="sgd 0.9; rmsprop 0"
@@ -141,7 +141,7 @@ class TrainConfig:
     schedule: Schedule = _setting("constant", "Schedule of the learning rate.", group="Optimizer")
     warmup_epochs: float | None = _setting(
         None, "Epochs in which the learning rate rises linearly to --lr.", group="Optimizer", range=">= 0",
-        shown="0; one-cycle a quarter of the training",
+        shown="0; one-cycle a quarter of the training; for a pretrained network up to 1",
     )  # fmt: skip
     step_epochs: int | None = _setting(
         None, "With --schedule step: epochs between two drops of the learning rate.", group="Optimizer", range=">= 1",
