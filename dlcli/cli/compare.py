@@ -181,10 +181,11 @@ def _remarks(found: "Comparison") -> list[str]:
         least = max((row.difference.least_p or 0.0 for row in pairs if row.difference), default=0.0)
         if least > 0.05:
             told.append(f"with so few seeds p cannot be below {least:g}: add seeds to tell small differences")
-    if len(pairs) < len(others):
+    apart = [row for row in others if not row.paired and row.samples is None]
+    if apart:
         told.append("runs that do not have the same seeds are compared by Welch's t-test")
     told += _on_samples(others)
-    if any(row.difference and row.difference.p is None for row in others):
+    if any(row.difference and row.difference.p is None and row.samples is None for row in others):
         told.append("no p where a group has fewer than 3 runs, or no spread")
     if len([row for row in others if row.adjusted_p is not None]) > 1:
         told.append(f"p is adjusted for {len(others)} comparisons (Holm)")
