@@ -1,5 +1,6 @@
 """metrics.csv: one row per evaluation or log interval, appended line by line; read with limits, as it is untrusted."""
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,13 +32,7 @@ def _header(file: Path) -> list[str]:
 
 def read(file: Path) -> list[dict[str, float | None]]:
     """All rows; empty if there is no file. An incomplete last line is ignored. RunError if the file is damaged."""
-    try:
-        descriptor = open_regular(file)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RunError(f"{file} cannot be read: {error.strerror}") from None
-    with open(descriptor, "rb") as opened:
+    with _opened(file) as opened:
         reader = csv.DictReader(_whole_lines(opened, file))
         try:
             return [{name: _metric(value) for name, value in row.items()} for row in reader]
@@ -45,12 +40,54 @@ def read(file: Path) -> list[dict[str, float | None]]:
             raise RunError(f"{file} is damaged: a value is no number") from None
 
 
-def _whole_lines(opened: BinaryIO, file: Path) -> Iterator[str]:
-    """The lines that end in a newline. RunError if there are too many rows or values, or a line is too long."""
+def columns(file: Path) -> list[str]:
+    """The names of the columns; empty if there is no file. RunError if it cannot be read."""
+    with _opened(file) as opened:
+        return next(_rows(opened, file), [])
+
+
+def stream(file: Path, names: Sequence[str]) -> Iterator[list[float | None]]:
+    """The values of some columns, row by row, in a file of any length; None for an empty cell or a column that there
+    is not. An incomplete last line is ignored. RunError if the file is damaged."""
+    with _opened(file) as opened:
+        rows = _rows(opened, file)
+        header = next(rows, [])
+        places = [header.index(name) if name in header else -1 for name in names]
+        try:
+            for row in rows:
+                yield [_metric(row[place]) if 0 <= place < len(row) else None for place in places]
+        except (ValueError, csv.Error):
+            raise RunError(f"{file} is damaged: a value is no number") from None
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    try:
+        descriptor = open_regular(file)
+    except FileNotFoundError:
+        with io.BytesIO() as nothing:
+            yield nothing
+        return
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from None
+    with open(descriptor, "rb") as opened:
+        yield opened
+
+
+def _rows(opened: BinaryIO, file: Path) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(_whole_lines(opened, file, limited=False))
+    except (UnicodeDecodeError, csv.Error):
+        raise RunError(f"{file} is damaged: a value is no number") from None
+
+
+def _whole_lines(opened: BinaryIO, file: Path, *, limited: bool = True) -> Iterator[str]:
+    """The lines that end in a newline. RunError if a line is too long or, where limited, if there are too many rows or
+    values."""
     values = 0
     for count, line in enumerate(iter(lambda: opened.readline(_LONGEST_LINE), b"")):
         values += line.count(b",") + 1
-        if count > _MOST_ROWS or values > _MOST_VALUES:
+        if limited and (count > _MOST_ROWS or values > _MOST_VALUES):
             raise RunError(f"{file} has more than {_MOST_ROWS:,} rows or {_MOST_VALUES:,} values")
         if len(line) == _LONGEST_LINE:
             raise RunError(f"{file} is damaged: line {count + 1} is too long")
