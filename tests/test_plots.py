@@ -14,6 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from dlcli.cli.main import app
+from dlcli.core.files import write_json
+from dlcli.core.reading import read_json
 from dlcli.runs.run import Run
 from tests import test_differences
 from tests.test_start_up import call, heavy_after
@@ -160,7 +162,8 @@ HOSTILE = [
 @pytest.mark.parametrize("kind", ["svg", "html"])
 def test_hostile_names_stay_text(root: Path, name: str, kind: str) -> None:
     for seed, hidden in enumerate([name, "tame"]):
-        make(root, [0.5, 0.25], seed=seed, data=hidden)
+        file = make(root, [0.5, 0.25], seed=seed).path / "config.json"
+        write_json(file, read_json(file) | {"data": hidden})
     plot("1:2", "--group-by", "config", "-o", f"a.{kind}")
     text = Path(f"a.{kind}").read_text()
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", text)
@@ -203,7 +206,7 @@ def test_runs_that_cannot_be_drawn_are_left_out_and_named(root: Path) -> None:
     [
         ([], 2, "name the runs to draw: dlcli plot latest"),
         (["1", "--what", "roses"], 2, "--what roses is not one of"),
-        (["1", "--smooth", "1"], 2, "--smooth 1.0 is not in the range [0, 1)"),
+        (["1", "--smooth", "1"], 2, "--smooth = 1.0 is out of range: it must be in [0, 1)"),
         (["1", "--what", "lr", "--metric", "loss"], 2, "--metric is for --what curves: leave out one of them"),
         (["1", "--force"], 2, "--force is for --output FILE: add it, or leave out --force"),
         (["1", "-o", "a.png"], 2, "--output a.png must end in .svg, .html or .csv"),

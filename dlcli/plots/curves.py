@@ -8,7 +8,7 @@ from dlcli.plots.picture import Line, Panel, Picture, Point
 from dlcli.plots.seeds import mean_and_band
 from dlcli.plots.thinning import Thinned
 from dlcli.runs import metrics
-from dlcli.runs.compare import Result, by_config
+from dlcli.runs.compare import Result, group_by_config
 from dlcli.runs.given_names import name_of
 from dlcli.runs.run import Run
 
@@ -136,7 +136,7 @@ def _lines(title: str, course: _Course) -> Iterator[Line]:
 def _groups(title: str, courses: Sequence[_Course]) -> Iterator[Line]:
     settings = {course.run: course.run.settings() for course in courses}
     results = [Result(run, of.get("seed"), of, None) for run, of in settings.items()]
-    for number, group in enumerate(by_config(results, first=[]), 1):
+    for number, group in enumerate(group_by_config(results, first=[]), 1):
         members = {result.run for result in group.results}
         inside = [course for course in courses if course.run in members]
         for column in dict.fromkeys(c for course in inside for c in course.points if _bare(c) == title):
