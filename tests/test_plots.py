@@ -49,7 +49,11 @@ def plot(*words: str, code: int = 0) -> Result:
 
 def numbers(*words: str) -> list[dict[str, str]]:
     plot(*words, "-o", "numbers.csv", "--force")
-    return list(csv.DictReader(io.StringIO(Path("numbers.csv").read_text())))
+    return read("numbers.csv")
+
+
+def read(file: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(Path(file).read_text())))
 
 
 def line(rows: list[dict[str, str]], panel: str, part: str = "") -> list[tuple[float, float | None]]:
@@ -105,9 +109,9 @@ def test_a_long_history_is_thinned_and_its_peaks_stay(root: Path) -> None:
             file.write(f"{k},{k},1,{9.5 if k == 123_457 else 1.0},{-7.5 if k == 555_555 else 0.5},0.1,1,1\n")
     shown = plot("1", "--metric", "val/loss", "-o", "a.csv")
     assert "of long runs only the lowest and highest values of many short intervals are drawn" in shown.output
-    points = line(list(csv.DictReader(open("a.csv"))), "loss")
+    points = line(read("a.csv"), "loss")
     assert 1000 <= len(points) <= 4000
-    assert (123_457, 9.5) in points
+    assert (123_457, 9.5) in points and points[0][0] == 1 and points[-1][0] > rows - 1000
     assert (555_555, -7.5) in line(numbers("1", "--metric", "accuracy"), "accuracy")
     assert [x for x, _ in points] == sorted(x for x, _ in points)
 
@@ -115,7 +119,7 @@ def test_a_long_history_is_thinned_and_its_peaks_stay(root: Path) -> None:
 def test_up_to_2000_rows_nothing_is_thinned(root: Path) -> None:
     make(root, [1 / k for k in range(1, 2001)])
     shown = plot("1", "--metric", "val/loss", "-o", "a.csv")
-    assert len(line(list(csv.DictReader(open("a.csv"))), "loss")) == 2000
+    assert len(line(read("a.csv"), "loss")) == 2000
     assert "of long runs" not in shown.output
 
 

@@ -1,5 +1,6 @@
-"""The course of runs, from metrics.csv: losses and metrics, or the learning rate, over steps, epochs, time or samples."""
+"""The course of runs, from metrics.csv: losses and metrics, or learning rates, over steps, epochs, time or samples."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,8 +46,7 @@ def curves(
     """The losses and the metric that chose the best checkpoint (`curves`), or the learning rate (`lr`), of each run.
 
     metric: drawn instead of these: `accuracy`, `val/loss`. x: step, epoch, time or samples. log: of the y axis.
-    smooth: the weight of the past in an exponential mean, from 0 to below 1, corrected for its start as Adam's means
-    are (Kingma and Ba 2015).
+    smooth: the weight of the past in an exponential mean, from 0 to below 1.
     grouped: runs with equal settings apart from the seed become their mean, with a band of one standard deviation.
     ConfigError (exit 2) for more than 50 lines; RunError (exit 4) if no run has what is to be drawn.
     """
@@ -95,27 +95,48 @@ def _wanted(run: Run, there: Sequence[str], what: str, metric: str | None) -> li
 
 
 def _course(run: Run, names: Sequence[str], *, x: str, smooth: float) -> _Course:
-    columns = _X[x][1]
-    kept = [Thinned() for _ in names]
-    means, weights, along = [0.0] * len(names), [0.0] * len(names), 0.0
-    for row in metrics.stream(run.metrics_file, [*columns, *names]):
-        step = row[: len(columns)]
-        if any(value is None for value in step):
-            continue
+    along = _X[x][1]
+    kept, smoothed, end = [Thinned() for _ in names], [_Smoothed(smooth) for _ in names], 0.0
+    for block in metrics.stream(run.metrics_file, [*along, *names]):
+        places, columns = block[: len(along)], block[len(along) :]
         if x in ("step", "epoch"):
-            along = step[0] or 0.0
+            xs = places[0]
         else:
-            along += (step[0] or 0.0) * ((step[1] or 0.0) if x == "samples" else 1.0)
-        for place, value in enumerate(row[len(columns) :]):
-            if value is not None and smooth:
-                means[place] = smooth * means[place] + (1 - smooth) * value
-                weights[place] = smooth * weights[place] + (1 - smooth)
-                value = means[place] / weights[place]
-            kept[place].add(along, value)
+            xs = _summed(places, end)
+            end = next((place for place in reversed(xs) if place is not None), end)
+        for thinned, mean, column in zip(kept, smoothed, columns, strict=True):
+            ys = map(mean.add, column) if smooth else column
+            thinned.add([(place, y) for place, y in zip(xs, ys, strict=True) if place is not None])
     points = {name: thinned.points() for name, thinned in zip(names, kept, strict=True)}
     if not any(y is not None for line in points.values() for _, y in line):
         raise RunError(f"has no value of {' or '.join(names)}")
     return _Course(run, points, thinned=not all(thinned.is_whole for thinned in kept))
+
+
+def _summed(columns: Sequence[Sequence[float | None]], start: float) -> list[float | None]:
+    """The sum up to each row, from `start`, of the products of its values; None for a row that lacks one."""
+    found: list[float | None] = []
+    for row in zip(*columns, strict=True):
+        known = [value for value in row if value is not None]
+        if len(known) == len(row):
+            start += math.prod(known)
+        found.append(start if len(known) == len(row) else None)
+    return found
+
+
+class _Smoothed:
+    """An exponential mean, corrected for its start as Adam's means are (Kingma and Ba 2015)."""
+
+    def __init__(self, weight: float) -> None:
+        self._weight, self._mean, self._sum = weight, 0.0, 0.0
+
+    def add(self, value: float | None) -> float | None:
+        """The mean after this value; a gap stays one."""
+        if value is None:
+            return None
+        self._mean = self._weight * self._mean + (1 - self._weight) * value
+        self._sum = self._weight * self._sum + (1 - self._weight)
+        return self._mean / self._sum
 
 
 def _panel(title: str, courses: Sequence[_Course], *, x: str, log: bool, grouped: bool, smooth: float) -> Panel:

@@ -1,5 +1,7 @@
 """A line of any length, kept in a few thousand points that still show its peaks."""
 
+from collections.abc import Sequence
+
 from dlcli.plots.picture import Point
 
 _MOST = 2000  # intervals
@@ -10,35 +12,34 @@ class Thinned:
     intervals with an equal number of points."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Point, Point]] = []
-        self._width, self._open = 1, 0
+        self._kept: list[list[Point]] = []
+        self._width = 1  # points in an interval
+        self._open: list[Point] = []
 
     @property
     def is_whole(self) -> bool:
         return self._width == 1
 
-    def add(self, x: float, y: float | None) -> None:
-        point = (x, y)
-        if self._open:
-            self._kept[-1] = _merged(self._kept[-1], (point, point))
-        else:
+    def add(self, points: Sequence[Point]) -> None:
+        self._open += points
+        start = 0
+        while len(self._open) - start >= self._width:
             if len(self._kept) == _MOST:
-                pairs = zip(self._kept[::2], self._kept[1::2], strict=True)
-                self._kept = [_merged(one, other) for one, other in pairs]
+                self._kept = [_ends(one + other) for one, other in zip(self._kept[::2], self._kept[1::2], strict=True)]
                 self._width *= 2
-            self._kept.append((point, point))
-        self._open = (self._open + 1) % self._width
+                continue
+            self._kept.append(_ends(self._open[start : start + self._width]))
+            start += self._width
+        del self._open[:start]
 
     def points(self) -> list[Point]:
-        return [point for pair in self._kept for point in sorted(set(pair), key=lambda point: point[0])]
+        return [point for ends in self._kept for point in ends] + (_ends(self._open) if self._open else [])
 
 
-def _merged(one: tuple[Point, Point], other: tuple[Point, Point]) -> tuple[Point, Point]:
-    """A gap counts only where there is nothing else."""
-    if one[0][1] is None:
-        return one if other[0][1] is None else other
-    if other[0][1] is None:
-        return one
-    low = other[0] if other[0][1] < one[0][1] else one[0]
-    high = other[1] if (other[1][1] or 0.0) > (one[1][1] or 0.0) else one[1]
-    return low, high
+def _ends(points: Sequence[Point]) -> list[Point]:
+    """The lowest and the highest point, in order. Gaps count only where there is nothing else."""
+    heights = [y for _, y in points if y is not None]
+    if not heights:
+        return [points[0]]
+    every = [y for _, y in points]
+    return [points[place] for place in sorted({every.index(min(heights)), every.index(max(heights))})]

@@ -3,9 +3,12 @@
 import contextlib
 import csv
 import io
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from dlcli.core.errors import RunError
 from dlcli.core.files import append_line
@@ -13,6 +16,7 @@ from dlcli.core.reading import open_regular
 
 _MOST_ROWS, _MOST_VALUES = 500_000, 5_000_000
 _LONGEST_LINE = 100_000  # bytes
+_AT_ONCE = 1000  # rows
 
 
 def append(file: Path, row: Mapping[str, Any], columns: Sequence[str]) -> None:
@@ -46,18 +50,30 @@ def columns(file: Path) -> list[str]:
         return next(_rows(opened, file), [])
 
 
-def stream(file: Path, names: Sequence[str]) -> Iterator[list[float | None]]:
-    """The values of some columns, row by row, in a file of any length; None for an empty cell or a column that there
-    is not. An incomplete last line is ignored. RunError if the file is damaged."""
+def stream(file: Path, names: Sequence[str]) -> Iterator[list[list[float | None]]]:
+    """The values of some columns, a thousand rows at a time, in a file of any length: one list per name; None for an
+    empty cell or a column that there is not. An incomplete last line is ignored. RunError if the file is damaged."""
     with _opened(file) as opened:
         rows = _rows(opened, file)
         header = next(rows, [])
-        places = [header.index(name) if name in header else -1 for name in names]
+        there = list(dict.fromkeys(name for name in names if name in header))
+        wanted = map(itemgetter(0, *map(header.index, there)), rows)
         try:
-            for row in rows:
-                yield [_metric(row[place]) if 0 <= place < len(row) else None for place in places]
-        except (ValueError, csv.Error):
+            while block := list(itertools.islice(wanted, _AT_ONCE)):
+                columns = dict(zip(there, list(zip(*block, strict=True))[1:], strict=True))
+                yield [_values(columns[name]) if name in columns else [None] * len(block) for name in names]
+        except (ValueError, IndexError, TypeError):
             raise RunError(f"{file} is damaged: a value is no number") from None
+
+
+def _values(cells: Sequence[str]) -> list[float | None]:
+    """As `_metric` of each; fast where no cell is empty."""
+    if "" in cells:
+        return [_metric(cell) for cell in cells]
+    found = list(map(float, cells))
+    if not all(map(math.isfinite, found)):
+        raise ValueError
+    return cast(list[float | None], found)
 
 
 @contextlib.contextmanager
