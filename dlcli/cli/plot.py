@@ -2,53 +2,66 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import RunNames, RunsDir, one_of
+from dlcli.cli.arguments import DataDir, RunNames, RunsDir, one_of
 from dlcli.cli.output import plain, say, to_csv, write
 from dlcli.core.errors import ConfigError
 from dlcli.runs.names import find
 
 if TYPE_CHECKING:
     from dlcli.plots.picture import Picture
+    from dlcli.runs.run import Run
 
-WHAT = ("curves", "lr")
+_CURVES = ("curves", "lr")
+_OF_ANSWERS = ("confusion", "residuals", "roc", "pr", "calibration")
+WHAT = (*_CURVES, *_OF_ANSWERS)
+
+# The pictures for which an option is; those that are not named are for all.
+_FOR = {"metric": ("curves",), "x": _CURVES, "log": _CURVES, "smooth": _CURVES, "group-by": _CURVES,
+        "split": _OF_ANSWERS}  # fmt: skip
 
 
 def plot(
     names: RunNames = None,
     what: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--what",
             metavar="|".join(WHAT),
-            help="The losses and the metric, or the learning rate.",
+            help="The picture. Without it, the curves, and of one run that dlcli eval measured also its confusion "
+            "matrix or residuals.",
             callback=one_of("--what", *WHAT),
         ),
-    ] = "curves",
+    ] = None,
     metric: Annotated[
         str | None,
-        typer.Option("--metric", metavar="NAME", help="Draw this metric alone: accuracy, val/loss."),
+        typer.Option("--metric", metavar="NAME", help="Draw the curves of this metric alone: accuracy, val/loss."),
     ] = None,
     x: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--x",
             metavar="step|epoch|time|samples",
-            help="What is on the x axis; time is seconds of training.",
+            help="What is on the x axis of curves; time is seconds of training.",
+            show_default="epoch",
             callback=one_of("--x", "step", "epoch", "time", "samples"),
         ),
-    ] = "epoch",
+    ] = None,
     log: Annotated[
         str | None,
-        typer.Option("--log", metavar="y", help="Make the y axis logarithmic.", callback=one_of("--log", "y")),
+        typer.Option(
+            "--log", metavar="y", help="Make the y axis of curves logarithmic.", callback=one_of("--log", "y")
+        ),
     ] = None,
     smooth: Annotated[
-        float, typer.Option("--smooth", metavar="WEIGHT", help="Weight of the past in an exponential mean, below 1.")
-    ] = 0.0,
+        float | None,
+        typer.Option("--smooth", metavar="WEIGHT", help="Weight of the past in an exponential mean, below 1."),
+    ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(
@@ -58,34 +71,79 @@ def plot(
             callback=one_of("--group-by", "config"),
         ),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="train|val|test",
+            help="The samples whose answers are drawn.",
+            show_default="test",
+            callback=one_of("--split", "train", "val", "test"),
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="The file to write: .svg, .html, or .csv of the numbers."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    data_dir: DataDir = None,
     runs_dir: RunsDir = "runs",
 ) -> None:
-    """Draw the course of runs, over each other, in the terminal or into a file."""
+    """Draw runs over each other, in the terminal or into a file.
+
+    curves are the losses and the metric of each evaluation, and lr is the
+    learning rate. The other pictures show the answers to the samples of a
+    split, as dlcli eval stored them; if it did not, the data is read and the
+    best checkpoint answers.
+    """
     if not names:
         raise ConfigError("name the runs to draw: dlcli plot latest")
     from dlcli.config.ranges import check_range
     from dlcli.plots.file import check_file
 
+    given: dict[str, Any] = {
+        "metric": metric, "x": x, "log": log, "smooth": smooth, "group-by": group_by, "split": split
+    }  # fmt: skip
+    for option, value in given.items():
+        if value is not None and (what or "curves") not in _FOR[option]:
+            raise ConfigError(f"--{option} is for --what {', '.join(_FOR[option])}: name one of these, or leave it out")
     check_range(smooth, "[0, 1)", name="--smooth")
-    if what == "lr" and metric is not None:
-        raise ConfigError("--metric is for --what curves: leave out one of them")
     if force and output is None:
         raise ConfigError("--force is for --output FILE: add it, or leave out --force")
     if output is not None:
         check_file(Path(output), force=force)
     runs = list(dict.fromkeys(run for name in names for run in find(name, runs_dir)))
-    from dlcli.plots.curves import curves
+    if what in _OF_ANSWERS:
+        from dlcli.plots.draw import of_answers
 
-    grouped = group_by is not None
-    picture = curves(runs, what=what, metric=metric, x=x, log=log is not None, smooth=smooth, grouped=grouped)
+        picture = of_answers(runs, what=what, split=split or "test", data_dir=data_dir)
+    else:
+        from dlcli.plots.curves import curves
+
+        picture = curves(
+            runs,
+            what=what or "curves",
+            metric=metric,
+            x=x or "epoch",
+            log=log is not None,
+            smooth=smooth or 0.0,
+            grouped=group_by is not None,
+        )
+        if what is None and not any(value is not None for value in given.values()):
+            picture = _with_answers(picture, runs)
     for note in picture.notes:
         say(note)
     show(picture, output=output, force=force)
+
+
+def _with_answers(picture: "Picture", runs: "Sequence[Run]") -> "Picture":
+    """With the picture of the stored answers to the test split, of a single run that has them."""
+    if len(runs) != 1 or not (runs[0].path / "eval" / "test.json").exists():
+        return picture
+    from dlcli.plots.draw import stored_answers
+
+    more = stored_answers(runs[0], "test")
+    return picture if more is None else picture.beside(more)
 
 
 def show(picture: "Picture", *, output: str | None, force: bool) -> None:

@@ -80,6 +80,12 @@ def curves(
     return Picture("learning rate" if what == "lr" else "curves", panels, notes)
 
 
+def run_name(run: Run) -> str:
+    """As in legends: the number, and the name if it has one."""
+    given = name_of(run)
+    return f"run {run.number}" + (f" {given}" if given else "")
+
+
 def _wanted(run: Run, there: Sequence[str], what: str, metric: str | None) -> list[str]:
     if what == "lr":
         names = ["lr"]
@@ -146,12 +152,10 @@ def _panel(title: str, courses: Sequence[_Course], *, x: str, log: bool, grouped
 
 
 def _lines(title: str, course: _Course) -> Iterator[Line]:
-    given = name_of(course.run)
-    name = f"run {course.run.number}" + (f" {given}" if given else "")
     for column, points in course.points.items():
         if _bare(column) == title:
             part = column.rpartition("/")[0]
-            yield Line(name, points, part=part, style=course.run.number, dashed=part == "train")
+            yield Line(run_name(course.run), points, part=part, style=course.run.number, dashed=part == "train")
 
 
 def _groups(title: str, courses: Sequence[_Course]) -> Iterator[Line]:

@@ -68,6 +68,10 @@ class Picture:
     panels: Sequence[Panel | Grid]
     notes: Sequence[str] = ()
 
+    def beside(self, other: "Picture") -> "Picture":
+        """Both in one."""
+        return Picture(self.title, [*self.panels, *other.panels], [*self.notes, *other.notes])
+
     def table(self) -> tuple[list[str], list[list[Any]]]:
         """The numbers: header and rows."""
         rows = [row for panel in self.panels for row in panel.rows()]

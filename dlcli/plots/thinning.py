@@ -43,3 +43,9 @@ def _ends(points: Sequence[Point]) -> list[Point]:
         return [points[0]]
     every = [y for _, y in points]
     return [points[place] for place in sorted({every.index(min(heights)), every.index(max(heights))})]
+
+
+def evenly(points: Sequence[Point], *, most: int) -> list[Point]:
+    """At most about `most` points, an equal number apart, with the first and the last."""
+    kept = list(points[:: max(1, -(-len(points) // most))])
+    return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
