@@ -11,6 +11,7 @@ from sklearn.calibration import calibration_curve
 from typer.testing import CliRunner
 
 from dlcli.cli.main import app
+from dlcli.core.errors import ResourceError
 from dlcli.core.files import write_json
 from dlcli.core.reading import read_json
 from dlcli.plots import rates
@@ -203,9 +204,31 @@ def test_stored_answers_are_drawn_without_torch(root: Path) -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run 1: iris, measured on its test split."""
     root = tmp_path_factory.mktemp("plots") / "runs"
-    words = ["train", "logistic", "--data", "iris", "--epochs", "2", "--device", "cpu", "--quiet", "--eval", "test"]
-    assert CliRunner().invoke(app, [*words, "--runs-dir", str(root)]).exit_code == 0
+    words = ["train", "logistic", "--data", "iris", "--epochs", "2", "--device", "cpu", "--eval", "test", "--plots"]
+    done = CliRunner().invoke(app, [*words, "--require", "accuracy >= 1.1", "--runs-dir", str(root)])
+    assert done.exit_code == 7
+    assert f"\npictures: {root}/1/plots/curves.svg, {root}/1/plots/confusion.svg\n" in done.output
     return root
+
+
+def test_train_plots_writes_what_plot_draws(trained: Path, tmp_path: Path) -> None:
+    for what in ("curves", "confusion"):
+        plot("1", "--what", what, "--runs-dir", str(trained), "-o", str(tmp_path / "a.svg"), "--force")
+        assert (trained / f"1/plots/{what}.svg").read_bytes() == (tmp_path / "a.svg").read_bytes()
+    assert CliRunner().invoke(app, ["runs", "verify", "1", "--runs-dir", str(trained)]).exit_code == 0
+
+
+def test_pictures_that_cannot_be_written_do_not_make_a_training_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise ResourceError("the disk is full")
+
+    monkeypatch.setattr(Run, "write_file", full)
+    words = ["train", "linear", "--data", "line", "--epochs", "1", "--device", "cpu", "--plots"]
+    done = CliRunner().invoke(app, [*words, "--runs-dir", str(tmp_path / "runs")])
+    assert done.exit_code == 0
+    assert "warning: the disk is full: there are no pictures of this run\n" in done.output
 
 
 def test_what_is_not_stored_comes_from_the_checkpoint(

@@ -201,7 +201,7 @@ def answer_split(
     """The answers of the best checkpoint, as `AnsweringTask.per_sample` describes them, with the `index` of each
     sample, and of more than two classes the `probabilities` of all, (N, K) float64. The arguments are as in
     `evaluate`, but nothing is written."""
-    restored = restore(run)
+    restored = restore(run, device="auto" if loaded is None else str(loaded.train.rows.device))
     config = restored.config if data_dir is None else restored.config.with_values(data_dir=data_dir)
     dataset = loaded or load_data(
         config,

@@ -36,8 +36,9 @@ class Axis:
             return (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         return (value / 2 - self.low / 2) / (self.high / 2 - self.low / 2)  # halved: the difference may overflow
 
-    def ticks(self, most: int = 6) -> list[float]:
-        """Round values on the axis; of a logarithmic one powers of ten where there are at least two."""
+    def ticks(self, most: int = 6, *, whole: bool = False) -> list[float]:
+        """Round values on the axis; of a logarithmic one powers of ten where there are at least two. whole: no others
+        than whole numbers."""
         if self.log:
             first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
             if last > first:
@@ -47,6 +48,7 @@ class Axis:
             return [self.low, self.high]
         size = 10.0 ** math.floor(math.log10(rough))
         step = next(step for s in _STEPS if (step := s * size) >= rough * 0.999)
+        step = max(step, 1.0) if whole else step
         first = math.ceil(self.low / step - 1e-9)
         return [v for k in range(most + 2) if (v := (first + k) * step) - step * 1e-9 <= self.high]
 

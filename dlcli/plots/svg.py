@@ -64,7 +64,7 @@ def _panel(panel: Panel) -> tuple[str, float]:
             f'<path d="M{_LEFT} {y:.1f}h{wide}" stroke="currentColor" stroke-opacity=".15"/>'
             f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label(tick)}</text>'
         )
-    for tick in across.ticks():
+    for tick in across.ticks(whole=all(x.is_integer() for line in panel.lines for x, _ in line.points)):
         x = _LEFT + wide * across.place(tick)
         parts.append(f'<text x="{x:.1f}" y="{_TOP + _HEIGHT + 18}" text-anchor="middle">{label(tick)}</text>')
     below = _TOP + _HEIGHT
@@ -102,8 +102,9 @@ def _line(
         dash = ' stroke-dasharray="6 4"' if line.dashed else ""
         yield f'<path d="{"".join(pieces)}" stroke-width="1.8" stroke-linejoin="round"{dash}/>'
     there = [point for point in placed if point is not None]
+    size = "" if line.joined else " scale(.6)"
     for x, y in there[:: len(there) // 8 + 1] if line.joined else there:
-        yield f'<path d="{_marker(line)}" transform="translate({x:.1f} {y:.1f})"{_filled(line, colour)}/>'
+        yield f'<path d="{_marker(line)}" transform="translate({x:.1f} {y:.1f}){size}"{_filled(line, colour)}/>'
     yield "</g>"
 
 
