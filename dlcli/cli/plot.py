@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from dlcli.runs.run import Run
 
 _CURVES = ("curves", "lr")
-_OF_ANSWERS = ("confusion", "residuals", "roc", "pr", "calibration")
-WHAT = (*_CURVES, *_OF_ANSWERS)
+_OF_ANSWERS = ("confusion", "roc", "pr", "calibration", "residuals", "fit", "errors")
+_OF_IMAGES = ("samples", "weights")
+WHAT = (*_CURVES, *_OF_ANSWERS, *_OF_IMAGES)
 
 # The pictures for which an option is; those that are not named are for all.
 _FOR = {"metric": ("curves",), "x": _CURVES, "log": _CURVES, "smooth": _CURVES, "group-by": _CURVES,
@@ -92,9 +93,16 @@ def plot(
     """Draw runs over each other, in the terminal or into a file.
 
     curves are the losses and the metric of each evaluation, and lr is the
-    learning rate. The other pictures show the answers to the samples of a
-    split, as dlcli eval stored them; if it did not, the data is read and the
-    best checkpoint answers.
+    learning rate.
+
+    confusion, roc, pr (precision and recall) and calibration show the answers
+    of a classifier to the samples of a split, residuals those of a regression,
+    fit those of one with a single feature, and errors the worst mistakes. The
+    answers are those that dlcli eval stored, else those of the best
+    checkpoint.
+
+    samples are the first images of the training, after augmentation; weights
+    are the filters of the first layer of a model of images.
     """
     if not names:
         raise ConfigError("name the runs to draw: dlcli plot latest")
@@ -117,6 +125,10 @@ def plot(
         from dlcli.plots.draw import of_answers
 
         picture = of_answers(runs, what=what, split=split or "test", data_dir=data_dir)
+    elif what in _OF_IMAGES:
+        from dlcli.plots.draw import of_images
+
+        picture = of_images(runs, what=what, data_dir=data_dir)
     else:
         from dlcli.plots.curves import curves
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dlcli.plots.axis import Axis, label
-from dlcli.plots.picture import Grid, Line, Panel, Picture
+from dlcli.plots.picture import Grid, Line, Panel, Picture, Sheet
 
 _SIGNS, _ASCII = "●▲◆■×○△◇□+", "o^#*x.-=@+"
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
@@ -13,12 +13,14 @@ _LINES, _MARGIN = 16, 10
 def to_characters(picture: Picture, *, width: int = 80, ascii_only: bool = False) -> str:
     """Lines of at most `width` characters, at least 40."""
     width = max(width, 40)
-    drawn = [
-        _grid(panel, width, _ASCII_SHADES if ascii_only else _SHADES)
-        if isinstance(panel, Grid)
-        else _panel(panel, width, _ASCII if ascii_only else _SIGNS)
-        for panel in picture.panels
-    ]
+    drawn = []
+    for panel in picture.panels:
+        if isinstance(panel, Grid):
+            drawn.append(_grid(panel, width, _ASCII_SHADES if ascii_only else _SHADES))
+        elif isinstance(panel, Sheet):
+            drawn.append([line[:width] for line in (panel.title, *("  ".join(tile.caption) for tile in panel.tiles))])
+        else:
+            drawn.append(_panel(panel, width, _ASCII if ascii_only else _SIGNS))
     return "\n".join("\n".join(line.rstrip() for line in lines) + "\n" for lines in drawn)
 
 

@@ -1,22 +1,15 @@
 """The confusion matrix: which classes are taken for which."""
 
-from collections.abc import Sequence
-
 from dlcli.plots.answers import Answers
 from dlcli.plots.curves import run_name
-from dlcli.plots.picture import Grid, Picture
+from dlcli.plots.picture import Grid
 
 _MOST = 50  # classes
 
 
-def confusion(each: Sequence[Answers]) -> Picture:
-    """One grid per run: a row per actual class, a column per predicted class. Of more than 50 classes those with the
-    most mistakes are drawn."""
-    notes: list[str] = []
-    return Picture("confusion matrix", [_grid(one, notes) for one in each], notes)
-
-
-def _grid(one: Answers, notes: list[str]) -> Grid:
+def confusion(one: Answers, notes: list[str]) -> Grid:
+    """A row per actual class, a column per predicted class. Of more than 50 classes those with the most mistakes are
+    drawn, which is added to the notes."""
     import numpy as np
 
     classes = len(one.names)

@@ -61,11 +61,31 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """caption: lines of text. png: an image; None where there is only the caption."""
+
+    caption: Sequence[str]
+    png: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Images with captions, or captions alone, one after the other."""
+
+    title: str
+    tiles: Sequence[Tile]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for number, tile in enumerate(self.tiles, 1):
+            yield {"panel": self.title, "tile": number, "caption": ", ".join(tile.caption)}
+
+
+@dataclass(frozen=True)
 class Picture:
     """notes: sentences about what is left out or changed, for the person who asked."""
 
     title: str
-    panels: Sequence[Panel | Grid]
+    panels: Sequence[Panel | Grid | Sheet]
     notes: Sequence[str] = ()
 
     def beside(self, other: "Picture") -> "Picture":

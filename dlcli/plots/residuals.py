@@ -1,22 +1,15 @@
 """The residuals of a regression over its predictions."""
 
-from collections.abc import Sequence
-
 from dlcli.plots.answers import Answers
 from dlcli.plots.curves import run_name
-from dlcli.plots.picture import Line, Panel, Picture
+from dlcli.plots.picture import Line, Panel
 
 _MOST, _WORST = 1500, 50  # samples
 
 
-def residuals(each: Sequence[Answers]) -> Picture:
-    """One panel per run: target less prediction over prediction, in the units of the target. Of more than 1500 samples
-    an even choice is drawn, and the 50 with the largest residuals."""
-    notes: list[str] = []
-    return Picture("residuals", [_panel(one, notes) for one in each], notes)
-
-
-def _panel(one: Answers, notes: list[str]) -> Panel:
+def residuals(one: Answers, notes: list[str]) -> Panel:
+    """Target less prediction over prediction, in the units of the target. Of more than 1500 samples an even choice is
+    drawn, and the 50 with the largest residuals, which is added to the notes."""
     import numpy as np
 
     predicted = one.predicted.astype(np.float64)

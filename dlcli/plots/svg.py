@@ -1,11 +1,12 @@
 """A picture as SVG, without fonts, scripts or links: readable in grey, by the colour-blind, on light and dark."""
 
+import base64
 import re
 from collections.abc import Iterator, Sequence
 from html import escape
 
 from dlcli.plots.axis import Axis, label
-from dlcli.plots.picture import Grid, Line, Panel, Picture
+from dlcli.plots.picture import Grid, Line, Panel, Picture, Sheet
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 720, 70, 20, 34, 240, 44
 _ROW = 18  # of the legend
@@ -29,7 +30,10 @@ def to_svg(picture: Picture) -> str:
     """An XML document of one <svg>. Names of runs, classes and columns are escaped and cut."""
     parts, y = [], 0.0
     for panel in picture.panels:
-        drawn, height = _grid(panel) if isinstance(panel, Grid) else _panel(panel)
+        if isinstance(panel, Panel):
+            drawn, height = _panel(panel)
+        else:
+            drawn, height = _grid(panel) if isinstance(panel, Grid) else _sheet(panel)
         parts.append(f'<g transform="translate(0 {y:g})">{drawn}</g>')
         y += height
     for note in picture.notes:
@@ -162,3 +166,21 @@ def _grid(grid: Grid) -> tuple[str, float]:
                     f'font-size="11"{white}>{count}</text>'
                 )
     return "\n".join(parts), end + 20
+
+
+def _sheet(sheet: Sheet) -> tuple[str, float]:
+    """Eight images in a row, with a line below for each line of the longest caption."""
+    lines = max((len(tile.caption) for tile in sheet.tiles), default=0)
+    high = 15 * lines + (94 if any(tile.png for tile in sheet.tiles) else 8)
+    parts = [f'<text x="20" y="20" font-weight="bold">{text(sheet.title, most=90)}</text>']
+    for number, tile in enumerate(sheet.tiles):
+        x, y = 20 + number % 8 * 86, 34 + number // 8 * high
+        if tile.png is not None:
+            parts.append(
+                f'<image x="{x}" y="{y}" width="80" height="80" image-rendering="pixelated" '
+                f'href="data:image/png;base64,{base64.b64encode(tile.png).decode()}"/>'
+            )
+            y += 80
+        for row, line in enumerate(tile.caption, 1):
+            parts.append(f'<text x="{x}" y="{y + 14 * row}" font-size="11">{text(line, most=14)}</text>')
+    return "\n".join(parts), 34 + -(-len(sheet.tiles) // 8) * high + 10

@@ -1,0 +1,58 @@
+"""The worst mistakes: wrong classes that the model is most sure of, or the largest residuals."""
+
+from dlcli.core.errors import RunError
+from dlcli.plots.answers import Answers
+from dlcli.plots.curves import run_name
+from dlcli.plots.picture import Sheet, Tile
+from dlcli.plots.pixels import data_of, to_pngs
+from dlcli.runs.run import Run
+
+_MOST = 40
+
+
+def errors(one: Answers, notes: list[str], *, data_dir: str | None) -> Sheet:
+    """The 40 worst, the worst first, as images where the data is images, and else by their rows in the data, counted
+    from 0. RunError (exit 4) if there is none."""
+    import numpy as np
+
+    if one.confidence is None:
+        left = one.target.astype(np.float64) - one.predicted.astype(np.float64)
+        worst = np.argsort(-np.abs(left), kind="stable")
+        worst = worst[left[worst] != 0]
+        captions = [[f"is {one.target[k]:.4g}", f"not {one.predicted[k]:.4g}"] for k in worst[:_MOST]]
+    else:
+        worst = np.flatnonzero(one.target != one.predicted)
+        worst = worst[np.argsort(-one.confidence[worst], kind="stable")]
+        captions = [
+            [f"is {one.names[int(one.target[k])]}", f"not {one.names[int(one.predicted[k])]} {one.confidence[k]:.1%}"]
+            for k in worst[:_MOST]
+        ]
+    if not len(worst):
+        raise RunError(f"{one.run} makes no mistake on its {one.split} split")
+    if len(worst) > _MOST:
+        notes.append(
+            f"{one.run} makes {len(worst):,} mistakes on its {one.split} split, and the worst {_MOST} are drawn"
+        )
+    places = worst[:_MOST]
+    images = _images(one.run, one.split, places.tolist(), data_dir)
+    tiles = [
+        Tile([f"row {one.index[k]}", *caption], image)
+        for k, caption, image in zip(places, captions, images or [None] * len(places), strict=True)
+    ]
+    return Sheet(f"worst mistakes on {one.split}, {run_name(one.run)}", tiles)
+
+
+def _images(run: Run, split: str, places: list[int], data_dir: str | None) -> list[bytes]:
+    """Of these samples of the split; none if they are no images."""
+    spec = run.data().get("spec") or {}
+    if spec.get("kind") != "image":
+        return []
+    import torch
+
+    from dlcli.data.batches import in_order
+
+    data = data_of(run, data_dir)
+    if data.spec.input_shape[0] not in (1, 3):
+        return []
+    part = data.split(split).part(torch.tensor(places))
+    return to_pngs(next(in_order(part, len(part))).x, data.preprocessing)
