@@ -30,9 +30,7 @@ def errors(one: Answers, notes: list[str], *, data_dir: str | None) -> Sheet:
     if not len(worst):
         raise RunError(f"{one.run} makes no mistake on its {one.split} split")
     if len(worst) > _MOST:
-        notes.append(
-            f"{one.run} makes {len(worst):,} mistakes on its {one.split} split, and the worst {_MOST} are drawn"
-        )
+        notes.append(f"of {len(worst):,} mistakes of {one.run} the worst {_MOST} are drawn")
     places = worst[:_MOST]
     images = _images(one.run, one.split, places.tolist(), data_dir)
     tiles = [

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+_LEAST = 80  # pixels of the longer side
+
 
 def data_of(run: Run, data_dir: str | None) -> "Dataset":
     """The data that a run was trained on, on the CPU. data_dir: the folder of data sets, if it is not the one of the
@@ -45,9 +47,11 @@ def to_pngs(x: "Tensor", about: "Preprocessing") -> list[bytes]:
 
 
 def png(pixels: "Array") -> bytes:
-    """uint8 (H, W, 1 or 3)."""
+    """uint8 (H, W, 1 or 3). The pixels of a small image become squares, as viewers would smooth it."""
     from PIL import Image
 
+    size = -(-_LEAST // max(pixels.shape[:2]))
+    pixels = pixels.repeat(size, 0).repeat(size, 1)
     content = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(content, "PNG")
     return content.getvalue()
