@@ -99,6 +99,8 @@ def test_seeds_become_their_mean_and_standard_deviation(root: Path) -> None:
         assert found == pytest.approx([mean, mean - spread, mean + spread], rel=1e-12)
     one = [row for row in rows if row["line"] == "lr=0.2 (n = 1)"]
     assert [row["low"] for row in one] == ["", "", ""]
+    shown = plot("1:4", "--metric", "val/loss", "--group-by", "config").output
+    assert "".join(row[12] for row in shown.splitlines()[1:17]) == "▲  ····●···     "  # epoch 1: 0.5, from 0.3 to 0.7
 
 
 def test_a_long_history_is_thinned_and_its_peaks_stay(root: Path) -> None:

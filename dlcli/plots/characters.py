@@ -20,16 +20,25 @@ def to_characters(picture: Picture, *, width: int = 80, ascii_only: bool = False
         elif isinstance(panel, Sheet):
             drawn.append([line[:width] for line in (panel.title, *("  ".join(tile.caption) for tile in panel.tiles))])
         else:
-            drawn.append(_panel(panel, width, _ASCII if ascii_only else _SIGNS))
+            drawn.append(
+                _panel(panel, width, signs=_ASCII, band=":")
+                if ascii_only
+                else _panel(panel, width, signs=_SIGNS, band="·")
+            )
     return "\n".join("\n".join(line.rstrip() for line in lines) + "\n" for lines in drawn)
 
 
-def _panel(panel: Panel, width: int, signs: str) -> list[str]:
+def _panel(panel: Panel, width: int, *, signs: str, band: str) -> list[str]:
     across = Axis.around(x for line in panel.lines for x, y in line.points if y is not None)
-    up = Axis.around((y for line in panel.lines for _, y in line.points if y is not None), log=panel.log)
+    up = Axis.around(panel.heights(), log=panel.log)
     wide = width - _MARGIN - 2
     canvas = [[" "] * wide for _ in range(_LINES)]
     legend = []
+    for line in panel.lines:
+        for x, *ends in line.band:
+            low, high = (round((1 - up.place(max(end, up.low))) * (_LINES - 1)) for end in ends)
+            for row in range(high, low + 1):
+                canvas[row][round(across.place(x) * (wide - 1))] = band
     for number, line in enumerate(panel.lines):
         sign = signs[number % len(signs)]
         for column, row in _cells(line, across, up, wide):

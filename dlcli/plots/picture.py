@@ -34,6 +34,12 @@ class Panel:
     lines: Sequence[Line]
     log: bool = False
 
+    def heights(self) -> Iterator[float]:
+        """All that the y axis must hold."""
+        for line in self.lines:
+            yield from (y for _, y in line.points if y is not None)
+            yield from (end for _, *ends in line.band for end in ends)
+
     def rows(self) -> Iterator[dict[str, Any]]:
         for line in self.lines:
             bands = {x: (low, high) for x, low, high in line.band}

@@ -57,9 +57,7 @@ def text(value: str, *, most: int = 60) -> str:
 def _panel(panel: Panel) -> tuple[str, float]:
     """The drawing, and its height."""
     across = Axis.around(x for line in panel.lines for x, y in line.points if y is not None)
-    heights = [y for line in panel.lines for _, y in line.points if y is not None]
-    heights += [end for line in panel.lines for _, *ends in line.band for end in ends]
-    up = Axis.around(heights, log=panel.log)
+    up = Axis.around(panel.heights(), log=panel.log)
     wide = _WIDTH - _LEFT - _RIGHT
     parts = [f'<text x="{_LEFT}" y="20" font-weight="bold">{text(panel.title)}</text>']
     for tick in up.ticks():
