@@ -192,7 +192,7 @@ def test_a_page_allows_its_own_style_sheets_by_hash_and_nothing_else(root: Path)
     styles = re.findall("<style>(.*?)</style>", page)
     hashes = [base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() for style in styles]
     allowed = " ".join(f"'sha256-{each}'" for each in hashes)
-    assert len(hashes) == 2 and f"content=\"default-src 'none'; style-src {allowed}\"" in page
+    assert len(hashes) == 2 and f"content=\"default-src 'none'; style-src {allowed}; img-src data:\"" in page
     assert not re.search(r"<script|\bsrc=|href=|url\(|@import", page)
 
 

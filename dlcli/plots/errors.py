@@ -35,22 +35,22 @@ def errors(one: Answers, notes: list[str], *, data_dir: str | None) -> Sheet:
     images = _images(one.run, one.split, places.tolist(), data_dir)
     tiles = [
         Tile([f"row {one.index[k]}", *caption], image)
-        for k, caption, image in zip(places, captions, images or [None] * len(places), strict=True)
+        for k, caption, image in zip(places, captions, images, strict=True)
     ]
     return Sheet(f"worst mistakes on {one.split}, {run_name(one.run)}", tiles)
 
 
-def _images(run: Run, split: str, places: list[int], data_dir: str | None) -> list[bytes]:
-    """Of these samples of the split; none if they are no images."""
+def _images(run: Run, split: str, places: list[int], data_dir: str | None) -> list[bytes | None]:
+    """Of these samples of the split; None for each if they are no images."""
     spec = run.data().get("spec") or {}
     if spec.get("kind") != "image":
-        return []
+        return [None] * len(places)
     import torch
 
     from dlcli.data.batches import in_order
 
     data = data_of(run, data_dir)
     if data.spec.input_shape[0] not in (1, 3):
-        return []
+        return [None] * len(places)
     part = data.split(split).part(torch.tensor(places))
-    return to_pngs(next(in_order(part, len(part))).x, data.preprocessing)
+    return [*to_pngs(next(in_order(part, len(part))).x, data.preprocessing)]
