@@ -213,7 +213,11 @@ def test_runs_that_cannot_be_drawn_are_left_out_and_named(root: Path) -> None:
         ([], 2, "name the runs to draw: dlcli plot latest"),
         (["1", "--what", "roses"], 2, "--what roses is not one of"),
         (["1", "--smooth", "1"], 2, "--smooth = 1.0 is out of range: it must be in [0, 1)"),
-        (["1", "--what", "lr", "--metric", "loss"], 2, "--metric is for --what curves: leave out one of them"),
+        (
+            ["1", "--what", "lr", "--metric", "loss"],
+            2,
+            "--metric is for --what curves: leave it out, or name such a picture",
+        ),
         (["1", "--force"], 2, "--force is for --output FILE: add it, or leave out --force"),
         (["1", "-o", "a.png"], 2, "--output a.png must end in .svg, .html or .csv"),
         (["1", "-o", "there.svg"], 2, "--output there.svg exists: add --force to replace it, or choose another file"),

@@ -183,9 +183,9 @@ def test_the_picture_must_suit_the_task(root: Path) -> None:
     left = plot("1:2", "--what", "roc", "-o", "a.svg").output
     assert left.startswith("left out: --what roc is for binary and multiclass, and runs/2 is for regression\n")
     assert plot("1", "--what", "roc", "--x", "step", code=2).output == (
-        "error: --x is for --what curves, lr: name one of these, or leave it out\n"
+        "error: --x is for --what curves, lr: leave it out, or name such a picture\n"
     )
-    assert plot("1", "--split", "val", code=2).output.startswith("error: --split is for --what confusion, residuals, ")
+    assert plot("1", "--split", "val", code=2).output.startswith("error: --split is for --what confusion, roc, ")
 
 
 def test_a_split_with_one_class_has_no_rates(root: Path) -> None:

@@ -114,7 +114,9 @@ def plot(
     }  # fmt: skip
     for option, value in given.items():
         if value is not None and (what or "curves") not in _FOR[option]:
-            raise ConfigError(f"--{option} is for --what {', '.join(_FOR[option])}: name one of these, or leave it out")
+            raise ConfigError(
+                f"--{option} is for --what {', '.join(_FOR[option])}: leave it out, or name such a picture"
+            )
     check_range(smooth, "[0, 1)", name="--smooth")
     if force and output is None:
         raise ConfigError("--force is for --output FILE: add it, or leave out --force")
