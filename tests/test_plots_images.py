@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,21 @@ def test_a_fit_has_the_samples_in_their_units_and_a_straight_line(trained: Path)
         assert y == pytest.approx(slope * x + offset, abs=1e-4)
     worst = numbers("2", "--what", "errors", "--runs-dir", str(trained))
     assert len(worst) == 40 and line(rows, "fit on test, run 2")
+
+
+def test_data_that_was_moved_is_named(trained: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(trained, tmp_path / "runs")
+    old, new = trained.with_name("xy.csv"), tmp_path / "moved.csv"
+    before = numbers("2", "--what", "fit", "--runs-dir", str(root))
+    old.rename(new)
+    try:
+        gone = plot("2", "--what", "fit", "--runs-dir", str(root), code=3).output
+        assert gone.startswith(f"error: {old} does not exist")
+        assert numbers("2", "--what", "fit", "--data", f"table:{new}", "--runs-dir", str(root)) == before
+    finally:
+        new.rename(old)
+    wrong = plot("1", "--data", "iris", code=2).output
+    assert wrong.startswith("error: --data is for --what confusion, roc, ")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ WHAT = (*_CURVES, *_OF_ANSWERS, *_OF_IMAGES)
 
 # The pictures for which an option is; those that are not named are for all.
 _FOR = {"metric": ("curves",), "x": _CURVES, "log": _CURVES, "smooth": _CURVES, "group-by": _CURVES,
-        "split": _OF_ANSWERS}  # fmt: skip
+        "split": _OF_ANSWERS, "data": (*_OF_ANSWERS, "samples")}  # fmt: skip
 
 
 def plot(
@@ -87,6 +87,10 @@ def plot(
         typer.Option("--output", "-o", metavar="FILE", help="The file to write: .svg, .html, or .csv of the numbers."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="NAME", help="Read this data, of the same shape as the run's own."),
+    ] = None,
     data_dir: DataDir = None,
     runs_dir: RunsDir = "runs",
 ) -> None:
@@ -110,7 +114,8 @@ def plot(
     from dlcli.plots.file import check_file
 
     given: dict[str, Any] = {
-        "metric": metric, "x": x, "log": log, "smooth": smooth, "group-by": group_by, "split": split
+        "metric": metric, "x": x, "log": log, "smooth": smooth, "group-by": group_by, "split": split,
+        "data": data,
     }  # fmt: skip
     for option, value in given.items():
         if value is not None and (what or "curves") not in _FOR[option]:
@@ -125,12 +130,14 @@ def plot(
     runs = list(dict.fromkeys(run for name in names for run in find(name, runs_dir)))
     if what in _OF_ANSWERS:
         from dlcli.plots.draw import of_answers
+        from dlcli.plots.pixels import Place
 
-        picture = of_answers(runs, what=what, split=split or "test", data_dir=data_dir)
+        picture = of_answers(runs, what=what, split=split or "test", place=Place(data, data_dir))
     elif what in _OF_IMAGES:
         from dlcli.plots.draw import of_images
+        from dlcli.plots.pixels import Place
 
-        picture = of_images(runs, what=what, data_dir=data_dir)
+        picture = of_images(runs, what=what, place=Place(data, data_dir))
     else:
         from dlcli.plots.curves import curves
 

@@ -196,7 +196,7 @@ def evaluate(
 
 
 def answer_split(
-    run: Run, split: str, data_dir: str | None = None, loaded: Dataset | None = None
+    run: Run, split: str, *, data: str | None = None, data_dir: str | None = None, loaded: Dataset | None = None
 ) -> dict[str, torch.Tensor]:
     """The answers of the best checkpoint, as `AnsweringTask.per_sample` describes them, with the `index` of each
     sample, and of more than two classes the `probabilities` of all, (N, K) float64. The arguments are as in
@@ -206,8 +206,9 @@ def answer_split(
     dataset = loaded or load_data(
         config,
         device=restored.device,
+        name=data,
         preprocessing=restored.preprocessing,
-        fingerprint=run.data().get("fingerprint"),
+        fingerprint=run.data().get("fingerprint") if data is None else None,
     )
     part = dataset.split(split)
     measures = _measures(restored, part, restored.task)

@@ -7,6 +7,7 @@ from dlcli.core.documents import TABLE, check
 from dlcli.core.errors import RunError
 from dlcli.core.reading import read_json, told_as_damage
 from dlcli.core.spec import DataSpec
+from dlcli.plots.pixels import AS_TRAINED, Place
 from dlcli.runs.run import Run
 from dlcli.runs.sample_answers import read_answers
 
@@ -59,23 +60,24 @@ def answers(
     split: str,
     *,
     every_class: bool = False,
-    data_dir: str | None = None,
+    place: Place = AS_TRAINED,
     loaded: "Dataset | None" = None,
 ) -> Answers:
     """The answers of the best checkpoint. Stored ones are taken if they are of that checkpoint.
 
-    every_class: of more than two classes, the probability of each is needed, which is not stored. data_dir: the folder
-    of data sets, if it is not the one of the training. loaded: the run's data, if it is in memory.
+    every_class: of more than two classes, the probability of each is needed, which is not stored. place: where the data
+    is; stored answers are not taken if it names other data. loaded: the run's data, if it is in memory.
     The task has one answer to a sample: it is not next-token.
     """
     task = task_of(run)
-    if not (every_class and task == "multiclass") and is_stored(run, split):
+    if not (every_class and task == "multiclass") and place.data is None and is_stored(run, split):
         found = read_answers(run, split)
         names = _class_names(run) if found.of_classes else ()
         return _sound(Answers(run, split, names, found.index, found.target, found.predicted, found.probability))
     from dlcli.evaluation.measure import answer_split
 
-    measured = {name: tensor.cpu().numpy() for name, tensor in answer_split(run, split, data_dir, loaded).items()}
+    found_now = answer_split(run, split, data=place.data, data_dir=place.folder, loaded=loaded)
+    measured = {name: tensor.cpu().numpy() for name, tensor in found_now.items()}
     return Answers(
         run,
         split,

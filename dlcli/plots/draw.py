@@ -9,6 +9,7 @@ from dlcli.plots.confusion import confusion
 from dlcli.plots.errors import errors
 from dlcli.plots.fit import fit
 from dlcli.plots.picture import Grid, Panel, Picture, Sheet
+from dlcli.plots.pixels import AS_TRAINED, Place
 from dlcli.plots.rates import rates
 from dlcli.plots.residuals import residuals
 from dlcli.plots.samples import samples
@@ -27,7 +28,7 @@ SUITABLE = {"binary": "confusion", "multiclass": "confusion", "regression": "res
 
 
 def of_answers(
-    runs: Sequence[Run], *, what: str, split: str, data_dir: str | None = None, loaded: "Dataset | None" = None
+    runs: Sequence[Run], *, what: str, split: str, place: Place = AS_TRAINED, loaded: "Dataset | None" = None
 ) -> Picture:
     """What the runs answer on a split. The arguments beside these are as in `answers`.
 
@@ -37,7 +38,7 @@ def of_answers(
 
     def answered(run: Run) -> Answers:
         _check_task(run, what)
-        return answers(run, split, every_class=what in ("roc", "pr"), data_dir=data_dir, loaded=loaded)
+        return answers(run, split, every_class=what in ("roc", "pr"), place=place, loaded=loaded)
 
     def drawn(run: Run, notes: list[str]) -> Panel | Grid | Sheet:
         one = answered(run)
@@ -45,7 +46,7 @@ def of_answers(
             return confusion(one, notes)
         if what == "residuals":
             return residuals(one, notes)
-        return errors(one, notes, data_dir=data_dir) if what == "errors" else fit(one, notes, data_dir=data_dir)
+        return errors(one, notes, place=place) if what == "errors" else fit(one, notes, place=place)
 
     if what not in ("roc", "pr", "calibration"):
         return _each(runs, drawn, title=what)
@@ -54,11 +55,11 @@ def of_answers(
     return Picture(picture.title, picture.panels, [*picture.notes, *left_out])
 
 
-def of_images(runs: Sequence[Run], *, what: str, data_dir: str | None = None) -> Picture:
+def of_images(runs: Sequence[Run], *, what: str, place: Place = AS_TRAINED) -> Picture:
     """Pictures of models of images, which need no answers. what: samples or weights. Otherwise as `of_answers`."""
 
     def drawn(run: Run, notes: list[str]) -> Sheet:
-        return samples(run, notes, data_dir=data_dir) if what == "samples" else weights(run, notes)
+        return samples(run, notes, place=place) if what == "samples" else weights(run, notes)
 
     return _each(runs, drawn, title=what)
 

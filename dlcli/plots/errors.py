@@ -4,13 +4,13 @@ from dlcli.core.errors import RunError
 from dlcli.plots.answers import Answers
 from dlcli.plots.curves import run_name
 from dlcli.plots.picture import Sheet, Tile
-from dlcli.plots.pixels import data_of, to_pngs
+from dlcli.plots.pixels import Place, data_of, to_pngs
 from dlcli.runs.run import Run
 
 _MOST = 40
 
 
-def errors(one: Answers, notes: list[str], *, data_dir: str | None) -> Sheet:
+def errors(one: Answers, notes: list[str], *, place: Place) -> Sheet:
     """The 40 worst, the worst first, as images where the data is images, and else by their rows in the data, counted
     from 0. RunError (exit 4) if there is none."""
     import numpy as np
@@ -32,7 +32,7 @@ def errors(one: Answers, notes: list[str], *, data_dir: str | None) -> Sheet:
     if len(worst) > _MOST:
         notes.append(f"of {len(worst):,} mistakes of {one.run} the worst {_MOST} are drawn")
     places = worst[:_MOST]
-    images = _images(one.run, one.split, places.tolist(), data_dir)
+    images = _images(one.run, one.split, places.tolist(), place)
     tiles = [
         Tile([f"row {one.index[k]}", *caption], image)
         for k, caption, image in zip(places, captions, images, strict=True)
@@ -40,7 +40,7 @@ def errors(one: Answers, notes: list[str], *, data_dir: str | None) -> Sheet:
     return Sheet(f"worst mistakes on {one.split}, {run_name(one.run)}", tiles)
 
 
-def _images(run: Run, split: str, places: list[int], data_dir: str | None) -> list[bytes | None]:
+def _images(run: Run, split: str, places: list[int], place: Place) -> list[bytes | None]:
     """Of these samples of the split; None for each if they are no images."""
     spec = run.data().get("spec") or {}
     if spec.get("kind") != "image":
@@ -49,7 +49,7 @@ def _images(run: Run, split: str, places: list[int], data_dir: str | None) -> li
 
     from dlcli.data.batches import in_order
 
-    data = data_of(run, data_dir)
+    data = data_of(run, place)
     if data.spec.input_shape[0] not in (1, 3):
         return [None] * len(places)
     part = data.split(split).part(torch.tensor(places))

@@ -4,20 +4,20 @@ from dlcli.core.errors import ConfigError
 from dlcli.plots.answers import Answers
 from dlcli.plots.curves import run_name
 from dlcli.plots.picture import Line, Panel
-from dlcli.plots.pixels import data_of
+from dlcli.plots.pixels import Place, data_of
 from dlcli.plots.thinning import evenly
 
 _MOST = 1500  # samples
 
 
-def fit(one: Answers, notes: list[str], *, data_dir: str | None) -> Panel:
+def fit(one: Answers, notes: list[str], *, place: Place) -> Panel:
     """Targets and predictions over the feature, in the units of the data. Of more than 1500 samples an even choice
     along the feature is drawn. ConfigError (exit 2) if there are several features."""
     import torch
 
     from dlcli.data.batches import in_order
 
-    data = data_of(one.run, data_dir)
+    data = data_of(one.run, place)
     if data.spec.kind != "features" or data.spec.input_shape != (1,):
         raise ConfigError(f"--what fit is for one feature, and {one.run} expects {data.spec}")
     about, part = data.preprocessing, data.split(one.split)

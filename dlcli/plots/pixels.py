@@ -1,6 +1,7 @@
 """The data of a run, and its images as PNG."""
 
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dlcli.core.errors import ConfigError
@@ -18,16 +19,30 @@ if TYPE_CHECKING:
 _LEAST = 80  # pixels of the longer side
 
 
-def data_of(run: Run, data_dir: str | None) -> "Dataset":
-    """The data that a run was trained on, on the CPU. data_dir: the folder of data sets, if it is not the one of the
-    training. DataError (exit 3) if the data has changed."""
+@dataclass(frozen=True)
+class Place:
+    """Where the data of a run is. data: another name of it, such as table:FILE after the file was moved, or another
+    data set of the same shape. folder: of all data sets. None of either: as in the training."""
+
+    data: str | None = None
+    folder: str | None = None
+
+
+AS_TRAINED = Place()
+
+
+def data_of(run: Run, place: Place) -> "Dataset":
+    """The data of a run, on the CPU. DataError (exit 3) if it is not what the run was trained on, and no other data is
+    named."""
     from dlcli.experiment.load import import_own, load_data
     from dlcli.experiment.restore import preprocessing_of
 
-    config = run.config() if data_dir is None else run.config().with_values(data_dir=data_dir)
+    config = run.config() if place.folder is None else run.config().with_values(data_dir=place.folder)
     import_own(config, runs_dir=run.root)
-    fingerprint = run.data().get("fingerprint")
-    return load_data(config, device="cpu", preprocessing=preprocessing_of(run), fingerprint=fingerprint)
+    fingerprint = run.data().get("fingerprint") if place.data is None else None
+    return load_data(
+        config, device="cpu", name=place.data, preprocessing=preprocessing_of(run), fingerprint=fingerprint
+    )
 
 
 def check_images(run: Run, about: "Preprocessing", what: str) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from dlcli.plots.curves import run_name
 from dlcli.plots.picture import Sheet, Tile
-from dlcli.plots.pixels import check_images, data_of, to_pngs
+from dlcli.plots.pixels import Place, check_images, data_of, to_pngs
 from dlcli.runs.run import Run
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _MOST = 40
 
 
-def samples(run: Run, notes: list[str], *, data_dir: str | None) -> Sheet:
+def samples(run: Run, notes: list[str], *, place: Place) -> Sheet:
     """The first 40 samples of the first batch of the first epoch, as the training augments and mixes them, with their
     classes. ConfigError (exit 2) if they are no images."""
     from dlcli.data import augment
@@ -21,7 +21,7 @@ def samples(run: Run, notes: list[str], *, data_dir: str | None) -> Sheet:
     from dlcli.experiment.restore import preprocessing_of
 
     check_images(run, preprocessing_of(run), "samples")
-    config, data = run.config(), data_of(run, data_dir)
+    config, data = run.config(), data_of(run, place)
     size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     augmentations = augment.parse(config.augment, data.spec)
     batch = next(
