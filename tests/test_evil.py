@@ -148,6 +148,9 @@ def test_a_run_that_was_made_to_harm(name: str, good: Good, root: Path) -> None:
             other = name == "eval folder that is a link"
             call("export", "1", "--format", "safetensors", "--runs-dir", str(root), refused=not other)
             assert not (root / evil.MARKER).exists(), "export executed what came with the run"
+    for what in ("curves", "errors"):  # of metrics.csv; of the stored answers, or of data and checkpoint
+        call("plot", "1", "--what", what, "--runs-dir", str(root), refused=None)
+        assert not (root / evil.MARKER).exists(), "plot executed what came with the run"
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ COMMANDS = {
         "Prove on this machine: exact resume, determinism, a working installation.",
     ),
     "runs": ("dlcli.cli.runs:app", "List all runs, newest first; show, remove or restore them."),
+    "plot": ("dlcli.cli.plot:plot", "Draw runs over each other, in the terminal or into a file."),
     "cache": ("dlcli.cli.cache:app", "List the decoded images and the tables that are kept, or remove them."),
     "models": ("dlcli.cli.listing:models", "List the built-in models."),
     "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),

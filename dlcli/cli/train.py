@@ -42,6 +42,9 @@ def train(
         ),
     ] = None,
     require: Require = None,
+    plots: Annotated[
+        bool, typer.Option("--plots", help="Write pictures of the finished run into its folder plots/, as dlcli plot.")
+    ] = False,
     print_: Print = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     format: Format,
@@ -91,7 +94,7 @@ def train(
     def opened() -> Any:
         return begun(built, runs_dir=runs_dir, name=name, command=command_line())
 
-    show(opened, lines=_opening, format=format, quiet=quiet, print_=print_, measuring=measuring)
+    show(opened, lines=_opening, format=format, quiet=quiet, print_=print_, measuring=measuring, plots=plots)
 
 
 def _opening(session: Any) -> list[str]:

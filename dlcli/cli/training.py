@@ -15,7 +15,7 @@ from dlcli.cli.arguments import one_of
 from dlcli.cli.columns import outcome
 from dlcli.cli.output import Column, Format, duration, emit, number, say, tell_damage, write
 from dlcli.cli.progress import Reporter
-from dlcli.core.errors import CheckError
+from dlcli.core.errors import CheckError, DlcliError
 
 if TYPE_CHECKING:
     from dlcli.evaluation.rules import Rule
@@ -63,9 +63,10 @@ def show(
     quiet: bool,
     print_: str | None,
     measuring: Measuring | None = None,
+    plots: bool = False,
 ) -> None:
     """Open a session, train, and show opening lines, one line per evaluation, a progress bar, the result, and what is
-    measured.
+    measured. plots: also write the pictures of the run.
 
     Exits with the code of the signal that stopped the training, if one did. CheckError (exit 7) if a rule does not
     hold.
@@ -84,7 +85,7 @@ def show(
                 reporter.line(line)
             follow(session, reporter, stop.reason)
     with _named_in_errors(session.run):
-        _tell_result(session, measuring, format=format, quiet=quiet, printed=print_ is not None)
+        _tell_result(session, measuring, format=format, quiet=quiet, printed=print_ is not None, plots=plots)
     if stop.signal is not None:
         raise typer.Exit(128 + stop.signal)
 
@@ -150,7 +151,7 @@ def follow(session: "Session", reporter: Reporter, stop: Callable[[], str | None
 
 
 def _tell_result(
-    session: "Session", measuring: Measuring | None, *, format: Format, quiet: bool, printed: bool
+    session: "Session", measuring: Measuring | None, *, format: Format, quiet: bool, printed: bool, plots: bool
 ) -> None:
     from dlcli.runs.table import row
 
@@ -162,6 +163,8 @@ def _tell_result(
     lines = [_closing(session, result, measured=measuring is not None), *_compilation(run.info().get("compile"))]
     if measuring is not None and result["status"] != "finished":
         lines.append(f"not measured on {measuring.split}, since the training has not finished")
+    if plots and result["status"] != "finished":
+        lines.append(f"no pictures, since the training has not finished; draw what there is: dlcli plot {run.path}")
     for line in lines:
         run.log(line)
         if not quiet:
@@ -169,10 +172,30 @@ def _tell_result(
     document = {**result, "path": str(run.path), "warning": warning}
     if session.built.start is not None:
         document["weights"] = session.built.start.as_dict()
+    failed = []
     if measuring is not None and result["status"] == "finished":
-        _measure(session, measuring, result, document, format=format, printed=printed)
+        failed = _measure(session, measuring, result, document, format=format, printed=printed)
     elif not printed:
         emit([result], _columns(result), format=format, document=document | ({"evaluation": None} if measuring else {}))
+    if plots and result["status"] == "finished":
+        _draw(session, measuring, quiet=quiet)
+    if failed:
+        raise CheckError("; ".join(failed))
+
+
+def _draw(session: "Session", measuring: Measuring | None, *, quiet: bool) -> None:
+    """Write the pictures of the run. That they cannot be written does not make the training fail."""
+    from dlcli.plots.of_training import write_pictures
+
+    built = session.built
+    split = measuring.split if measuring else "val" if built.dataset.val is not None else None
+    try:
+        files = write_pictures(session.run, split=split, loaded=built.dataset)
+    except DlcliError as error:
+        say(f"warning: {error}: there are no pictures of this run")
+        return
+    if not quiet:
+        say(f"pictures: {', '.join(map(str, files))}")
 
 
 def _measure(
@@ -183,9 +206,9 @@ def _measure(
     *,
     format: Format,
     printed: bool,
-) -> None:
+) -> list[str]:
     """As `dlcli eval`, but with the data in memory. Prints the training's result and the evaluation as two tables, one
-    JSON document, or one row of CSV or Markdown."""
+    JSON document, or one row of CSV or Markdown. Returns a sentence for each rule that does not hold."""
     from dlcli.evaluation import measure
     from dlcli.evaluation.rules import check_rules
 
@@ -204,8 +227,7 @@ def _measure(
         )
         if format is Format.table:
             evaluate.show(report, format=format, document=None)
-    if failed := evaluate.tell(verdicts, format=format):
-        raise CheckError("; ".join(failed))
+    return evaluate.tell(verdicts, format=format)
 
 
 def _columns(result: dict[str, Any]) -> list[Column]:

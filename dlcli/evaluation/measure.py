@@ -195,6 +195,30 @@ def evaluate(
     return found
 
 
+def answer_split(
+    run: Run, split: str, *, data: str | None = None, data_dir: str | None = None, loaded: Dataset | None = None
+) -> dict[str, torch.Tensor]:
+    """The answers of the best checkpoint, as `AnsweringTask.per_sample` describes them, with the `index` of each
+    sample, and of more than two classes the `probabilities` of all, (N, K) float64. The arguments are as in
+    `evaluate`, but nothing is written."""
+    restored = restore(run, device="auto" if loaded is None else str(loaded.train.rows.device))
+    config = restored.config if data_dir is None else restored.config.with_values(data_dir=data_dir)
+    dataset = loaded or load_data(
+        config,
+        device=restored.device,
+        name=data,
+        preprocessing=restored.preprocessing,
+        fingerprint=run.data().get("fingerprint") if data is None else None,
+    )
+    part = dataset.split(split)
+    measures = _measures(restored, part, restored.task)
+    found = {"index": _index(part), **restored.task.per_sample(measures)}
+    outputs = [each["output"] for each in measures if "output" in each]
+    if outputs and (probabilities := restored.task.probabilities(torch.cat(outputs))) is not None:
+        found["probabilities"] = probabilities
+    return found
+
+
 def _measures(restored: Restored, part: Split, task: AnsweringTask) -> list[Measures]:
     return measure(
         restored.model,
@@ -212,8 +236,11 @@ def _answers(part: Split, task: AnsweringTask, measures: list[Measures]) -> byte
     """The answer to each sample as a file; None if there are too many, or more than one to a sample."""
     if len(part) > MOST_SAMPLES or not (found := task.per_sample(measures)):
         return None
-    index = torch.arange(len(part)) if part.index is None else part.index
-    return packed({name: tensor.cpu().numpy() for name, tensor in {"index": index, **found}.items()})
+    return packed({name: tensor.cpu().numpy() for name, tensor in {"index": _index(part), **found}.items()})
+
+
+def _index(part: Split) -> torch.Tensor:
+    return torch.arange(len(part)) if part.index is None else part.index
 
 
 def _importance(

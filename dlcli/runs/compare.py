@@ -118,7 +118,7 @@ def compare(
         _refuse_other_data(there)
     groups = [Group(text, [one for one in group if one.value is not None]) for text, group in results.items()]
     if by_config:
-        groups = _by_config(there, first=results[baseline] if baseline else [])
+        groups = group_by_config(there, first=results[baseline] if baseline else [])
     groups = [group for group in groups if group.results]
     if not groups:
         raise RunError(f"no run to compare has {metric}: " + "; ".join(f"{o.run} {o.reason}" for o in left_out[:5]))
@@ -217,7 +217,7 @@ def _refuse_other_data(results: Sequence[Result]) -> None:
         )
 
 
-def _by_config(results: Sequence[Result], *, first: Sequence[Result]) -> list[Group]:
+def group_by_config(results: Sequence[Result], *, first: Sequence[Result]) -> list[Group]:
     """Groups of equal settings, in the order of their first runs; the one that holds `first` comes first."""
     names = sorted({name for result in results for name in result.settings} - NOT_OF_A_GROUP)
     differing = [n for n in names if len({repr(result.settings.get(n)) for result in results}) > 1]

@@ -1,0 +1,1 @@
+"""Pictures of runs: numbers -> lines and grids -> SVG, HTML, CSV or characters."""

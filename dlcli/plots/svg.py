@@ -1,0 +1,184 @@
+"""A picture as SVG, without fonts, scripts or links: readable in grey, by the colour-blind, on light and dark."""
+
+import base64
+import re
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from dlcli.plots.axis import Axis, label
+from dlcli.plots.picture import Grid, Line, Panel, Picture, Sheet
+
+_WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 720, 70, 20, 34, 240, 44
+_ROW = 18  # of the legend
+
+# The colours of Okabe and Ito (2008); black is that of the text. With the markers 35 styles are different.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "currentColor")
+_MARKERS = ("M-3 -3h6v6h-6z", "M0 -4L4 3h-8z", "M0 -4.5L4.5 0L0 4.5L-4.5 0z",
+            "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0z",
+            "M-3 -3L3 3M-3 3L3 -3")  # fmt: skip
+
+STYLE = (
+    ".dlcli{background:#fff;color:#222;font:13px system-ui,sans-serif}.dlcli text{fill:currentColor}"
+    ".dlcli .on{fill:#fff}"
+    "@media(prefers-color-scheme:dark){.dlcli{background:#16181c;color:#ddd}}"
+)
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def to_svg(picture: Picture) -> str:
+    """An XML document of one <svg>. Names of runs, classes and columns are escaped and cut."""
+    parts, y = [], 0.0
+    for panel in picture.panels:
+        if isinstance(panel, Panel):
+            drawn, height = _panel(panel)
+        else:
+            drawn, height = _grid(panel) if isinstance(panel, Grid) else _sheet(panel)
+        parts.append(f'<g transform="translate(0 {y:g})">{drawn}</g>')
+        y += height
+    for note in picture.notes:
+        parts.append(f'<text x="{_LEFT}" y="{y + 14:g}" font-size="11">{text(note, most=110)}</text>')
+        y += _ROW
+    title = text(f"{picture.title}: " + ", ".join(panel.title for panel in picture.panels))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="dlcli" viewBox="0 0 {_WIDTH} {y + 8:g}" width="{_WIDTH}" '
+        f'height="{y + 8:g}" role="img" aria-label="{title}"><title>{title}</title><style>{STYLE}</style>'
+        + "\n".join(parts)
+        + "</svg>\n"
+    )
+
+
+def text(value: str, *, most: int = 60) -> str:
+    """A name as XML text, also inside quotes: escaped, without control characters, cut to `most` characters."""
+    value = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
+    return escape(value if len(value) <= most else f"{value[: most - 1]}…")
+
+
+def _panel(panel: Panel) -> tuple[str, float]:
+    """The drawing, and its height."""
+    across = Axis.around(x for line in panel.lines for x, y in line.points if y is not None)
+    up = Axis.around(panel.heights(), log=panel.log)
+    wide = _WIDTH - _LEFT - _RIGHT
+    parts = [f'<text x="{_LEFT}" y="20" font-weight="bold">{text(panel.title)}</text>']
+    for tick in up.ticks():
+        y = _TOP + _HEIGHT * (1 - up.place(tick))
+        parts.append(
+            f'<path d="M{_LEFT} {y:.1f}h{wide}" stroke="currentColor" stroke-opacity=".15"/>'
+            f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label(tick)}</text>'
+        )
+    for tick in across.ticks(whole=all(x.is_integer() for line in panel.lines for x, _ in line.points)):
+        x = _LEFT + wide * across.place(tick)
+        parts.append(f'<text x="{x:.1f}" y="{_TOP + _HEIGHT + 18}" text-anchor="middle">{label(tick)}</text>')
+    below = _TOP + _HEIGHT
+    parts.append(f'<path d="M{_LEFT} {_TOP}V{below}H{_WIDTH - _RIGHT}" fill="none" stroke="currentColor"/>')
+    parts.append(f'<text x="{_LEFT + wide / 2}" y="{below + 36}" text-anchor="middle">{text(panel.x)}</text>')
+    for line in panel.lines:
+        placed = [
+            None if y is None or (panel.log and y <= 0)
+            else (_LEFT + wide * across.place(x), _TOP + _HEIGHT * (1 - up.place(y)))
+            for x, y in line.points
+        ]  # fmt: skip
+        edges = [
+            (_LEFT + wide * across.place(x), [_TOP + _HEIGHT * (1 - up.place(max(end, up.low))) for end in ends])
+            for x, *ends in line.band
+        ]
+        parts.append("".join(_line(line, placed, edges)))
+    legend, height = _legend(panel, top=below + 44)
+    return "\n".join([*parts, legend]), below + _BELOW + height
+
+
+def _line(
+    line: Line, placed: Sequence[tuple[float, float] | None], edges: Sequence[tuple[float, list[float]]]
+) -> Iterator[str]:
+    colour = _COLOURS[(line.style - 1) % len(_COLOURS)]
+    yield f'<g stroke="{colour}" fill="none"><title>{text(f"{line.name} {line.part}")}</title>'
+    if edges:
+        outline = [f"{x:.1f} {ends[0]:.1f}" for x, ends in edges] + [f"{x:.1f} {e[1]:.1f}" for x, e in reversed(edges)]
+        yield f'<path d="M{"L".join(outline)}z" fill="{colour}" fill-opacity=".18" stroke="none"/>'
+    if line.joined:
+        pieces, pen = [], "M"
+        for point in placed:
+            if point is not None:
+                pieces.append(f"{pen}{point[0]:.1f} {point[1]:.1f}")
+            pen = "M" if point is None else "L"
+        dash = ' stroke-dasharray="6 4"' if line.dashed else ""
+        yield f'<path d="{"".join(pieces)}" stroke-width="1.8" stroke-linejoin="round"{dash}/>'
+    there = [point for point in placed if point is not None]
+    size = "" if line.joined else " scale(.6)"
+    for x, y in there[:: len(there) // 8 + 1] if line.joined else there:
+        yield f'<path d="{_marker(line)}" transform="translate({x:.1f} {y:.1f}){size}"{_filled(line, colour)}/>'
+    yield "</g>"
+
+
+def _marker(line: Line) -> str:
+    return _MARKERS[line.style % len(_MARKERS)]
+
+
+def _filled(line: Line, colour: str) -> str:
+    """Markers of dashed lines are hollow."""
+    return "" if line.dashed else f' fill="{colour}"' + (' fill-opacity=".5"' if not line.joined else "")
+
+
+def _legend(panel: Panel, *, top: float) -> tuple[str, float]:
+    parts = []
+    for row, line in enumerate(panel.lines):
+        y, colour = top + _ROW * row + 8, _COLOURS[(line.style - 1) % len(_COLOURS)]
+        dash = ' stroke-dasharray="6 4"' if line.dashed else ""
+        stroke = f'<path d="M0 0h32" stroke-width="1.8"{dash}/>' if line.joined else ""
+        marker = f'<path d="{_marker(line)}" transform="translate(16 0)"{_filled(line, colour)}/>'
+        name = text(f"{line.name} {line.part}".strip(), most=80)
+        parts.append(
+            f'<g transform="translate({_LEFT} {y:g})"><g stroke="{colour}" fill="none">{stroke}{marker}</g>'
+            f'<text x="42" y="4">{name}</text></g>'
+        )
+    return "\n".join(parts), _ROW * len(panel.lines) + 10
+
+
+def _grid(grid: Grid) -> tuple[str, float]:
+    """Each cell is shaded by its share of the row; its count is written into it where there is room."""
+    names = [text(name, most=14) for name in grid.names]
+    left, top = 130, 84
+    size = max(2.0, min(46.0, (_WIDTH - left - _RIGHT) / max(1, len(names))))
+    told, end = size >= 11, top + size * len(names)
+    parts = [
+        f'<text x="20" y="20" font-weight="bold">{text(grid.title, most=90)}</text>',
+        f'<text x="20" y="40">{text(f"rows: {grid.y}; columns: {grid.x}; shade: share of the row", most=100)}</text>',
+    ]
+    for row, counts in enumerate(grid.counts):
+        y, total = top + row * size, sum(counts) or 1
+        if told:
+            parts.append(f'<text x="{left - 6}" y="{y + size / 2 + 4:.1f}" text-anchor="end">{names[row]}</text>')
+            place = f"translate({left + size * (row + 0.5) + 4:.1f} {top - 4}) rotate(-45)"
+            parts.append(f'<text transform="{place}" font-size="11">{text(grid.names[row], most=8)}</text>')
+        for column, count in enumerate(counts):
+            x, share = left + column * size, count / total
+            about = text(f"{grid.names[row]}, {grid.names[column]}: {count}", most=120)
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y:.1f}" width="{size:.1f}" height="{size:.1f}" fill="#0072b2" '
+                f'fill-opacity="{share:.3f}" stroke="currentColor" stroke-opacity=".15"><title>{about}</title></rect>'
+            )
+            if size >= 24 and count:
+                white = ' class="on"' if share > 0.5 else ""
+                parts.append(
+                    f'<text x="{x + size / 2:.1f}" y="{y + size / 2 + 4:.1f}" text-anchor="middle" '
+                    f'font-size="11"{white}>{count}</text>'
+                )
+    return "\n".join(parts), end + 20
+
+
+def _sheet(sheet: Sheet) -> tuple[str, float]:
+    """Eight images in a row, with a line below for each line of the longest caption."""
+    lines = max((len(tile.caption) for tile in sheet.tiles), default=0)
+    high = 15 * lines + (94 if any(tile.png for tile in sheet.tiles) else 8)
+    parts = [f'<text x="20" y="20" font-weight="bold">{text(sheet.title, most=90)}</text>']
+    for number, tile in enumerate(sheet.tiles):
+        x, y = 20 + number % 8 * 86, 34 + number // 8 * high
+        if tile.png is not None:
+            parts.append(
+                f'<image x="{x}" y="{y}" width="80" height="80" image-rendering="pixelated" '
+                f'href="data:image/png;base64,{base64.b64encode(tile.png).decode()}"/>'
+            )
+            y += 80
+        for row, line in enumerate(tile.caption, 1):
+            parts.append(f'<text x="{x}" y="{y + 14 * row}" font-size="11">{text(line, most=14)}</text>')
+    return "\n".join(parts), 34 + -(-len(sheet.tiles) // 8) * high + 10
