@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli import archive, compare, tags, trash
+from dlcli.cli import archive, compare, publish, tags, trash
 from dlcli.cli.arguments import RunName, RunsDir, one_of, with_format
 from dlcli.cli.columns import outcome
 from dlcli.cli.output import Column, Format, age, duration, emit, number, say, setting, write
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 app.command(context_settings=tags.DASHES)(tags.tag)
 for command in (
-    tags.note, compare.compare, compare.diff, archive.verify, archive.archive, archive.import_,
+    tags.note, compare.compare, compare.diff, archive.verify, archive.archive, archive.import_, publish.publish,
     trash.rm, trash.restore, trash.purge,
 ):  # fmt: skip
     app.command(command.__name__.rstrip("_"))(command)

@@ -26,12 +26,12 @@ _MOST = 12  # settings shown
 _GIVEN = {"given": optional(list_of(TEXT))}
 
 # Keys of config.json that are not settings, have a column of their own, or do not change the result.
-_SHOWN = {*table.COLUMNS, "format", "given", "data_dir", "log_every", "checkpoint_every", "keep_last"}
+_SHOWN = {*table.COLUMNS, "format", "given", "data_dir", "log", "log_every", "checkpoint_every", "keep_last"}
 
 _ORDER = {f.name: place for place, f in enumerate(fields(TrainConfig))}
 
 # Settings that do not make another group.
-NOT_OF_A_GROUP = {"format", "given", "seed", "data_dir", "log_every", "checkpoint_every", "keep_last", "threads"}
+NOT_OF_A_GROUP = {"format", "given", "seed", "data_dir", "log", "log_every", "checkpoint_every", "keep_last", "threads"}
 
 # Bytes of test.json to read: the metrics come before the tables of classes, which are much longer.
 _START = 4096
@@ -140,6 +140,18 @@ def _entry(root: str | Path, number: int) -> tuple[dict[str, Any], dict[str, Any
     return row, config
 
 
+def measured(run: Run) -> tuple[dict[str, float], int]:
+    """All that `dlcli eval` measured on the test split, and at which step; empty and 0 if it did not. RunError if
+    test.json is damaged."""
+    folder = os.path.join(run.path, "eval")
+    start = _started(folder)
+    if start is None:
+        return {}, 0
+    step, metrics = start
+    finite = {k: v for k, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
+    return {name: float(value) for name, value in finite.items()}, step
+
+
 def _chosen(
     runs: Sequence[Mapping[str, Any]], conditions: Sequence[Condition], sort: str, extra: Sequence[str]
 ) -> list[int]:
@@ -185,17 +197,25 @@ def _differing(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 def _test(folder: str, best: str | None) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """The main result, and all metrics."""
-    with told_as_damage(file := f"{folder}/test.json"):
-        start = read_start(folder, file, most=_START)
-        if start is None:
-            return None, {}
-        found = _MEASURED.search(start)
-        if found is None:
-            raise ValueError("it holds no metrics")
-        metrics = parse_json(found[2])
+    start = _started(folder)
+    if start is None:
+        return None, {}
+    step, metrics = start
     names = [best.removeprefix("val/")] if best is not None else _MAIN
     name = next((name for name in names if name in metrics), None)
     value = metrics.get(name)
     if name is None or not isinstance(value, int | float) or not math.isfinite(value):
         return None, metrics
-    return {"metric": name, "value": value, "step": int(found[1])}, metrics
+    return {"metric": name, "value": value, "step": step}, metrics
+
+
+def _started(folder: str) -> tuple[int, dict[str, Any]] | None:
+    """Step and metrics of test.json; None if there is none."""
+    with told_as_damage(file := f"{folder}/test.json"):
+        start = read_start(folder, file, most=_START)
+        if start is None:
+            return None
+        found = _MEASURED.search(start)
+        if found is None:
+            raise ValueError("it holds no metrics")
+        return int(found[1]), parse_json(found[2])
