@@ -62,7 +62,9 @@ def test_every_setting_is_an_option_and_every_option_shows_its_default() -> None
     for f in fields(TrainConfig):
         if f.metadata:
             assert f" --{f.name.replace('_', '-')}" in text, f.name
-    assert "(default: the model's; sgd 0.01; adam, adamw, rmsprop 0.001; gd 0.1)" in text
+    assert (
+        "(default: the model's; sgd 0.01; adam, adamw, rmsprop 0.001; gd 0.1; a tenth for a pretrained network)" in text
+    )
     assert "(default: 64)" in text
 
 

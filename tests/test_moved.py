@@ -87,12 +87,13 @@ def test_a_run_that_may_only_be_read_is_measured(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "1" / "eval").exists()
     again = evaluate(Run(tmp_path, 1))
     assert (again.unrecorded, again.metrics) == (None, found.metrics)
+    (answers,) = (tmp_path / "1" / "eval").glob("test-*.npz")  # which are written before the record
     (tmp_path / "1" / "eval" / "test.json").unlink()
     with monkeypatch.context() as patched:
         patched.setattr(files, "_write_and_flush", refuse)
         done = CliRunner().invoke(app, ["eval", "1", "--runs-dir", str(tmp_path), "--require", "loss<0"])
     assert done.exit_code == 7  # the gate still applies
-    told = f"cannot write {tmp_path}/1/eval/test.json: Read-only file system"
+    told = f"cannot write {tmp_path}/1/eval/{answers.name}: Read-only file system"
     assert done.stderr.splitlines()[0] == f"warning: {told}: these numbers are not recorded in the run"
 
 

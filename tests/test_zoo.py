@@ -158,7 +158,7 @@ def check_built(name: str, size: int, channels: int) -> None:
     again = built(name, images(size, channels=channels)).eval()
     again.load_state_dict(saved)  # without the metadata that torch.save would keep
     with torch.no_grad():
-        torch.testing.assert_close(again(x), model(x))
+        torch.testing.assert_close(again(x), model(x), rtol=1e-4, atol=1e-5)  # another layout, other sums
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5"])
@@ -172,6 +172,10 @@ def test_a_training_of_each_family_is_resumed_exactly(name: str, dlcli: Dlcli, t
     check_resumed(name, dlcli, tmp_path)
 
 
+def newest(checkpoints: Path) -> Path:
+    return max(checkpoints.glob("last-*"), key=lambda path: int(path.name.removeprefix("last-")))
+
+
 def check_resumed(name: str, dlcli: Dlcli, tmp_path: Path) -> None:
     """In mixed precision and with an average of the weights: as a training that never stopped, bit for bit."""
     photographs(tmp_path)
@@ -180,9 +184,7 @@ def check_resumed(name: str, dlcli: Dlcli, tmp_path: Path) -> None:
     dlcli("train", *words, "--epochs", "2")
     dlcli("train", *words, "--epochs", "1")
     assert "exact: yes" in (tmp_path / "runs/2/log.txt").read_text() + dlcli("resume", "2", "--epochs", "2").stderr
-    one, other = (
-        load_file(next((tmp_path / f"runs/{n}/checkpoints").glob("last-4*")) / "model.safetensors") for n in (1, 2)
-    )
+    one, other = (load_file(newest(tmp_path / f"runs/{n}/checkpoints") / "model.safetensors") for n in (1, 2))
     assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
     if name != "mnasnet0_5":  # after so few steps, the statistics of its normalisation are still of no use
         predicted = json.loads(dlcli("predict", "2", "photos/ants/0.png", "--json").stdout)

@@ -9,7 +9,9 @@ from dlcli.cli.output import Column, Format, emit, number, say, setting
 from dlcli.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dlcli.runs.compare import Comparison
+    from collections.abc import Sequence
+
+    from dlcli.runs.compare import Compared, Comparison
 
 
 @with_format
@@ -52,6 +54,9 @@ def compare(
     Shows the mean, its 95 % interval, and the difference to the first group.
     Runs with the same seeds are compared in pairs (exact sign-flip test),
     others by Welch's t-test; of several p values each is adjusted (Holm).
+
+    Two single runs are compared sample by sample, from the answers that
+    dlcli eval stored: McNemar's exact test and a bootstrap interval.
     """
     if not names:
         raise ConfigError("name the runs to compare: dlcli runs compare 1:5 6:10")
@@ -103,9 +108,30 @@ def diff(
     emit(rows, columns, format=format)
 
 
+def _on_samples(others: "Sequence[Compared]") -> list[str]:
+    told = []
+    tests = [row.samples for row in others if row.samples is not None]
+    for test in tests:
+        low, high = test.interval
+        line = (
+            f"{test.second} against {test.first} on the same {test.samples:,} {test.split} samples: {test.metric} "
+            f"{_signed(test.difference)} ({_signed(low)} to {_signed(high)}, bootstrap)"
+        )
+        if test.adjusted_p is not None:
+            line += (
+                f"; {test.only_second:,} are right only in {test.second}, {test.only_first:,} only in {test.first}, "
+                f"p {test.adjusted_p:.3g} (McNemar's exact test)"
+            )
+        told.append(line)
+    if tests:
+        told.append("this compares these trained models, not their settings: for those train several seeds")
+    return told + [f"no test on samples: {row.no_samples}" for row in others if row.no_samples]
+
+
 def _row(values: dict[str, Any]) -> dict[str, Any]:
     """Flat, as CSV needs it."""
     difference = values.pop("difference") or {}
+    samples = values.pop("samples") or {}
     low, high = values.pop("interval") or (None, None)
     less, more = difference.get("interval") or (None, None)
     return values | {
@@ -115,6 +141,7 @@ def _row(values: dict[str, Any]) -> dict[str, Any]:
         "difference_low": less,
         "difference_high": more,
         "p": difference.get("adjusted_p"),
+        "samples_p": samples.get("adjusted_p"),
         "runs": ",".join(map(str, values["runs"])),
         "values": ",".join(map(str, values["values"])),
     }
@@ -145,7 +172,7 @@ def _signed(value: float | None) -> str:
 
 
 def _remarks(found: "Comparison") -> list[str]:
-    """How the table is to be read, as far as it is not plain."""
+    """How the table is to be read, as far as it is not plain, and what two runs say of the same samples."""
     others = [row for row in found.rows if row.difference is not None]
     told = []
     pairs = [row for row in others if row.paired]
@@ -154,9 +181,11 @@ def _remarks(found: "Comparison") -> list[str]:
         least = max((row.difference.least_p or 0.0 for row in pairs if row.difference), default=0.0)
         if least > 0.05:
             told.append(f"with so few seeds p cannot be below {least:g}: add seeds to tell small differences")
-    if len(pairs) < len(others):
+    apart = [row for row in others if not row.paired and row.samples is None]
+    if apart:
         told.append("runs that do not have the same seeds are compared by Welch's t-test")
-    if any(row.difference and row.difference.p is None for row in others):
+    told += _on_samples(others)
+    if any(row.difference and row.difference.p is None and row.samples is None for row in others):
         told.append("no p where a group has fewer than 3 runs, or no spread")
     if len([row for row in others if row.adjusted_p is not None]) > 1:
         told.append(f"p is adjusted for {len(others)} comparisons (Holm)")

@@ -20,6 +20,7 @@ from dlcli.experiment.load import load_data
 from dlcli.experiment.restore import Restored, preprocessing_of, restore
 from dlcli.runs.names import as_run
 from dlcli.runs.run import Run, now
+from dlcli.runs.sample_answers import MOST_SAMPLES, packed
 from dlcli.tasks.binary import Binary
 from dlcli.tasks.choose import choose_task, why_undefined
 from dlcli.tasks.task import AnsweringTask, Measures, Task
@@ -124,7 +125,7 @@ def evaluate(
     threshold: float | None = None,
     importances: bool = False,
 ) -> Evaluation:
-    """Measure a run's checkpoint and write eval/SPLIT.json into the run.
+    """Measure a run's checkpoint and write eval/SPLIT.json into the run, and the answer to each sample beside it.
 
     run: a Run, a path (`runs/3`), or a name as on the command line (`3`, `latest`, `best:accuracy`).
     data: another data set of the same shape, normalised like the run's own; the record is then eval/SPLIT-DATA.json.
@@ -186,7 +187,7 @@ def evaluate(
     other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)
     other += "" if threshold is None else f"-threshold-{threshold:g}"
     try:
-        run.write_record("eval", split + other, record)
+        run.write_record("eval", split + other, record, npz=_answers(part, task, measures))
     except ResourceError as error:  # a read-only folder or a full disk: the numbers are valid
         if (run.path / "eval").is_symlink():  # it could lead out of the run
             raise
@@ -205,6 +206,14 @@ def _measures(restored: Restored, part: Split, task: AnsweringTask) -> list[Meas
         device=restored.device,
         whole=True,
     )
+
+
+def _answers(part: Split, task: AnsweringTask, measures: list[Measures]) -> bytes | None:
+    """The answer to each sample as a file; None if there are too many, or more than one to a sample."""
+    if len(part) > MOST_SAMPLES or not (found := task.per_sample(measures)):
+        return None
+    index = torch.arange(len(part)) if part.index is None else part.index
+    return packed({name: tensor.cpu().numpy() for name, tensor in {"index": index, **found}.items()})
 
 
 def _importance(

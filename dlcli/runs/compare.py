@@ -12,6 +12,7 @@ from dlcli.runs.differences import NOT_OF_A_GROUP
 from dlcli.runs.names import compact, find
 from dlcli.runs.ranking import ground
 from dlcli.runs.run import Run
+from dlcli.runs.sample_tests import SampleTest, compare_samples
 from dlcli.runs.statistics import Difference, Summary, holm, paired, summarise, unpaired
 
 
@@ -53,6 +54,8 @@ class Compared:
     """A group, and how it differs from the first one; the first one has no difference.
 
     adjusted_p: p among all comparisons, after Holm. paired: whether runs with the same seed were compared.
+    samples: if both groups are one run, these on the same samples; None if that cannot be told, and `no_samples` then
+    says why.
     """
 
     group: Group
@@ -60,6 +63,8 @@ class Compared:
     difference: Difference | None = None
     paired: bool = False
     adjusted_p: float | None = None
+    samples: SampleTest | None = None
+    no_samples: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         difference = None if self.difference is None else asdict(self.difference)
@@ -71,6 +76,7 @@ class Compared:
             "values": self.group.values,
             **asdict(self.summary),
             "difference": difference,
+            "samples": None if self.samples is None else self.samples.as_dict(),
         }
 
 
@@ -119,6 +125,7 @@ def compare(
     rows = [_compared(groups[0], group) for group in groups[1:]]
     adjusted = holm([row.difference.p if row.difference else None for row in rows])
     rows = [replace(row, adjusted_p=p) for row, p in zip(rows, adjusted, strict=True)]
+    rows = _on_samples(groups[0], rows, metric)
     return Comparison(metric, [Compared(groups[0], summarise(groups[0].values)), *rows], left_out)
 
 
@@ -129,6 +136,25 @@ def _compared(first: Group, other: Group) -> Compared:
             other, summarise(other.values), paired([*ours.values()], [theirs[seed] for seed in ours]), paired=True
         )
     return Compared(other, summarise(other.values), unpaired(first.values, other.values))
+
+
+def _on_samples(first: Group, rows: Sequence[Compared], metric: str) -> list[Compared]:
+    """With the answers to the samples, where a group of one run is compared with another."""
+    split, _, name = metric.rpartition("/")
+    found = []
+    for row in rows:
+        if len(first.results) == len(row.group.results) == 1:
+            try:
+                test = compare_samples(first.results[0].run, row.group.results[0].run, split, name)
+                row = replace(row, samples=test)
+            except RunError as error:
+                row = replace(row, no_samples=str(error))
+        found.append(row)
+    adjusted = holm([row.samples.p if row.samples else None for row in found])
+    return [
+        replace(row, samples=replace(row.samples, adjusted_p=p)) if row.samples else row
+        for row, p in zip(found, adjusted, strict=True)
+    ]
 
 
 def _monitored(run: Run) -> str:

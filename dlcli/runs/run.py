@@ -9,7 +9,7 @@
       log.txt         the console output
       lock            marks the folder as a run of dlcli; locked by the process that trains
       checkpoints/    best-STEP/ and last-STEP/
-      eval/           what `dlcli eval` measured
+      eval/           what `dlcli eval` measured, and the answer to each sample (see sample_answers.py)
     runs/.trash/      runs that were removed (see trash.py)
 
 The files are the database. The status of a run is derived: "running" in run.json counts only while the lock is held,
@@ -19,6 +19,7 @@ and the operating system releases the lock however the process ends.
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -57,6 +58,9 @@ TRASH = ".trash"
 PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
 
 RUN_NUMBER = re.compile(r"([1-9][0-9]{0,8})")
+
+# Digits of the sha256 in the name of a file that belongs to a record.
+_DIGITS = 12
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -233,19 +237,41 @@ class Run:
             raise ResourceError(f"cannot write into {path}: {error.strerror}") from None
         return path
 
-    def write_record(self, folder: str, name: str, record: Mapping[str, Any]) -> Path:
-        """Write the result of a later command to FOLDER/NAME.json."""
-        return self.write_file(folder, f"{name}.json", with_checksum(record))
+    def write_record(self, folder: str, name: str, record: Mapping[str, Any], *, npz: bytes | None = None) -> Path:
+        """Write the result of a later command to FOLDER/NAME.json.
+
+        npz: a file that belongs to it. It is written first, as NAME-DIGEST.npz, and the record says its name and
+        sha256; those of earlier records of that name are removed last. So every record has its file at any moment.
+        """
+        if npz is None:
+            return self.write_file(folder, f"{name}.json", with_checksum(record))
+        digest = hashlib.sha256(npz).hexdigest()
+        file = f"{name}-{digest[:_DIGITS]}.npz"
+        with self._alone_in(folder) as path:
+            write_bytes(path / file, npz)
+            write_bytes(path / f"{name}.json", with_checksum({**record, "file": file, "sha256": digest}))
+            older = re.compile(rf"{re.escape(name)}-[0-9a-f]{{{_DIGITS}}}\.npz")
+            with contextlib.suppress(OSError):
+                for entry in os.listdir(path):
+                    if older.fullmatch(entry) and entry != file:
+                        (path / entry).unlink()
+        return path / f"{name}.json"
 
     def write_file(self, folder: str, name: str, content: bytes) -> Path:
         """Write a file of a later command to a folder of the run, under a lock. Partial files that a killed process
         has left there are removed."""
+        with self._alone_in(folder) as path:
+            write_bytes(path / name, content)
+        return path / name
+
+    @contextlib.contextmanager
+    def _alone_in(self, folder: str) -> Iterator[Path]:
+        """A folder of the run, under its lock, without partial files."""
         path = self.folder(folder)
         with held(os.open(path, os.O_RDONLY | os.O_DIRECTORY)) as alone:
             if alone:
                 sweep(path)
-            write_bytes(path / name, content)
-        return path / name
+            yield path
 
     # metrics.csv, log.txt
 

@@ -85,6 +85,12 @@ class Binary(AnsweringTask):
         metrics = dict.fromkeys(self.table_names) | tables.metrics | found
         return replace(tables, metrics=metrics)
 
+    def per_sample(self, measures: Sequence[Measures]) -> dict[str, Tensor]:
+        score, target = _joined(measures, "score").double(), _joined(measures, "target")
+        predicted = score > self.cut
+        probability = torch.sigmoid(torch.where(predicted, score, -score))
+        return {"target": target.long(), "predicted": predicted.long(), "probability": probability}
+
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """The likeliest class and its probability."""
         return likeliest(self.probabilities(output), names, scores=self.scores(output))

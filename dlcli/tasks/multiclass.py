@@ -87,6 +87,14 @@ class Multiclass(AnsweringTask):
             }
         return replace(tables, metrics=dict.fromkeys(self.table_names) | tables.metrics | found)
 
+    def per_sample(self, measures: Sequence[Measures]) -> dict[str, Tensor]:
+        output = _joined(measures, "output")
+        return {
+            "target": _joined(measures, "target"),
+            "predicted": _joined(measures, "prediction"),
+            "probability": (output.amax(1).double() - log_sum_exp(output)).exp(),
+        }
+
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """The likeliest class and its probability."""
         return likeliest(self.probabilities(output), names)

@@ -65,6 +65,12 @@ class Regression(AnsweringTask):
         mape = None if zero else (error / target).abs().mean().item()
         return Tables({"mape": mape})
 
+    def per_sample(self, measures: Sequence[Measures]) -> dict[str, Tensor]:
+        return {
+            "target": self.in_units(_joined(measures, "target")),
+            "predicted": self.in_units(_joined(measures, "prediction")),
+        }
+
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """The value in the target's units."""
         return [{"value": value} for value in self.in_units(output)[:, 0].tolist()]

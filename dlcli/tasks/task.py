@@ -78,6 +78,11 @@ class AnsweringTask(Task, Protocol):
         """What an evaluation reports besides `metrics`, from `whole` measures."""
         return Tables()
 
+    def per_sample(self, measures: Sequence[Measures]) -> dict[str, Tensor]:
+        """`target` and `predicted` of each sample, (N,), and for classes the `probability` of the predicted one, from
+        `whole` measures. Empty if a sample has more than one answer."""
+        return {}
+
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
         """One dict per sample: name -> value. names: of the classes or tokens; empty if they have none."""
 
