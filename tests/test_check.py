@@ -166,7 +166,7 @@ def test_a_resume_that_fails_is_told_with_its_sentence(tmp_path: Path, monkeypat
         "if 'resume' in sys.orig_argv:\n"
         "    from dlcli.core.errors import RunError\n"
         "    from dlcli.training.state import TrainingState\n"
-        "    def restore(self, saved):\n"
+        "    def restore(self, saved, **how):\n"
         "        raise RunError(f'step {saved.state[\"step\"]} is refused')\n"
         "    TrainingState.restore = restore\n"
     )

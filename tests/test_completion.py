@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from dlcli.cli.completion import answer, script
 from dlcli.cli.main import app
 from dlcli.config.registry import MODELS
+from dlcli.core.zoo import zoo
 from dlcli.runs import given_names
 from tests.make_words import FILE, words
 from tests.test_compare import make
@@ -45,7 +46,8 @@ RUNS = ["2", "1", "digits-1", "latest", "best:loss", "best:accuracy"]
         ("dlcli ev", ["eval"]),
         ("dlcli --ver", ["--version"]),
         ("dlcli nonsense ", []),
-        ("dlcli train ", list(MODELS)),
+        ("dlcli train ", [*MODELS, *zoo()]),
+        ("dlcli train resnext50", ["resnext50_32x4d"]),
         ("dlcli train lin", ["linear"]),
         ("dlcli train cnn --data fash", ["fashion-mnist"]),
         ("dlcli train cnn --data tab", ["table:"]),

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from dlcli import TrainConfig
@@ -186,6 +187,25 @@ def test_what_a_killed_eval_has_left_is_cleared_away_by_the_next(tmp_path: Path)
     assert left == {"test.", ".tmp-"}
 
 
+def test_a_record_always_has_the_file_that_belongs_to_it(tmp_path: Path) -> None:
+    def write(folder: Path, value: bytes) -> None:
+        Run(folder, 1).write_record("eval", "test", {"value": value.decode()}, npz=value)
+
+    def prepare(folder: Path) -> None:
+        Run.create(folder)
+        write(folder, b"old")
+
+    def check(folder: Path, code: int) -> None:
+        records = Run(folder, 1).path / "eval"
+        record = reading.read_json(records / "test.json")
+        assert (records / record["file"]).read_bytes() == record["value"].encode()
+        assert record["value"] == "new" if code == 0 else record["value"] in ("old", "new")
+        write(folder, b"next")
+        assert len(list(records.iterdir())) == 2
+
+    assert at_each_call(tmp_path, lambda folder: write(folder, b"new"), check, prepare=prepare) >= 7
+
+
 def test_evals_at_once_do_not_clear_away_what_another_writes(tmp_path: Path) -> None:
     run = Run.create(tmp_path)
 
@@ -305,18 +325,33 @@ def goes_on(folder: Path, straight: Run) -> None:
     assert [run.info().get(name) for name in told] == [straight.info().get(name) for name in told]
 
 
-@pytest.mark.parametrize("changes", [{}, {"patience": 1, "epochs": 9, "lr": 30.0}], ids=["", "that stops early"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"patience": 1, "epochs": 9, "lr": 30.0}, {"weights": "start.safetensors"}],
+    ids=["", "that stops early", "that starts from weights"],
+)
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_whole_training(step: int, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_whole_training(step: int, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    start = tmp_path / "start.safetensors"
+    save_file({"linear.weight": torch.full((1, 1), 5.0), "linear.bias": torch.ones(1)}, start)
+    content = start.read_bytes()
     config = SMALL.replace(**changes)
     straight = undisturbed(config, tmp_path)
-    if changes:
+    if "patience" in changes:
         assert straight.info()["stopped_early"] < 9
 
     def check(folder: Path, code: int) -> None:
         assert code in (0, KILLED)
         assert {row["status"] for row in summary.rows(folder)} <= {"dead", "broken", "finished"}
-        goes_on(folder, straight)
+        start.unlink()  # a run does not need the file that it started from, once it has a checkpoint
+        run = Run(folder, 1)
+        if config.weights and run.path.exists() and not any(run.checkpoints.glob("*/MANIFEST.json")):
+            with pytest.raises(RunError):
+                list(resume(run))
+        else:
+            goes_on(folder, straight)
+        start.write_bytes(content)
 
     calls = at_each_call(tmp_path, lambda folder: list(train(config, runs_dir=folder)), check, step=step)
     print(f"a training of {calls} calls, killed before every {step}. of them")

@@ -20,6 +20,7 @@ from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
 from dlcli.core.zoo import zoo
 from dlcli.models.blocks import first_convolution
+from dlcli.models.parts import stages
 from dlcli.models.zoo import builder
 from tests.conftest import Dlcli
 from tests.make_zoo import CSV, rows
@@ -319,6 +320,36 @@ def test_what_cannot_be_built_is_told(name: str, spec: DataSpec, chosen: dict[st
     with pytest.raises(ConfigError) as caught:
         built(name, spec, **chosen)
     assert str(caught.value) == message
+
+
+def test_a_wrong_size_is_told_before_the_images_are_read(dlcli: Dlcli, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()  # without images, which would be told if it were read
+    for model, size, told in (
+        ("vit_b_16", "100", "needs square images whose size is a multiple of 16 pixels, but data.size = 100: take "
+         "--image-size 96"),
+        ("maxvit_t", "230", "needs square images whose size is a multiple of 224 pixels"),
+        ("vgg11", "31", "needs images of at least 32 pixels, but data.size = 31"),
+    ):  # fmt: skip
+        done = dlcli("train", model, "--data", f"images:{tmp_path}/photos", "--image-size", size, check=2)
+        assert done.stderr.startswith(f"error: model {model} {told}")
+    words = ("--data", f"images:{tmp_path}/photos", "--image-size", "8", "--set", "model.stem=small")
+    small = dlcli("train", "resnet18", *words, check=3)
+    assert "photos" in small.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        (
+            "vit_b_16", 32,
+            ("conv_proj", *(f"encoder.layers.encoder_layer_{n}" for n in range(12)), "encoder.ln", "heads"),
+        ),
+        ("swin_t", 32, (*(f"features.{n}" for n in range(8)), "norm", "head")),
+        ("regnet_y_400mf", 32, ("stem", *(f"trunk_output.block{n}" for n in range(1, 5)), "fc")),
+    ],
+)  # fmt: skip
+def test_each_block_is_a_stage(name: str, size: int, expected: tuple[str, ...]) -> None:
+    assert stages(built(name, images(size))) == expected
 
 
 @pytest.mark.parametrize(("name", "size"), {"vgg11": 31, "squeezenet1_1": 16, "densenet121": 28}.items())

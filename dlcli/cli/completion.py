@@ -86,7 +86,11 @@ def _values(kind: str, words: list[str]) -> list[str]:
     if kind in ("MODEL", "DATA"):
         from dlcli.config.registry import DATASETS, MODELS
 
-        return [name + ":" * bool(entry.file) for name, entry in DATASETS.items()] if kind == "DATA" else [*MODELS]
+        if kind == "DATA":
+            return [name + ":" * bool(entry.file) for name, entry in DATASETS.items()]
+        from dlcli.core.zoo import zoo
+
+        return [*MODELS, *zoo()]
     root = _after("--runs-dir", words) or os.environ.get("DLCLI_RUNS_DIR") or "runs"
     if kind in ("RUN", "RUN...", "RUNS"):
         return _runs(root)

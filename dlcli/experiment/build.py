@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from dlcli.compute import devices
 from dlcli.compute.cost import Cost, choose_eval_batch_size, measure_cost
 from dlcli.compute.threads import choose_threads
+from dlcli.config.layers import kind
 from dlcli.config.rates import factor
-from dlcli.config.schemes import split_file
+from dlcli.config.schemes import listed_model, split_file
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
 from dlcli.core.errors import ConfigError
@@ -220,6 +221,12 @@ def resolve_options(config: TrainConfig) -> TrainConfig:
     """`config` with all options of its model and data set, defaults included, checked."""
     model_options = options.resolve(maker_of(config.model), config.model_options, where="model")
     data_options = options.resolve(_loader(config.data), _with_path(config), where="data")
+    known, size = listed_model(config.model), data_options.get("size")
+    if known is not None and size and kind(config.data) == "images":  # before thousands of images are read
+        from dlcli.models.zoo import check_size
+
+        small_stem = model_options.get("stem") == "small"
+        check_size(known.name, size, size, small_stem=small_stem, told=f"data.size = {size}")
     data_options.pop("path" if split_file(config.data) else "", None)  # it is in the name
     return config.with_values(model_options=model_options, data_options=data_options)
 

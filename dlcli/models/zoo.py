@@ -29,6 +29,11 @@ _HEADS = {
     "SqueezeNet": "classifier.1", "VGG": "classifier.6", "VisionTransformer": "heads.head",
 }  # fmt: skip
 
+# Family -> the module whose children are its stages; of the others they are found without it (parts.py).
+_BLOCKS = {
+    "MaxVit": "blocks", "RegNet": "trunk_output", "SwinTransformer": "features", "VisionTransformer": "encoder.layers",
+}  # fmt: skip
+
 _OWN = float | None  # none: what torchvision's function of this name sets
 _WIDTH = {"width_mult": (float, 1.0), "dropout": (float, 0.2)}
 
@@ -128,7 +133,20 @@ def unchecked(name: str, spec: DataSpec, chosen: Mapping[str, Any]) -> nn.Module
         _take_channels(made, spec.input_shape[0])
     if kind in _HEADS:
         made.head = (_HEADS[kind],)  # type: ignore[assignment]
+    if kind in _BLOCKS:
+        made.stages = tuple(_stages(made, _BLOCKS[kind]))  # type: ignore[assignment]
     return made
+
+
+def _stages(module: nn.Module, blocks: str) -> list[str]:
+    """The children that have parameters, with those of the module `blocks` in its place."""
+    found: list[str] = []
+    opened, _, rest = blocks.partition(".")
+    for name, child in module.named_children():
+        if next(child.parameters(), None) is not None:
+            inner = _stages(child, rest) if name == opened else []
+            found += [f"{name}.{part}" for part in inner] or [name]
+    return found
 
 
 def _take_channels(model: nn.Module, channels: int) -> None:
@@ -156,20 +174,24 @@ def _make_stem_small(model: Any) -> None:
     model.maxpool = nn.Identity()
 
 
-def _check(name: str, spec: DataSpec, chosen: Mapping[str, Any]) -> None:
-    """ConfigError for options out of range, and for data that the model cannot be built for."""
+def check_size(name: str, height: int, width: int, *, small_stem: bool, told: str) -> None:
+    """ConfigError for images, in pixels, that the model cannot be built for. told: what the images are said to be."""
     known = zoo_model(name)
-    least, multiple = (1, 1) if known is None else (known.least, known.multiple)
-    if chosen.get("stem") == "small":
-        least = 1
-    need_image(name, spec, shortest=least)
-    _, height, width = spec.input_shape
+    least, multiple = (1, 1) if known is None else (1 if small_stem else known.least, known.multiple)
+    if min(height, width) < least:
+        raise ConfigError(f"model {name} needs images of at least {least} pixels, but {told}")
     if height % multiple or width % multiple or (multiple > 1 and height != width):
         below = max(least, min(height, width) // multiple * multiple)
         raise ConfigError(
-            f"model {name} needs square images whose size is a multiple of {multiple} pixels, but the data is {spec}: "
+            f"model {name} needs square images whose size is a multiple of {multiple} pixels, but {told}: "
             f"take --image-size {below}"
         )
+
+
+def _check(name: str, spec: DataSpec, chosen: Mapping[str, Any]) -> None:
+    """ConfigError for options out of range, and for data that the model cannot be built for."""
+    height, width = need_image(name, spec, shortest=1)
+    check_size(name, height, width, small_stem=chosen.get("stem") == "small", told=f"the data is {spec}")
     for option, value in chosen.items():
         if value is None or isinstance(value, bool | str):
             continue
