@@ -26,10 +26,12 @@ def publish(
 
     `dlcli train --log tensorboard` does it while a run trains.
     """
+    runs = named(names, runs_dir, "publish")
+    if not to:
+        raise ConfigError("--to is missing: write --to tensorboard:DIR")
     kind, _, folder = to.partition(":")
     if kind != "tensorboard" or not folder:
-        raise ConfigError(f"--to {to or '(nothing)'} is not of the form tensorboard:DIR")
-    runs = named(names, runs_dir, "publish")
+        raise ConfigError(f"--to {to} is not of the form tensorboard:DIR")
     from dlcli.runs.tensorboard import publish as published
 
     files = published(runs, Path(folder), force=force)

@@ -5,14 +5,16 @@ metrics.csv still has, and goes on: no step is in it twice, wherever the run was
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dlcli.core.errors import ConfigError, ResourceError, RunError
-from dlcli.core.files import append, make_folder, write_bytes
+from dlcli.core.errors import ConfigError, ResourceError
+from dlcli.core.files import append, make_folder, sweep, write_bytes
+from dlcli.core.reading import told_as_damage
 from dlcli.runs import events
 from dlcli.runs.differences import measured
 from dlcli.runs.given_names import name_of
@@ -38,12 +40,13 @@ class Live:
         The name of the file ends with the number of earlier sessions: TensorBoard moves on to the last name.
         """
         folder = run.folder(FOLDER)
+        sweep(folder)
         content, self._clock = _begun(run, info["started"])
         self._file = _write(folder, info["started"], content, session=len(info.get("resumes") or []))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row of metrics.csv."""
-        append(self._file, _scalars(row, time=self._clock.after(row)))
+        append(self._file, _scalars(row, self._clock))
 
     def end(self, status: str) -> None:
         """Append how the training ended."""
@@ -53,15 +56,23 @@ class Live:
 class _Clock:
     """The time of each row, in seconds since 1970: the start of the run and the seconds of training since then."""
 
-    def __init__(self, started: str) -> None:
+    def __init__(self, started: str, *, log_every: Any) -> None:
+        """log_every: the setting, which is not known of a damaged run."""
         self.time, self._before = datetime.fromisoformat(started).timestamp(), 0.0
+        self._log_every = log_every if isinstance(log_every, int) else 0
 
     def after(self, row: Mapping[str, Any]) -> float:
-        """The time of the next row. Its `seconds` count from the last evaluation, and start anew after it."""
+        """The time of the next row. Its `seconds` count from the last evaluation."""
         seconds = row.get("seconds") or 0.0
-        self.time += seconds - self._before if seconds >= self._before else seconds
-        self._before = seconds
+        self.time += max(0.0, seconds - self._before)
+        self._before = seconds if self._is_extra(row) else 0.0
         return self.time
+
+    def _is_extra(self, row: Mapping[str, Any]) -> bool:
+        """Whether it is a row of log_every. Without a validation split, an evaluation at such a step looks the same."""
+        if any(value is not None for name, value in row.items() if name.startswith("val/")):
+            return False
+        return self._log_every > 0 and row["step"] % self._log_every == 0
 
 
 def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[Path]:
@@ -73,19 +84,14 @@ def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[P
     events.check_installed(asked=f"--to tensorboard:{folder}")
     runs = list(runs)
     infos = [run.info() for run in runs]
-    if not force:
-        for run in runs:
-            if _files(folder / str(run.number)):
-                raise ConfigError(f"{folder / str(run.number)} holds event files already: replace them with --force")
+    for run in runs:
+        _check_is_free(folder / str(run.number), force=force)
+    for run, info in zip(runs, infos, strict=True):  # a damaged run is told before anything is written
+        _whole(run, info)
     written = []
     for run, info in zip(runs, infos, strict=True):
-        content, clock = _begun(run, info["started"])
-        time = clock.time
-        results, step = measured(run)
-        content += events.scalars({f"test/{name}": value for name, value in results.items()}, step=step, time=time)
-        if info["status"] not in ("running", "dead"):
-            content += events.end(succeeded=info["status"] == "finished", time=time)
         target = folder / str(run.number)
+        content = _whole(run, info)
         try:
             make_folder(target)
         except OSError as error:
@@ -94,22 +100,43 @@ def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[P
     return written
 
 
+def _whole(run: Run, info: Mapping[str, Any]) -> bytes:
+    """The file of a run, with what `dlcli eval` measured and how it ended."""
+    content, clock = _begun(run, info["started"])
+    results, step = measured(run)
+    content += events.scalars({f"test/{n}": value for n, value in results.items()}, step=step, time=clock.time)
+    if info["status"] not in ("running", "dead"):
+        content += events.end(succeeded=info["status"] == "finished", time=clock.time)
+    return content
+
+
 def _begun(run: Run, started: str) -> tuple[bytes, _Clock]:
     """The settings and all rows of metrics.csv, and the clock after them."""
-    clock = _Clock(started)
+    stored = run.settings()
+    clock = _Clock(started, log_every=stored.get("log_every"))
     time = clock.time
-    settings = {name: value for name, value in run.settings().items() if name not in _NOT_SETTINGS}
+    settings = {name: value for name, value in stored.items() if name not in _NOT_SETTINGS}
     content = [events.head(time=time), events.settings(settings, name=name_of(run) or str(run.number), time=time)]
-    content += [_scalars(row, time=clock.after(row)) for row in run.metrics()]
+    with told_as_damage(run.metrics_file):
+        content += [_scalars(row, clock) for row in run.metrics()]
     return b"".join(content), clock
 
 
-def _scalars(row: Mapping[str, Any], *, time: float) -> bytes:
+def _scalars(row: Mapping[str, Any], clock: _Clock) -> bytes:
     step = row.get("step")
     if step is None or not 0 <= step < 2**63:
-        raise RunError(f"metrics.csv is damaged: step {step} in a row")
+        raise ValueError(f"step = {step} in a row")
     values = {name: float(value) for name, value in row.items() if name not in _PLACE and value is not None}
-    return events.scalars(values, step=int(step), time=time)
+    return events.scalars(values, step=int(step), time=clock.after(row))
+
+
+def _check_is_free(folder: Path, *, force: bool) -> None:
+    """ConfigError if a run cannot be published there. force: the files of an earlier time may be replaced."""
+    for name in _event_files(folder):
+        if not _OURS.fullmatch(name):
+            raise ConfigError(f"{folder / name} is of another program: choose another folder")
+        if not force:
+            raise ConfigError(f"{folder} holds event files already: replace them with --force")
 
 
 def _write(folder: Path, started: str, content: bytes, *, session: int) -> Path:
@@ -117,17 +144,17 @@ def _write(folder: Path, started: str, content: bytes, *, session: int) -> Path:
     seconds = int(datetime.fromisoformat(started).timestamp())
     file = folder / f"events.out.tfevents.{seconds:010d}.{session:04d}"
     write_bytes(file, content)
-    for other in _files(folder):
-        if other != file:
+    for other in _event_files(folder):
+        if other != file.name and _OURS.fullmatch(other):
             with contextlib.suppress(FileNotFoundError):
-                other.unlink()
+                (folder / other).unlink()
     return file
 
 
-def _files(folder: Path) -> list[Path]:
-    """The event files that dlcli has written into a folder."""
+def _event_files(folder: Path) -> list[str]:
+    """The names of the files in a folder that TensorBoard would read."""
     try:
-        return [path for path in folder.iterdir() if _OURS.fullmatch(path.name)]
+        return sorted(name for name in os.listdir(folder) if "tfevents" in name)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

@@ -200,10 +200,10 @@ def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
         with contextlib.suppress(*suppressed):
             session.saver.close()  # best weights that have not been saved yet are written even after an error
         with contextlib.suppress(*suppressed):
-            run.write_info(info)
-        with contextlib.suppress(*suppressed):
             if session.tensorboard is not None:
                 session.tensorboard.end(info["status"])
+        with contextlib.suppress(*suppressed):
+            run.write_info(info)
 
 
 def _check_log(config: TrainConfig) -> None:
