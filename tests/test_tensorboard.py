@@ -2,7 +2,6 @@
 
 import builtins
 import json
-import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ from dlcli.runs.tensorboard import publish
 from tests import test_differences
 
 LINE = TrainConfig(
-    "linear", data="line", optimizer="sgd", epochs=3, device="cpu", batch_size=200, eval_every="4steps", log="tensorboard",
-    log_every=1,
+    "linear", data="line", optimizer="sgd", epochs=3, device="cpu", batch_size=200, eval_every="4steps", log_every=1,
+    log="tensorboard",
 )  # fmt: skip
 CLOCKED = ("seconds", "samples_per_second")
 
@@ -130,7 +129,9 @@ def test_a_resumed_run_goes_on_without_a_step_twice(tmp_path: Path) -> None:
         for tag, points in recorded(run).items():
             assert [one.step for one in board.Scalars(tag)] == [step for step, _ in points]
     assert recorded(run) == recorded(Run(tmp_path / "straight", 1))
-    assert [name.rpartition(".")[2] for name in os.listdir(folder)] == ["0002"]
+    files = sorted(folder.iterdir())
+    assert [file.name[-6:] for file in files] == ["000000", "000001", "000002"]
+    assert [file.stat().st_size > 0 for file in files] == [False, False, True]
 
 
 def test_the_hyperparameters_stand_beside_the_metrics(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_the_hyperparameters_stand_beside_the_metrics(tmp_path: Path) -> None:
     context = Context(TBContext(data_provider=MultiplexerDataProvider(board, str(tmp_path / "board"))))
     asked = RequestContext()
     experiment = context.experiment_from_metadata(
-        asked, "", True, context.hparams_metadata(asked, ""), context.hparams_from_data_provider(asked, "")
+        asked, "", True, context.hparams_metadata(asked, ""), context.hparams_from_data_provider(asked, "", 0)
     )
     assert {"lr", "seed", "optimizer", "epochs"} <= {info.name for info in experiment.hparam_infos}
     metrics = [{"metric": {"name": {"group": "", "tag": tag}}} for tag in ("val/loss", "val/r2")]
@@ -199,13 +200,13 @@ def test_a_command_publishes_runs_and_says_where(tmp_path: Path, monkeypatch: py
         run = test_differences.make(Path("runs"), lr=lr)
         run.append_metrics({"step": 1, "val/loss": lr}, ["step", "val/loss"])
     out, err = call("runs", "publish", "1:2", "2", "--to", "tensorboard:board")
-    name = "events.out.tfevents.1767225600.0000"
+    name = "events.out.tfevents.1767225600.000000"
     assert out.splitlines() == ["run  file", f"  1  board/1/{name}", f"  2  board/2/{name}"] and err == ""
     assert json.loads(call("runs", "publish", "2", "--to", "tensorboard:board", "--force", "--json")[0]) == [
-        {"run": 2, "file": f"board/2/{name}"}
+        {"run": 2, "file": f"board/2/{name[:-1]}1"}
     ]
     assert scalars(tmp_path / "board" / "2") == {"val/loss": [(1, pytest.approx(0.2))]}
-    assert sorted(os.listdir("board/2")) == [name]
+    assert [path.stat().st_size > 0 for path in sorted(Path("board/2").iterdir())] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_what_cannot_be_published_is_told_before_anything_is_written(
         test_differences.make(Path("runs"))
     Path("runs/4/metrics.csv").write_text("step,a\n1,x\n")
     Path("runs/5/metrics.csv").write_text("step,a\n-1,0\n")
-    for file in ("old/2/events.out.tfevents.0000000001.0000", "other/3/events.out.tfevents.7.host", "file"):
+    for file in ("old/2/events.out.tfevents.0000000001.000000", "other/3/events.out.tfevents.7.host", "file"):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).write_text("")
     before = sorted(tmp_path.rglob("*"))

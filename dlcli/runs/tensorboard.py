@@ -1,10 +1,10 @@
 """A run as a TensorBoard event file: while it trains, and afterwards.
 
-The file is made from config.json, metrics.csv and the start in run.json. A resumed run writes it anew from what
-metrics.csv still has, and goes on: no step is in it twice, wherever the run was killed.
+The file is made from config.json, metrics.csv and the start in run.json. A resumed run begins another one with what
+metrics.csv still has, and empties the earlier one: no step is there twice, wherever the run was killed. The earlier
+file stays, since a TensorBoard that reads it would not find the way from a file that is gone to the next.
 """
 
-import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.core.errors import ConfigError, ResourceError
-from dlcli.core.files import append, make_folder, sweep, write_bytes
+from dlcli.core.files import append, make_folder, sweep, truncate, write_bytes
 from dlcli.core.reading import told_as_damage
 from dlcli.runs import events
 from dlcli.runs.differences import measured
@@ -25,7 +25,7 @@ FOLDER = "tensorboard"
 # Columns of metrics.csv that place a row and are no result.
 _PLACE = ("step", "seconds")
 
-_OURS = re.compile(r"events\.out\.tfevents\.[0-9]{10}\.[0-9]{4}")
+_OURS = re.compile(r"events\.out\.tfevents\.([0-9]{10})\.([0-9]{6})")
 
 # Not hyperparameters: where and how often files are written.
 _NOT_SETTINGS = {"format", "given", "data_dir", "log", "log_every", "checkpoint_every", "keep_last"}
@@ -35,14 +35,11 @@ class Live:
     """The event file of a run in training, runs/N/tensorboard/events.out.tfevents.*: the caller holds its lock."""
 
     def __init__(self, run: Run, info: Mapping[str, Any]) -> None:
-        """Write what the run has done so far. info: run.json of this training. ResourceError if it cannot be written.
-
-        The name of the file ends with the number of earlier sessions: TensorBoard moves on to the last name.
-        """
+        """Write what the run has done so far. info: run.json of this training. ResourceError if it cannot be written."""
         folder = run.folder(FOLDER)
         sweep(folder)
         content, self._clock = _begun(run, info["started"])
-        self._file = _write(folder, info["started"], content, session=len(info.get("resumes") or []))
+        self._file = _write(folder, info["started"], content)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row of metrics.csv."""
@@ -96,7 +93,7 @@ def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[P
             make_folder(target)
         except OSError as error:
             raise ResourceError(f"cannot write into {target}: {error.strerror}; choose another folder") from None
-        written.append(_write(target, info["started"], content, session=0))
+        written.append(_write(target, info["started"], content))
     return written
 
 
@@ -139,15 +136,16 @@ def _check_is_free(folder: Path, *, force: bool) -> None:
             raise ConfigError(f"{folder} holds event files already: replace them with --force")
 
 
-def _write(folder: Path, started: str, content: bytes, *, session: int) -> Path:
-    """Write the file, and then remove the earlier ones of the run."""
-    seconds = int(datetime.fromisoformat(started).timestamp())
-    file = folder / f"events.out.tfevents.{seconds:010d}.{session:04d}"
+def _write(folder: Path, started: str, content: bytes) -> Path:
+    """Write a file, and then empty the earlier ones of the run. TensorBoard moves on to the last name."""
+    earlier = [match for name in _event_files(folder) if (match := _OURS.fullmatch(name))]
+    first, session = f"{int(datetime.fromisoformat(started).timestamp()):010d}", 0
+    if earlier:
+        first, session = earlier[-1][1], int(earlier[-1][2]) + 1
+    file = folder / f"events.out.tfevents.{first}.{session:06d}"
     write_bytes(file, content)
-    for other in _event_files(folder):
-        if other != file.name and _OURS.fullmatch(other):
-            with contextlib.suppress(FileNotFoundError):
-                (folder / other).unlink()
+    for match in earlier:
+        truncate(folder / match[0], 0)
     return file
 
 
