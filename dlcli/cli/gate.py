@@ -73,7 +73,7 @@ def add_to_step_summary(rows: Sequence[dict[str, Any]], metrics: str) -> None:
     if not (file := os.environ.get(_SUMMARY)) or not rows:
         return
     held = sum(row["holds"] for row in rows)
-    heading = f"### dlcli eval: {held} of {len(rows)} requirement{'s' * (len(rows) != 1)} hold{'s' * (len(rows) == 1)}"
+    heading = f"### dlcli eval: {held} of {len(rows)} requirement{'s' * (len(rows) != 1)} hold{'s' * (held == 1)}"
     try:
         append(Path(file), f"{heading}\n\n{requirements_table(rows)}\n{metrics}\n".encode(errors="replace"))
     except ResourceError as error:

@@ -35,7 +35,7 @@ class Live:
     """The event file of a run in training, runs/N/tensorboard/events.out.tfevents.*: the caller holds its lock."""
 
     def __init__(self, run: Run, info: Mapping[str, Any]) -> None:
-        """Write what the run has done so far. info: run.json of this training. ResourceError if it cannot be written."""
+        """Write what the run has done so far. info: run.json. ResourceError if it cannot be written."""
         folder = run.folder(FOLDER)
         sweep(folder)
         content, self._clock = _begun(run, info["started"])
