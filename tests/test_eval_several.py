@@ -62,7 +62,7 @@ def test_each_run_is_measured_as_alone_and_the_metrics_are_put_together(root: Pa
     values = [one["metrics"]["accuracy"] for one in alone]
     assert len(set(values)) > 1
     over = found["metrics"]["accuracy"]
-    interval = stats.t(2).interval(0.95, statistics.fmean(values), stats.sem(values))
+    interval = stats.t.interval(0.95, 2, loc=statistics.fmean(values), scale=stats.sem(values))
     assert over.pop("interval") == pytest.approx(list(interval))
     assert over == pytest.approx({
         "count": 3, "mean": statistics.fmean(values), "median": statistics.median(values),

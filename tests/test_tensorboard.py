@@ -148,7 +148,7 @@ def test_the_hyperparameters_stand_beside_the_metrics(tmp_path: Path) -> None:
         asked, "", True, context.hparams_metadata(asked, ""), context.hparams_from_data_provider(asked, "", 0)
     )
     assert {"lr", "seed", "optimizer", "epochs"} <= {info.name for info in experiment.hparam_infos}
-    metrics = [{"metric": {"name": {"group": "", "tag": tag}}} for tag in ("val/loss", "val/r2")]
+    metrics = [{"metric": {"group": "", "tag": tag}} for tag in ("val/loss", "val/r2")]
     request = api_pb2.ListSessionGroupsRequest(
         start_index=0, slice_size=10, allowed_statuses=[api_pb2.STATUS_SUCCESS], col_params=metrics
     )

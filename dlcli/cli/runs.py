@@ -47,6 +47,9 @@ Sort = Annotated[
     typer.Option("--sort", metavar="NAME[:desc]", help="Sort by a setting or metric. (default: newest first)"),
 ]
 
+# Columns that --only-changed keeps.
+_RESULT = ("run", "metric", "best")
+
 _STATUSES = ("starting", "running", "finished", "interrupted", "diverged", "failed", "dead", "broken")
 
 Status = Annotated[
@@ -70,6 +73,9 @@ def runs(
             "--columns", metavar="NAMES", help="Add or remove columns, +lr,-device, or show only these: lr,val/loss."
         ),
     ] = "",
+    only_changed: Annotated[
+        bool, typer.Option("--only-changed", help="Leave out columns that are the same for all listed runs.")
+    ] = False,
     status: Status = None,
     tag: Tag = None,
     last: Last = "0",
@@ -98,11 +104,15 @@ def runs(
         return
     conditions, newest, most = _conditions(where, status, tag), _count(last, "--last"), _count(limit, "--limit")
     if group_by is not None:
-        if columns or sort or most or watch:
-            raise ConfigError("--group-by shows a fixed table: leave out --columns, --sort, --limit and --watch")
+        if columns or only_changed or sort or most or watch:
+            raise ConfigError(
+                "--group-by shows a fixed table: leave out --columns, --only-changed, --sort, --limit and --watch"
+            )
         _show_groups(*differences.groups(runs_dir, last=newest, conditions=conditions), runs_dir, format)
         return
 
+    if only_changed and format is Format.json:
+        raise ConfigError("--only-changed leaves out columns of a table, and JSON has none: leave out one of them")
     asked = _asked(columns)
     extra = [*asked[0], *asked[2]]
 
@@ -112,7 +122,8 @@ def runs(
         )
         what = [(row["run"], row["status"], row["epochs"], row["best"], row["tags"], row["note"]) for row in rows]
         live = any(row["status"] in ("running", "starting") for row in rows)
-        draw = partial(_show, rows, differing, asked, runs_dir, format, fitting=" that fit" if conditions else "")
+        fitting = " that fit" if conditions else ""
+        draw = partial(_show, rows, differing, asked, runs_dir, format, fitting=fitting, only_changed=only_changed)
         return Seen(what, live, draw)
 
     if not watch:
@@ -131,6 +142,7 @@ def _show(
     format: Format,
     *,
     fitting: str,
+    only_changed: bool,
 ) -> None:
     added, removed, only = asked
     if not rows and format is Format.table:
@@ -143,6 +155,8 @@ def _show(
         found = [Column(name, name) for name in names]
     else:
         found = _columns(flat, differing)
+    if only_changed:
+        found = _changed(found, flat)
     further = [Column(name, name, setting, right=True, fixed=True) for name in (*added, *only) if name != "run"]
     if only:
         found = [found[0], *further]
@@ -319,6 +333,11 @@ def _refuse_misplaced(context: typer.Context) -> None:
 
 def _tags(value: Sequence[str]) -> str:
     return " ".join(value) or "-"
+
+
+def _changed(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Without those that are the same in all rows: the run and its result stay."""
+    return [c for c in columns if c.key in _RESULT or any(row.get(c.key) != rows[0].get(c.key) for row in rows)]
 
 
 def _cell(value: float | None) -> str:

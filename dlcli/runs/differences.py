@@ -67,6 +67,13 @@ def rows(
     return found, names
 
 
+def rows_with_settings(root: str | Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each row of `rows` without the keys that depend on the others, and the flat settings of the run as stored; newest
+    first. A run whose settings are damaged has none."""
+    found, configs = _listed(root)
+    return [(row, flatten(config)) for row, config in zip(found, configs, strict=True)]
+
+
 def groups(
     root: str | Path, *, last: int = 0, conditions: Sequence[Condition] = ()
 ) -> tuple[list[dict[str, Any]], list[str]]:
