@@ -155,8 +155,6 @@ def _show(
         found = [Column(name, name) for name in names]
     else:
         found = _columns(flat, differing)
-    if only_changed:
-        found = _changed(found, flat)
     further = [Column(name, name, setting, right=True, fixed=True) for name in (*added, *only) if name != "run"]
     if only:
         found = [found[0], *further]
@@ -164,7 +162,8 @@ def _show(
         headings = {column.heading for column in found}
         if unknown := [name for name in removed if name not in headings]:
             raise ConfigError(f"--columns -{unknown[0]} is no column: {did_you_mean(unknown[0], sorted(headings))}")
-        found = [c for c in found if c.heading not in removed and c.key not in added] + further
+        found = [c for c in found if c.heading not in removed and c.key not in added]
+        found = (_changed(found, flat) if only_changed else found) + further
     emit(flat, found, format=format, document=rows)
 
 

@@ -9,6 +9,7 @@
       log.txt         the console output
       lock            marks the folder as a run of dlcli; locked by the process that trains
       checkpoints/    best-STEP/ and last-STEP/
+      tensorboard/    event files, if log asks for them (see tensorboard.py)
       eval/           what `dlcli eval` measured, and the answer to each sample (see sample_answers.py)
     runs/.trash/      runs that were removed (see trash.py)
 
