@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -124,8 +124,15 @@ def _listed(
     ]
     found, configs = [row for row, _ in there], [config for _, config in there]
     if selecting:
-        everything = [where.values(row, flatten(config)) for row, config in zip(found, configs, strict=True)]
-        places = _chosen(everything, conditions, sort, extra)[: limit or None]
+        name, highest_first = _order(sort)
+        names = [*(condition.name for condition in conditions), *([name] if name else []), *extra]
+        where.check_names(names, there)
+        everything = [where.values(row, config, names) for row, config in there]
+        fitting = [k for k, run in enumerate(everything) if all(condition.holds(run) for condition in conditions)]
+        if name:
+            order = where.order(name, [everything[place] for place in fitting], highest_first=highest_first)
+            fitting = [fitting[k] for k in order]
+        places = fitting[: limit or None]
         found, configs = [found[place] for place in places], [configs[place] for place in places]
         for row, place in zip(found, places, strict=True):
             row["extra"] = {name: everything[place].get(name) for name in extra}
@@ -159,20 +166,12 @@ def measured(run: Run) -> tuple[dict[str, float], int]:
     return {name: float(value) for name, value in finite.items()}, step
 
 
-def _chosen(
-    runs: Sequence[Mapping[str, Any]], conditions: Sequence[Condition], sort: str, extra: Sequence[str]
-) -> list[int]:
-    """The places of the runs that fit, in order."""
+def _order(sort: str) -> tuple[str, bool]:
+    """The name to sort by, or none, and whether the highest comes first."""
     name, _, direction = sort.partition(":")
     if direction not in ("", "asc", "desc"):
         raise ConfigError(f"--sort {sort} is not of the form NAME, NAME:asc or NAME:desc")
-    where.check_names([*(c.name for c in conditions), *([name] if name else []), *extra], runs)
-    fitting = [place for place, run in enumerate(runs) if all(condition.holds(run) for condition in conditions)]
-    if not name:
-        return fitting
-    return [
-        fitting[k] for k in where.order(name, [runs[place] for place in fitting], highest_first=direction == "desc")
-    ]
+    return name, direction == "desc"
 
 
 def _config(file: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def end(*, succeeded: bool, time: float) -> bytes:
     from tensorboard.plugins.hparams import api_pb2
 
     _, plugin = _messages()
-    status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
+    status = api_pb2.Status.Value("STATUS_SUCCESS" if succeeded else "STATUS_FAILURE")
     told = plugin.SessionEndInfo(status=status, end_time_secs=time)
     return _hyperparameters(_SESSION_END, plugin.HParamsPluginData(session_end_info=told), time=time)
 
