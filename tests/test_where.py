@@ -139,5 +139,5 @@ def test_what_is_looked_up_is_what_the_settings_have() -> None:
         "lr": 5.0, "val/loss": 1.0, "seconds": 2, "tag": ["good"], "tags": ["good"],
     }  # fmt: skip
     assert values(row | {"epochs": "3/3"}, config, ["epochs"])["epochs"] == "3/3"
-    with pytest.raises(ConfigError, match="^no run has model.hiden: did you mean model.hidden.$"):
+    with pytest.raises(ConfigError, match="^no run has model.hiden: did you mean model.hidden or model.lr or model.$"):
         check_names(["lr", "odd.name", "model.hiden"], [(row, config)])

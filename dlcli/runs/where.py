@@ -104,7 +104,7 @@ def values(row: Mapping[str, Any], config: Mapping[str, Any], names: Iterable[st
 
 
 def _setting(config: Mapping[str, Any], name: str) -> Any:
-    """`flatten(config)[name]`, or _NOTHING. config: the content of config.json, where a model with options is a table."""
+    """`flatten(config)[name]`, or _NOTHING. config: of config.json, in which a model with options is a table."""
     owner, dot, option = name.partition(".")
     table = config.get(owner)
     if isinstance(table, dict) and option != "name":
