@@ -193,4 +193,5 @@ def test_only_changed_leaves_out_what_all_listed_runs_share(dlcli: Dlcli, root: 
         (("--group-by", "config"), "--group-by shows a fixed table: leave out --columns, --only-changed, --sort, "
          "--limit and --watch"),
     ):  # fmt: skip
-        assert dlcli("runs", "--only-changed", *words, check=2).stderr == f"error: {told}\n"
+        message = dlcli("runs", "--only-changed", *words, check=2).stderr.rstrip("\n")
+        assert message == (json.dumps({"error": told, "exit_code": 2}) if "--json" in words else f"error: {told}")

@@ -209,8 +209,8 @@ def _test(folder: str, best: str | None) -> tuple[dict[str, Any] | None, dict[st
     step, metrics = start
     names = [best.removeprefix("val/")] if best is not None else _MAIN
     name = next((name for name in names if name in metrics), None)
-    value = metrics.get(name)
-    if name is None or not isinstance(value, int | float) or not math.isfinite(value):
+    value = None if name is None else metrics.get(name)
+    if not isinstance(value, int | float) or not math.isfinite(value):
         return None, metrics
     return {"metric": name, "value": value, "step": step}, metrics
 

@@ -67,7 +67,8 @@ def end(*, succeeded: bool, time: float) -> bytes:
     from tensorboard.plugins.hparams import api_pb2
 
     _, plugin = _messages()
-    status = api_pb2.Status.Value("STATUS_SUCCESS" if succeeded else "STATUS_FAILURE")
+    ends: Any = api_pb2
+    status = ends.STATUS_SUCCESS if succeeded else ends.STATUS_FAILURE
     told = plugin.SessionEndInfo(status=status, end_time_secs=time)
     return _hyperparameters(_SESSION_END, plugin.HParamsPluginData(session_end_info=told), time=time)
 
