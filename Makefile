@@ -54,6 +54,7 @@ bench: setup
 # Compares with other trainers, which are installed into a separate environment.
 bench-peers: bench-setup
 	$(PEERS)/bin/python -m tests.benchmarks.trainers --save
+	$(PEERS)/bin/python -m tests.benchmarks.zoo --save
 
 bench-setup: $(PEERS)/.done
 

@@ -68,6 +68,16 @@ def test_a_text_that_changed_is_told_by_eval_and_resume(call: Call, language_mod
     assert code == 0 and "exact: yes" in told
 
 
+def test_a_text_that_was_moved_is_told_with_the_option_that_names_its_place(call: Call, language_model: Path) -> None:
+    place = language_model.with_name("moved.txt")
+    language_model.rename(place)
+    gone = f"error: {language_model} does not exist: if it was moved, name its new place with --data text:PATH\n"
+    for words in (("eval", "1"), ("export", "1", "--format", "safetensors"), ("resume", "1", "--epochs", "2")):
+        assert call(*words) == (3, gone)
+        assert call(*words, "--data", "text:moved.txt")[0] == 0
+        assert call(*words[:1], "1", "--data", "text:missing.txt")[0] == 3
+
+
 def test_asked_for_by_name_what_is_there_is_taken(call: Call, language_model: Path) -> None:
     run = Run(Path("runs"), 1)
     before = evaluate(run)

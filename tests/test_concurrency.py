@@ -97,7 +97,9 @@ def test_of_two_resumes_at_once_one_goes_on(met: str, root: Path) -> None:
     assert refused.wait() == 9
     by = f"process {going.pid} on .*|another process"
     assert re.search(rf"^error: {run} is being trained by ({by})$", refused.told, re.M), refused.told
-    assert run.info()["status"] == "running"
+    while run.info()["status"] != "running":  # the lock comes before the record
+        assert not going.ended(), going.told
+        time.sleep(0.02)
     os.kill(going.pid, signal.SIGTERM)
     assert going.wait() == 143, going.told
     assert (run.info()["status"], len(run.info()["resumes"])) == ("interrupted", 1)

@@ -210,11 +210,12 @@ def test_other_formats_are_the_trained_model(
     trained: Trained, name: str, format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained(name)
-    cache = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"  # warm, it saves the compiler's tests
+    kept = f"torchinductor_{getpass.getuser()}"  # the compiler's own; warm, it saves its tests
+    cache = Path(tempfile.gettempdir()) / kept
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     record = one(run, format)
-    assert list(tmp_path.iterdir()) == []  # the runtimes unpack, and are killed
+    assert [path.name for path in tmp_path.iterdir() if path.name != kept] == []  # the runtimes unpack, and are killed
     assert record["parity"]["holds"] and record["parity"]["agreement"] in (1.0, None)
     assert no_path_in((run.path / "export" / f"model{FORMATS[format]}").read_bytes(), run)
 

@@ -18,7 +18,8 @@ from dlcli.cli.output import byte_size
 from dlcli.core.errors import ResourceError, RunError
 from dlcli.core.reading import read_json
 from dlcli.runs import trash
-from dlcli.runs.run import MARK, Run, all_runs
+from dlcli.runs.lock import MARK
+from dlcli.runs.run import Run, all_runs
 from tests.faults import Call, watched
 from tests.test_runs import make
 

@@ -38,6 +38,10 @@ def export(
             "loss of accuracy or r2. (default: 0.0001; with --half or --quantize 0.01)",
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="NAME", help="Compare on this data set, of the same shape as the run's own."),
+    ] = None,
     data_dir: DataDir = None,
     runs_dir: RunsDir = "runs",
     *,
@@ -61,7 +65,7 @@ def export(
 
     outcomes: list[Any] = []
     for outcome in exporter.export(
-        found, names, half=half, quantize=quantize, raw=raw, tolerance=tolerance, data_dir=data_dir
+        found, names, half=half, quantize=quantize, raw=raw, tolerance=tolerance, data=data, data_dir=data_dir
     ):
         if not outcomes and outcome.record is not None:
             tell_damage(outcome.record["damage"])

@@ -55,12 +55,10 @@ def load_data(
     """
     # Of data that is named instead of the run's own, a validation set of its own is used without a question.
     own_val = "val_fraction" not in config.given or name is not None
-    if name is not None and name != config.data:
-        same_loader = data_entry(name).target == data_entry(config.data).target
-        kept = {n: v for n, v in config.data_options.items() if n not in ("val", "test")} if same_loader else {}
-        config = config.with_values(
-            data=name, data_options=kept, test_fraction=config.test_fraction if same_loader else None
-        )
+    if name is not None:
+        config = on_data(config, name)
+    if fingerprint is not None and source is None:
+        check_there(config)
     source = read_as_trained(config, preprocessing) if source is None else source
     changed = (
         f"data {config.data} has changed since the model was trained on it{_difference(source, fingerprint)}: restore "
@@ -77,6 +75,22 @@ def load_data(
     if fingerprint is not None and found.fingerprint != fingerprint:
         raise DataError(changed)
     return found
+
+
+def on_data(config: TrainConfig, name: str) -> TrainConfig:
+    """`config` with another data set; what does not depend on its rows applies to it if it has the same loader."""
+    if name == config.data:
+        return config
+    same_loader = data_entry(name).target == data_entry(config.data).target
+    kept = {n: v for n, v in config.data_options.items() if n not in ("val", "test")} if same_loader else {}
+    return config.with_values(data=name, data_options=kept, test_fraction=config.test_fraction if same_loader else None)
+
+
+def check_there(config: TrainConfig) -> None:
+    """DataError if the file or folder that a model was trained on is gone."""
+    found = split_file(config.data)
+    if found is not None and not Path(found[1]).exists():
+        raise DataError(f"{found[1]} does not exist: if it was moved, name its new place with --data {found[0]}:PATH")
 
 
 def read_as_trained(config: TrainConfig, preprocessing: Preprocessing | None) -> Source | Unfitted:

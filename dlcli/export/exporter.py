@@ -68,6 +68,7 @@ def export(
     quantize: str | None = None,
     raw: bool = False,
     tolerance: float | None = None,
+    data: str | None = None,
     data_dir: str | None = None,
 ) -> Iterator[FormatResult]:
     """Write the run's best weights in each of `formats`, one after the other; a format that fails does not stop the
@@ -75,11 +76,13 @@ def export(
 
     half: float16 weights and arithmetic. quantize: `int8` or None. raw: without normalisation.
     tolerance: replaces the value of `parity.TOLERANCE` for the dtype.
+    data: another data set to compare on, of the same shape, as when the run's own was moved.
     data_dir: the folder of data sets, if it is not the one that the training used.
     Raises ConfigError (exit 2) for an unknown format or a combination that is not possible.
     """
     check_formats(formats, half=half, quantize=quantize)
-    original = Original(run, raw=raw, dtype=quantize or ("float16" if half else "float32"), data_dir=data_dir)
+    dtype = quantize or ("float16" if half else "float32")
+    original = Original(run, raw=raw, dtype=dtype, data=data, data_dir=data_dir)
     suffix = ("-half" if half else f"-{quantize}" if quantize else "") + ("-raw" if raw else "")
     for format in dict.fromkeys(formats):
         name = format + suffix

@@ -19,7 +19,7 @@ from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.source import Source, Unfitted
 from dlcli.data.tables.table import Opened
 from dlcli.evaluation.measure import finite
-from dlcli.experiment.load import load_data, read_as_trained
+from dlcli.experiment.load import check_there, load_data, on_data, read_as_trained
 from dlcli.experiment.restore import Restored, restore
 from dlcli.export.cells import inputs_of
 from dlcli.export.program import Traced, signature_of, trace
@@ -53,18 +53,25 @@ class Original:
     """The trained model from which artifacts are made and with which they are compared.
 
     raw: export without normalisation. dtype: of the artifact's weights: float32, float16 or int8.
+    data: another data set of the same shape, whose samples the artifacts answer in the comparison.
     data_dir: the folder of data sets, if it is not the one that the training used.
-    source: the run's data as read. data: the same, split, not normalised. reference: its answers.
+    source: the data as read. data: the same, split, not normalised. reference: its answers.
     """
 
-    def __init__(self, run: Run, *, raw: bool, dtype: str, data_dir: str | None = None) -> None:
+    def __init__(
+        self, run: Run, *, raw: bool, dtype: str, data: str | None = None, data_dir: str | None = None
+    ) -> None:
         self.run, self.raw, self.dtype = run, raw, dtype
         restored = restore(run, device="cpu")
         # An artifact computes in the dtype of its weights, regardless of the autocast of the training.
         config = restored.config.replace(precision="fp32", data_dir=data_dir or restored.config.data_dir)
+        if data is None:
+            check_there(config)
+        else:
+            config = on_data(config, data)
         self.restored: Restored = dataclasses.replace(restored, config=config)
         self.source: Source | Unfitted = read_as_trained(config, self.preprocessing)
-        self.data: Dataset = self._raw_data()
+        self.data: Dataset = self._raw_data(run.data().get("fingerprint") if data is None else None)
         self.reference: Reference = self._answers()
 
     @property
@@ -90,13 +97,13 @@ class Original:
         state = state_shape(self.restored.model, self.preprocessing)
         return signature_of(self.preprocessing, self.restored.task, state, raw=self.raw)
 
-    def _raw_data(self) -> Dataset:
-        """The run's data with its own splits, not normalised; DataError if the data has changed."""
+    def _raw_data(self, fingerprint: str | None) -> Dataset:
+        """The data with its own splits, not normalised; DataError if it is not that of the fingerprint."""
         return load_data(
             self.restored.config,
             device="cpu",
             preprocessing=self.preprocessing.without_normalisation(),
-            fingerprint=self.run.data().get("fingerprint"),
+            fingerprint=fingerprint,
             source=self.source,
         )
 

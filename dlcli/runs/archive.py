@@ -19,7 +19,8 @@ from dlcli.core.errors import ConfigError, DlcliError, ResourceError, RunError
 from dlcli.core.files import flush_folder, held, make_folder, sweep
 from dlcli.core.reading import files_below, open_regular
 from dlcli.runs.given_names import check_free, name_of
-from dlcli.runs.run import MARK, Run
+from dlcli.runs.lock import MARK
+from dlcli.runs.run import Run
 
 _MEMBER = re.compile(r"([1-9][0-9]{0,8})((?:/[A-Za-z0-9_+,=@][A-Za-z0-9_.+,=@ -]{0,200}){0,4})/?")
 _MOST_FILES = 100_000

@@ -13,7 +13,8 @@ from pathlib import Path
 from dlcli.core.errors import ConfigError, RunError, did_you_mean, nearest
 from dlcli.core.files import make_folder, write_bytes
 from dlcli.core.reading import read_bytes
-from dlcli.runs.run import TRASH, Run, all_runs
+from dlcli.runs.numbers import TRASH
+from dlcli.runs.run import Run, all_runs
 
 # A valid name. Without colons, commas and a leading digit it cannot be confused with the other ways to name a run.
 _NAME = re.compile("(?!(?:latest|best)$)[a-z][a-z0-9_.-]{0,63}", re.I)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from dlcli.core.errors import RunError
 from dlcli.runs.given_names import is_name, with_name
+from dlcli.runs.numbers import RUN_NUMBER
 from dlcli.runs.ranking import best
-from dlcli.runs.run import RUN_NUMBER, Run, all_runs
+from dlcli.runs.run import Run, all_runs
 
 _LONGEST_PATH = 4096
 

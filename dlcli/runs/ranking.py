@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlcli.core.errors import DlcliError, RunError
-from dlcli.runs.run import RUN_NUMBER, Run, all_runs
+from dlcli.runs.numbers import RUN_NUMBER
+from dlcli.runs.run import Run, all_runs
 
 # Settings that determine how the data is split, apart from the seed.
 _SPLIT = ("val_fraction", "test_fraction")

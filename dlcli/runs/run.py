@@ -19,12 +19,10 @@ and the operating system releases the lock however the process ends.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +32,7 @@ from typing import Any
 from dlcli.config.layers import flatten
 from dlcli.config.settings import FORMAT, MOST_THREADS, TrainConfig
 from dlcli.core.documents import BEST, COUNT, NUMBER, TABLE, TEXT, TIME, WHOLE, Kind, check, list_of, optional
-from dlcli.core.errors import BusyError, ConfigError, ResourceError, RunError
+from dlcli.core.errors import ConfigError, ResourceError, RunError
 from dlcli.core.files import (
     append_line,
     flush_folder,
@@ -47,19 +45,10 @@ from dlcli.core.files import (
     write_bytes,
     write_json,
 )
-from dlcli.core.reading import open_regular, read_json, told_as_damage
-from dlcli.runs import metrics
+from dlcli.core.reading import read_json, told_as_damage
+from dlcli.runs import lock, metrics
 from dlcli.runs.html import as_html
-
-# The first bytes of the lock of a run, so that no other folder is ever mistaken for a run.
-MARK = b"a run of dlcli\n"
-
-TRASH = ".trash"
-
-# In the trash: a run that is being deleted permanently.
-PURGING = re.compile(r"\.purging-([1-9][0-9]{0,8})")
-
-RUN_NUMBER = re.compile(r"([1-9][0-9]{0,8})")
+from dlcli.runs.numbers import numbers, take_number, told_as_resource_error
 
 # Digits of the sha256 in the name of a file that belongs to a record.
 _DIGITS = 12
@@ -132,9 +121,9 @@ class Run:
     def create(cls, root: str | Path) -> "Run":
         """A run in a new folder, with a number that no run has had. ResourceError if the folder cannot be made."""
         run = cls.numbered(root)
-        with _told_as_resource_error(run.root):
+        with told_as_resource_error(run.root):
             try:
-                (run.path / "lock").write_bytes(MARK)
+                (run.path / "lock").write_bytes(lock.MARK)
                 run.checkpoints.mkdir()
                 flush_folder(run.root)
             except OSError:
@@ -144,30 +133,8 @@ class Run:
 
     @classmethod
     def numbered(cls, root: str | Path) -> "Run":
-        """An empty folder with a number that no run has had: not a run yet. `mkdir` settles races between processes.
-
-        ResourceError if the folder cannot be made.
-        """
-        root = Path(root)
-        with _told_as_resource_error(root):
-            make_folder(root)
-            run = cls(root, _highest(root) + 1)
-            while not run._take_number():
-                run = cls(root, max(run.number, _highest(root)) + 1)
-        return run
-
-    def _take_number(self) -> bool:
-        """Make the folder; False if the number is taken, by an entry here or by a run that has just been removed."""
-        if not RUN_NUMBER.fullmatch(str(self.number)):
-            raise RunError(f"{self.root} holds, or held, a run of the highest number that there is: choose --runs-dir")
-        try:
-            self.path.mkdir()
-        except FileExistsError:
-            return False
-        if _highest_removed(self.root) < self.number:
-            return True
-        self.path.rmdir()
-        return False
+        """An empty folder with a number that no run has had: not a run yet. ResourceError if it cannot be made."""
+        return cls(Path(root), take_number(Path(root)))
 
     # config.json, data.json, run.json
 
@@ -321,91 +288,21 @@ class Run:
 
         Partial files that an earlier, killed process has left are removed.
         """
-        try:
-            descriptor = open_regular(self.path / "lock", os.O_RDWR | os.O_CREAT)
-        except FileNotFoundError:
-            raise RunError(f"there is no run {self} any more: it was moved or deleted") from None
-        except OSError as error:
-            kind = RunError if error.errno in (errno.EINVAL, errno.ELOOP) else ResourceError
-            raise kind(f"{self.path / 'lock'} cannot be opened: {error.strerror}") from None
-        try:
-            for attempt in range(5):  # `is_locked` in another process holds the lock for a moment
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if attempt == 4:
-                        raise BusyError(f"{self} is being trained by another process") from None
-                    time.sleep(0.02)
-            if not self._holds(descriptor):
-                raise RunError(f"there is no run {self} any more: it was moved or deleted")
+        with lock.hold(self.path):
             sweep(self.path)
             sweep(self.checkpoints)
             yield
-        finally:
-            with contextlib.suppress(OSError):  # Linux releases the lock even so
-                os.close(descriptor)
-
-    def _holds(self, descriptor: int) -> bool:
-        """Whether this open file is still the lock of the run: the folder may have been moved while we waited."""
-        try:
-            return os.path.samestat(os.fstat(descriptor), os.lstat(self.path / "lock"))
-        except FileNotFoundError:
-            return False
 
     def is_locked(self) -> bool:
-        try:
-            descriptor = open_regular(self.path / "lock")
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
+        return lock.is_held(self.path)
 
 
 def all_runs(root: str | Path) -> list[Run]:
     """Every numbered folder, newest first. Anything else in the folder is not a run."""
     root = Path(root)
-    return [Run(root, number) for number in sorted(_numbers(root), reverse=True)]
+    return [Run(root, number) for number in sorted(numbers(root), reverse=True)]
 
 
 def now() -> str:
     """UTC as ISO 8601, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-@contextlib.contextmanager
-def _told_as_resource_error(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ResourceError(f"cannot make a run in {root}: {error.strerror}; choose --runs-dir") from None
-
-
-def _highest(root: Path) -> int:
-    """The highest number that a run has had, so that no number is used twice."""
-    return max([0, *_numbers(root), _highest_removed(root)])
-
-
-def _highest_removed(root: Path) -> int:
-    """The highest number of the runs in the trash, those that are being purged and those that were purged; else 0."""
-    numbers = [0, *_numbers(root / TRASH), *_numbers(root / TRASH, PURGING)]
-    with contextlib.suppress(RunError, ValueError, TypeError, KeyError):
-        numbers.append(int(read_json(root / TRASH / "purged.json")["highest"]))
-    return max(numbers)
-
-
-def _numbers(root: Path, pattern: re.Pattern[str] = RUN_NUMBER) -> list[int]:
-    """The numbers of the folders in `root` whose names match `pattern`."""
-    try:
-        with os.scandir(root) as entries:
-            named = [(entry, pattern.fullmatch(entry.name)) for entry in entries]
-            return [int(match[1]) for entry, match in named if match and entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ResourceError(f"cannot list {root}: {error.strerror}") from None

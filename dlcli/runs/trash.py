@@ -24,7 +24,9 @@ from dlcli.core.errors import BusyError, ResourceError, RunError
 from dlcli.core.files import make_folder, move_folder, sweep, write_json
 from dlcli.core.reading import files_below, open_regular, read_json
 from dlcli.runs import given_names, names, table
-from dlcli.runs.run import MARK, PURGING, TRASH, Run, all_runs
+from dlcli.runs.lock import MARK
+from dlcli.runs.numbers import PURGING, TRASH
+from dlcli.runs.run import Run, all_runs
 
 _MOST_FILES = 10_000_000
 

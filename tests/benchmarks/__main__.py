@@ -9,7 +9,7 @@ from tests.benchmarks.noise import Guard
 def main() -> None:
     guard = Guard()
     for name in report.PARTS:
-        if name in ("trainers", "cuda"):
+        if name in ("trainers", "zoo", "cuda"):
             continue
         part = import_module(f"tests.benchmarks.{name}")
         result = report.measured(part, "", part.ROUNDS, guard)

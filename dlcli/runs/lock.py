@@ -1,0 +1,65 @@
+"""The lock of a run: held by the process that trains it, released by the operating system however that ends."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dlcli.core.errors import BusyError, ResourceError, RunError
+from dlcli.core.reading import open_regular
+
+# The first bytes of the lock of a run, so that no other folder is ever mistaken for a run.
+MARK = b"a run of dlcli\n"
+
+
+@contextlib.contextmanager
+def hold(run: Path) -> Iterator[None]:
+    """Hold the lock of a run. BusyError (exit 9) if another process does, RunError if the run has gone."""
+    try:
+        descriptor = open_regular(run / "lock", os.O_RDWR | os.O_CREAT)
+    except FileNotFoundError:
+        raise RunError(f"there is no run {run} any more: it was moved or deleted") from None
+    except OSError as error:
+        kind = RunError if error.errno in (errno.EINVAL, errno.ELOOP) else ResourceError
+        raise kind(f"{run / 'lock'} cannot be opened: {error.strerror}") from None
+    try:
+        for attempt in range(5):  # `is_held` in another process holds the lock for a moment
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 4:
+                    raise BusyError(f"{run} is being trained by another process") from None
+                time.sleep(0.02)
+        if not _is_of(descriptor, run):
+            raise RunError(f"there is no run {run} any more: it was moved or deleted")
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Linux releases the lock even so
+            os.close(descriptor)
+
+
+def _is_of(descriptor: int, run: Path) -> bool:
+    """Whether this open file is still the lock of the run: the folder may have been moved while we waited."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(run / "lock"))
+    except FileNotFoundError:
+        return False
+
+
+def is_held(run: Path) -> bool:
+    """Whether a process holds the lock in the folder of a run."""
+    try:
+        descriptor = open_regular(run / "lock")
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
