@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dlcli.evaluation.answers import predict
     from dlcli.evaluation.measure import Evaluation, evaluate
     from dlcli.evaluation.predict import Prediction
+    from dlcli.runs.frame import frame as runs_frame
     from dlcli.runs.run import Run
-    from dlcli.runs.table import frame as runs_frame
     from dlcli.training.records import Row
     from dlcli.training.train import resume, train
 
@@ -38,7 +38,7 @@ _PUBLIC = {
     "TrainConfig": "dlcli.config.settings:TrainConfig",
     "evaluate": "dlcli.evaluation.measure:evaluate",
     "predict": "dlcli.evaluation.answers:predict",
-    "runs_frame": "dlcli.runs.table:frame",
+    "runs_frame": "dlcli.runs.frame:frame",
     "resume": "dlcli.training.train:resume",
     "train": "dlcli.training.train:train",
 }

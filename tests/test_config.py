@@ -352,6 +352,7 @@ CONFIGS = {
         seed=2**32 - 1,
         eval_batch_size=100,
         log_every=10,
+        log="tensorboard",
         checkpoint_every="500steps",
         keep_last=3,
         deterministic=True,

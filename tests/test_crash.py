@@ -31,6 +31,7 @@ from tests import faults
 from tests.faults import ALL, Call, Disk, at_each_call, failing, forked_away, watched
 from tests.test_resume import assert_same
 from tests.test_runs import make
+from tests.test_tensorboard import scalars
 
 KILLED = -signal.SIGKILL
 
@@ -323,12 +324,14 @@ def goes_on(folder: Path, straight: Run) -> None:
     assert temporaries(folder) == []
     told = ("status", "epochs_done", "step", "best", "metrics", "stopped_early", "stop", "reason")
     assert [run.info().get(name) for name in told] == [straight.info().get(name) for name in told]
+    if straight.settings()["log"] == "tensorboard" and run.info().get("resumes"):
+        assert scalars(run.path / "tensorboard") == scalars(straight.path / "tensorboard")
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"patience": 1, "epochs": 9, "lr": 30.0}, {"weights": "start.safetensors"}],
-    ids=["", "that stops early", "that starts from weights"],
+    [{}, {"patience": 1, "epochs": 9, "lr": 30.0}, {"weights": "start.safetensors"}, {"log": "tensorboard"}],
+    ids=["", "that stops early", "that starts from weights", "that logs for TensorBoard"],
 )
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_whole_training(step: int, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,3 +177,21 @@ def test_given_that_is_no_list_is_damage(dlcli: Dlcli, root: Path) -> None:
     assert json.loads(dlcli("runs", "--json").stdout)[0]["reason"] == (
         "runs/1/config.json is damaged: given = 7 is not a list, each of it text, or null"
     )
+
+
+def test_only_changed_leaves_out_what_all_listed_runs_share(dlcli: Dlcli, root: Path) -> None:
+    make(root, lr=0.1, seed=5)
+    make(root, lr=0.2, seed=5)
+    make(root, model="mlp", lr=0.2, seed=5)
+    assert columns(dlcli("runs", "--only-changed").stdout) == ["run", "model", "lr", "metric", "best"]
+    assert columns(dlcli("runs", "--only-changed", "--where", "model = cnn").stdout) == ["run", "lr", "metric", "best"]
+    assert columns(dlcli("runs", "--only-changed", "--limit", "1").stdout) == ["run", "metric", "best"]
+    shown = dlcli("runs", "--only-changed", "--columns", "+seed,-lr,-device", "--csv").stdout.splitlines()
+    assert shown[0] == "run,model,metric,best,seed" and shown[1] == "3,mlp,val/accuracy,0.9,5"
+    for words, told in (
+        (("--json",), "--only-changed leaves out columns of a table, and JSON has none: leave out one of them"),
+        (("--group-by", "config"), "--group-by shows a fixed table: leave out --columns, --only-changed, --sort, "
+         "--limit and --watch"),
+    ):  # fmt: skip
+        message = dlcli("runs", "--only-changed", *words, check=2).stderr.rstrip("\n")
+        assert message == (json.dumps({"error": told, "exit_code": 2}) if "--json" in words else f"error: {told}")

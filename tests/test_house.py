@@ -73,7 +73,7 @@ def test_no_circles() -> None:
             del graph[name]
 
 
-def test_only_the_command_line_knows_typer_and_rich_and_only_the_table_knows_pandas() -> None:
+def test_only_the_command_line_knows_typer_and_rich_and_only_the_frame_knows_pandas() -> None:
     for name, path in modules().items():
         text = path.read_text()
         if not name.startswith("cli."):
@@ -81,7 +81,7 @@ def test_only_the_command_line_knows_typer_and_rich_and_only_the_table_knows_pan
             assert not re.search(r"\bprint\(", text), f"{name} prints"
         elif name != "cli.progress":
             assert not re.search(r"^\s*(import|from) rich\b", text, re.M), name
-        if name != "runs.table":
+        if name != "runs.frame":
             assert not re.search(r"^\s*(import|from) pandas\b", text, re.M), name
 
 

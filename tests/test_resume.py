@@ -49,6 +49,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "linear": {
         "model": "linear", "data": "diabetes", "optimizer": "sgd", "nesterov": True, "augment": ("noise=0.1",),
         "warmup_epochs": 1.5, "ema": 0.8, "l1": 0.01, "batch_size": 32, "lr": 0.01, "eval_every": 1, "log_every": 3,
+        "log": "tensorboard",
     },
 }  # fmt: skip
 

@@ -259,15 +259,6 @@ def test_a_row_a_run_and_broken_folders_are_rows_with_a_reason(tmp_path: Path) -
     assert rows[6]["reason"].startswith(f"{tmp_path}/6/run.json is damaged: Expecting property name")
 
 
-def test_the_frame_has_the_rows(tmp_path: Path) -> None:
-    make(tmp_path, best={"metric": "val/accuracy", "value": 0.9, "epoch": 2})
-    make(tmp_path)
-    frame = summary.frame(tmp_path)
-    assert list(frame.index) == [2, 1]
-    assert frame.loc[1, "best"] == 0.9
-    assert summary.frame(tmp_path / "none").empty
-
-
 def test_10_000_runs_are_all_listed(tmp_path: Path) -> None:
     info = json.dumps(
         {"format": 1, "status": "finished", "model": "cnn", "data": "digits", "epochs": 1, "epochs_done": 1}

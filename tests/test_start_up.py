@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "pandas", "sklearn", "numpy", "matplotlib", "safetensors")
+HEAVY = ("torch", "torchvision", "pandas", "sklearn", "numpy", "matplotlib", "safetensors", "tensorboard")
 
 
 def heavy_after(program: str) -> list[str]:

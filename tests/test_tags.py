@@ -109,7 +109,7 @@ def test_seeds_are_folded(root: Path) -> None:
     (row, _) = json.loads(call("--group-by", "config", "--where", "lr < 0.5", "--json")[0])
     assert (row["runs"], row["count"], row["settings"]) == ("4", 1, {"lr": 0.3})
     assert call("--group-by", "config", "--sort", "lr", code=2)[1] == (
-        "error: --group-by shows a fixed table: leave out --columns, --sort, --limit and --watch\n"
+        "error: --group-by shows a fixed table: leave out --columns, --only-changed, --sort, --limit and --watch\n"
     )
     assert call("--group-by", "config", "--tag", "x")[1] == (
         "there are no finished runs to put together in runs: see `dlcli runs`\n"

@@ -4,11 +4,16 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from dlcli.cli.main import app
+from dlcli.config.layers import flatten
+from dlcli.core.errors import ConfigError
+from dlcli.runs.table import COLUMNS
+from dlcli.runs.where import check_names, values
 from tests.test_compare import make
 from tests.test_differences import measured
 
@@ -114,3 +119,25 @@ def test_select_prints_numbers_alone(root: Path) -> None:
     assert call("select", "--where", "lr > 5", code=4) == ("", "error: no run in runs fits: see `dlcli runs`\n")
     assert call("--where", "lr > 5") == ("", "there are no runs that fit in runs\n")
     assert call("select", "--where", "lrr > 5", code=2)[1] == "error: no run has lrr: did you mean lr?\n"
+
+
+def test_what_is_looked_up_is_what_the_settings_have() -> None:
+    """Every name of a config, flat, and none beside them; a metric counts before a setting, a column before both."""
+    config = {
+        "format": 1, "given": ["lr"], "model": {"name": "mlp", "hidden": [3], "lr": 7}, "data": {"name": "iris"},
+        "lr": 0.1, "epochs": 3, "empty": None, "odd.name": 2,
+    }  # fmt: skip
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
+        "metrics": {"lr": 5.0, "val/loss": 1.0},
+        "tags": ["good"],
+        "seconds": 2,
+    }
+    expected = {name: value for name, value in flatten(config).items() if name not in ("format", "given")}
+    names = [*expected, "val/loss", "seconds", "tag", "format", "given", "model.name", "model.none", "none.name", "odd"]
+    found = values(row, config, names)
+    assert found == expected | {
+        "lr": 5.0, "val/loss": 1.0, "seconds": 2, "tag": ["good"], "tags": ["good"],
+    }  # fmt: skip
+    assert values(row | {"epochs": "3/3"}, config, ["epochs"])["epochs"] == "3/3"
+    with pytest.raises(ConfigError, match="^no run has model.hiden: did you mean model.hidden or model.lr or model.$"):
+        check_names(["lr", "odd.name", "model.hiden"], [(row, config)])

@@ -22,7 +22,7 @@ def verify(names: RunNames = None, runs_dir: RunsDir = "runs", *, format: Format
     from dlcli.runs.verify import verify as verified
 
     rows, damage, unproven = [], [], 0
-    for run in _found(names, runs_dir, "verify"):
+    for run in named(names, runs_dir, "verify"):
         found = verified(run)
         damage += found.damage
         unproven += len(found.unproven)
@@ -52,7 +52,7 @@ def archive(
         raise ConfigError("name the file to write: dlcli runs archive 4:9 --output runs.tar.gz")
     from dlcli.runs.archive import write_archive
 
-    found = _found(names, runs_dir, "archive")
+    found = named(names, runs_dir, "archive")
     size = write_archive(found, Path(output), force=force)
     say(f"{output}: {len(found)} run{'s' if len(found) != 1 else ''}, {size / 1e6:,.1f} MB")
 
@@ -79,7 +79,8 @@ def import_(
             say(f"{one.run} has no name any more: another run is named {one.name}")
 
 
-def _found(names: list[str] | None, runs_dir: str, command: str) -> list[Run]:
+def named(names: list[str] | None, runs_dir: str, command: str) -> list[Run]:
+    """The runs that a command was given, each once. ConfigError if it was given none."""
     if not names:
         raise ConfigError(f"name the runs: dlcli runs {command} 4:9")
     return list(dict.fromkeys(run for name in names for run in find(name, runs_dir)))

@@ -72,7 +72,7 @@ def emit(
     elif format is Format.csv:
         write(to_csv([c.key for c in columns], [[row.get(c.key) for c in columns] for row in rows]))
     elif format is Format.md:
-        write(_markdown([c.heading for c in columns], [[c.show(row.get(c.key)) for c in columns] for row in rows]))
+        write(markdown(rows, columns))
     else:
         _print_table(rows, columns, title)
 
@@ -253,8 +253,10 @@ def _cell(value: Any) -> Any:
 _MARKDOWN = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;"})
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> str:
+    """A table in Markdown, in which no text of data or files is markup."""
+    cells = [[c.show(row.get(c.key)) for c in columns] for row in rows]
+    lines = [[c.heading for c in columns], ["---"] * len(columns), *cells]
     return "".join("| " + " | ".join(cell.translate(_MARKDOWN) for cell in line) + " |\n" for line in lines)
 
 

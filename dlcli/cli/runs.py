@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dlcli.cli import archive, compare, tags, trash
+from dlcli.cli import archive, compare, publish, tags, trash
 from dlcli.cli.arguments import RunName, RunsDir, one_of, with_format
 from dlcli.cli.columns import outcome
 from dlcli.cli.output import Column, Format, age, duration, emit, number, say, setting, write
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 app.command(context_settings=tags.DASHES)(tags.tag)
 for command in (
-    tags.note, compare.compare, compare.diff, archive.verify, archive.archive, archive.import_,
+    tags.note, compare.compare, compare.diff, archive.verify, archive.archive, archive.import_, publish.publish,
     trash.rm, trash.restore, trash.purge,
 ):  # fmt: skip
     app.command(command.__name__.rstrip("_"))(command)
@@ -46,6 +46,9 @@ Sort = Annotated[
     str,
     typer.Option("--sort", metavar="NAME[:desc]", help="Sort by a setting or metric. (default: newest first)"),
 ]
+
+# Columns that --only-changed keeps.
+_RESULT = ("run", "metric", "best")
 
 _STATUSES = ("starting", "running", "finished", "interrupted", "diverged", "failed", "dead", "broken")
 
@@ -70,6 +73,9 @@ def runs(
             "--columns", metavar="NAMES", help="Add or remove columns, +lr,-device, or show only these: lr,val/loss."
         ),
     ] = "",
+    only_changed: Annotated[
+        bool, typer.Option("--only-changed", help="Leave out columns that are the same for all listed runs.")
+    ] = False,
     status: Status = None,
     tag: Tag = None,
     last: Last = "0",
@@ -98,11 +104,15 @@ def runs(
         return
     conditions, newest, most = _conditions(where, status, tag), _count(last, "--last"), _count(limit, "--limit")
     if group_by is not None:
-        if columns or sort or most or watch:
-            raise ConfigError("--group-by shows a fixed table: leave out --columns, --sort, --limit and --watch")
+        if columns or only_changed or sort or most or watch:
+            raise ConfigError(
+                "--group-by shows a fixed table: leave out --columns, --only-changed, --sort, --limit and --watch"
+            )
         _show_groups(*differences.groups(runs_dir, last=newest, conditions=conditions), runs_dir, format)
         return
 
+    if only_changed and format is Format.json:
+        raise ConfigError("--only-changed leaves out columns of a table, and JSON has none: leave out one of them")
     asked = _asked(columns)
     extra = [*asked[0], *asked[2]]
 
@@ -112,7 +122,8 @@ def runs(
         )
         what = [(row["run"], row["status"], row["epochs"], row["best"], row["tags"], row["note"]) for row in rows]
         live = any(row["status"] in ("running", "starting") for row in rows)
-        draw = partial(_show, rows, differing, asked, runs_dir, format, fitting=" that fit" if conditions else "")
+        fitting = " that fit" if conditions else ""
+        draw = partial(_show, rows, differing, asked, runs_dir, format, fitting=fitting, only_changed=only_changed)
         return Seen(what, live, draw)
 
     if not watch:
@@ -131,6 +142,7 @@ def _show(
     format: Format,
     *,
     fitting: str,
+    only_changed: bool,
 ) -> None:
     added, removed, only = asked
     if not rows and format is Format.table:
@@ -150,7 +162,8 @@ def _show(
         headings = {column.heading for column in found}
         if unknown := [name for name in removed if name not in headings]:
             raise ConfigError(f"--columns -{unknown[0]} is no column: {did_you_mean(unknown[0], sorted(headings))}")
-        found = [c for c in found if c.heading not in removed and c.key not in added] + further
+        found = [c for c in found if c.heading not in removed and c.key not in added]
+        found = (_changed(found, flat) if only_changed else found) + further
     emit(flat, found, format=format, document=rows)
 
 
@@ -319,6 +332,11 @@ def _refuse_misplaced(context: typer.Context) -> None:
 
 def _tags(value: Sequence[str]) -> str:
     return " ".join(value) or "-"
+
+
+def _changed(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Without those that are the same in all rows: the run and its result stay."""
+    return [c for c in columns if c.key in _RESULT or any(row.get(c.key) != rows[0].get(c.key) for row in rows)]
 
 
 def _cell(value: float | None) -> str:

@@ -24,6 +24,8 @@ Schedule = Literal["constant", "step", "cosine", "one-cycle"]
 
 Loss = Literal["auto", "mse", "l1", "huber", "bce", "cross-entropy"]
 
+Log = Literal["none", "tensorboard"]
+
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 _TABLES = ("model_options", "data_options")
@@ -234,6 +236,9 @@ class TrainConfig:
         0, "Steps between additional rows in metrics.csv; 0 writes one row per evaluation.", group="Machine",
         range=">= 0",
     )  # fmt: skip
+    log: Log = _setting(
+        "none", "Also write all rows of metrics.csv for TensorBoard, into tensorboard/ in the run.", group="Machine"
+    )
 
     def __init__(self, model: str, **settings: Any) -> None:
         given = {"model": model, **settings}

@@ -2,8 +2,8 @@
 
 Everything that dlcli writes into a run goes through this module. New content is written under a temporary name in the
 same folder, flushed to the disk and renamed, and the folder is flushed: if the process is killed or the machine loses
-power at any moment, either the old content or the new content remains. The exceptions are the two files that only grow,
-metrics.csv and log.txt (see `append_line`).
+power at any moment, either the old content or the new content remains. The exceptions are the files that only grow:
+metrics.csv, log.txt and TensorBoard's event file (see `append`).
 
 Files are read with reading.py.
 """
@@ -60,8 +60,12 @@ def to_json(value: Any) -> str:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line in a single write, so that a reader never sees a partial line. The line is not flushed."""
-    content = line.encode(errors="replace") + b"\n"
+    """Add one line; see `append`."""
+    append(path, line.encode(errors="replace") + b"\n")
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file in a single write, so that a reader never sees a part of it. It is not flushed."""
     with _told_as_resource_error(path, needed=len(content)):
         descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with open(descriptor, "ab", buffering=0) as file:

@@ -35,6 +35,7 @@ class Evaluation:
     status, reason: of the run; unless the status is `finished`, the training did not run to its end.
     threshold: of two classes, the probability above which the second is predicted.
     damage: of newer checkpoints that could not be used. unrecorded: why the record could not be written to the run.
+    fingerprint: of the data.
     """
 
     run: Run
@@ -54,6 +55,7 @@ class Evaluation:
     importance: Importance | None = None
     damage: tuple[str, ...] = ()
     unrecorded: str | None = None
+    fingerprint: str = ""
 
     @property
     def undefined(self) -> dict[str, str]:
@@ -182,6 +184,7 @@ def evaluate(
         threshold=task.threshold,
         importance=ranked,
         damage=saved.damage,
+        fingerprint=dataset.fingerprint,
     )
     record = {**found.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
     other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)

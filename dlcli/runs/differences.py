@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -26,12 +26,12 @@ _MOST = 12  # settings shown
 _GIVEN = {"given": optional(list_of(TEXT))}
 
 # Keys of config.json that are not settings, have a column of their own, or do not change the result.
-_SHOWN = {*table.COLUMNS, "format", "given", "data_dir", "log_every", "checkpoint_every", "keep_last"}
+_SHOWN = {*table.COLUMNS, "format", "given", "data_dir", "log", "log_every", "checkpoint_every", "keep_last"}
 
 _ORDER = {f.name: place for place, f in enumerate(fields(TrainConfig))}
 
 # Settings that do not make another group.
-NOT_OF_A_GROUP = {"format", "given", "seed", "data_dir", "log_every", "checkpoint_every", "keep_last", "threads"}
+NOT_OF_A_GROUP = {"format", "given", "seed", "data_dir", "log", "log_every", "checkpoint_every", "keep_last", "threads"}
 
 # Bytes of test.json to read: the metrics come before the tables of classes, which are much longer.
 _START = 4096
@@ -65,6 +65,13 @@ def rows(
     for row, config in zip(found, configs, strict=True):
         row["settings"] = {name: _value(config, name) for name in names}
     return found, names
+
+
+def rows_with_settings(root: str | Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each row of `rows` without the keys that depend on the others, and the flat settings of the run as stored; newest
+    first. A run whose settings are damaged has none."""
+    found, configs = _listed(root)
+    return [(row, flatten(config)) for row, config in zip(found, configs, strict=True)]
 
 
 def groups(
@@ -117,8 +124,15 @@ def _listed(
     ]
     found, configs = [row for row, _ in there], [config for _, config in there]
     if selecting:
-        everything = [where.values(row, flatten(config)) for row, config in zip(found, configs, strict=True)]
-        places = _chosen(everything, conditions, sort, extra)[: limit or None]
+        name, highest_first = _order(sort)
+        names = [*(condition.name for condition in conditions), *([name] if name else []), *extra]
+        where.check_names(names, there)
+        everything = [where.values(row, config, names) for row, config in there]
+        fitting = [k for k, run in enumerate(everything) if all(condition.holds(run) for condition in conditions)]
+        if name:
+            order = where.order(name, [everything[place] for place in fitting], highest_first=highest_first)
+            fitting = [fitting[k] for k in order]
+        places = fitting[: limit or None]
         found, configs = [found[place] for place in places], [configs[place] for place in places]
         for row, place in zip(found, places, strict=True):
             row["extra"] = {name: everything[place].get(name) for name in extra}
@@ -140,20 +154,24 @@ def _entry(root: str | Path, number: int) -> tuple[dict[str, Any], dict[str, Any
     return row, config
 
 
-def _chosen(
-    runs: Sequence[Mapping[str, Any]], conditions: Sequence[Condition], sort: str, extra: Sequence[str]
-) -> list[int]:
-    """The places of the runs that fit, in order."""
+def measured(run: Run) -> tuple[dict[str, float], int]:
+    """All that `dlcli eval` measured on the test split, and at which step; empty and 0 if it did not. RunError if
+    test.json is damaged."""
+    folder = os.path.join(run.path, "eval")
+    start = _started(folder)
+    if start is None:
+        return {}, 0
+    step, metrics = start
+    finite = {k: v for k, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
+    return {name: float(value) for name, value in finite.items()}, step
+
+
+def _order(sort: str) -> tuple[str, bool]:
+    """The name to sort by, or none, and whether the highest comes first."""
     name, _, direction = sort.partition(":")
     if direction not in ("", "asc", "desc"):
         raise ConfigError(f"--sort {sort} is not of the form NAME, NAME:asc or NAME:desc")
-    where.check_names([*(c.name for c in conditions), *([name] if name else []), *extra], runs)
-    fitting = [place for place, run in enumerate(runs) if all(condition.holds(run) for condition in conditions)]
-    if not name:
-        return fitting
-    return [
-        fitting[k] for k in where.order(name, [runs[place] for place in fitting], highest_first=direction == "desc")
-    ]
+    return name, direction == "desc"
 
 
 def _config(file: str) -> dict[str, Any]:
@@ -185,17 +203,25 @@ def _differing(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 def _test(folder: str, best: str | None) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """The main result, and all metrics."""
+    start = _started(folder)
+    if start is None:
+        return None, {}
+    step, metrics = start
+    names = [best.removeprefix("val/")] if best is not None else _MAIN
+    name = next((name for name in names if name in metrics), None)
+    value = None if name is None else metrics.get(name)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None, metrics
+    return {"metric": name, "value": value, "step": step}, metrics
+
+
+def _started(folder: str) -> tuple[int, dict[str, Any]] | None:
+    """Step and metrics of test.json; None if there is none."""
     with told_as_damage(file := f"{folder}/test.json"):
         start = read_start(folder, file, most=_START)
         if start is None:
-            return None, {}
+            return None
         found = _MEASURED.search(start)
         if found is None:
             raise ValueError("it holds no metrics")
-        metrics = parse_json(found[2])
-    names = [best.removeprefix("val/")] if best is not None else _MAIN
-    name = next((name for name in names if name in metrics), None)
-    value = metrics.get(name)
-    if name is None or not isinstance(value, int | float) or not math.isfinite(value):
-        return None, metrics
-    return {"metric": name, "value": value, "step": int(found[1])}, metrics
+        return int(found[1]), parse_json(found[2])

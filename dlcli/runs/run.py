@@ -9,6 +9,7 @@
       log.txt         the console output
       lock            marks the folder as a run of dlcli; locked by the process that trains
       checkpoints/    best-STEP/ and last-STEP/
+      tensorboard/    event files, if log asks for them (see tensorboard.py)
       eval/           what `dlcli eval` measured, and the answer to each sample (see sample_answers.py)
     runs/.trash/      runs that were removed (see trash.py)
 
@@ -46,6 +47,7 @@ from dlcli.core.files import (
 )
 from dlcli.core.reading import read_json, told_as_damage
 from dlcli.runs import lock, metrics
+from dlcli.runs.html import as_html
 from dlcli.runs.numbers import numbers, take_number, told_as_resource_error
 
 # Digits of the sha256 in the name of a file that belongs to a record.
@@ -99,6 +101,21 @@ class Run:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: how it ended, the settings that were given, the last metrics; of a damaged run why."""
+        try:
+            info, (document, given) = self.info(), self._read_config()
+        except RunError as error:
+            return as_html(str(self), {"run": {"damaged": str(error)}})
+        settings, best = flatten(document), info.get("best") or {}
+        told = {name: info.get(name) for name in ("status", "reason", "stop", "model", "data", "device", "started")}
+        epochs = f"{info.get('epochs_done', 0)}/{info.get('epochs', '?')}"
+        record = {name: value for name, value in told.items() if value is not None} | {"epochs": epochs}
+        if best.get("metric") is not None:
+            record[f"best {best['metric']}"] = best["value"]
+        chosen = settings if given is None else {name: settings[name] for name in given if name in settings}
+        return as_html(str(self), {"run": record, "settings": chosen, "metrics": info.get("metrics") or {}})
 
     @classmethod
     def create(cls, root: str | Path) -> "Run":

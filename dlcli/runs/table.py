@@ -1,16 +1,13 @@
-"""All runs -> rows, one row per run; and the same as a pandas frame."""
+"""All runs -> rows, one row per run."""
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dlcli.core.errors import DlcliError
 from dlcli.runs.given_names import name_of
 from dlcli.runs.run import Run, all_runs
 from dlcli.runs.tags import note_of, tags_of
-
-if TYPE_CHECKING:
-    import pandas
 
 COLUMNS = (
     "run", "name", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "best_step",
@@ -52,13 +49,6 @@ def row(run: Run) -> dict[str, Any]:
         return empty | {"status": "starting" if run.is_locked() else "broken", "reason": str(error)}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         return empty | {"status": "broken", "reason": f"{run.path / 'run.json'} is damaged: {error!r}"}
-
-
-def frame(root: str | Path = "runs") -> "pandas.DataFrame":
-    """`rows` as a pandas DataFrame, indexed by run number."""
-    import pandas
-
-    return pandas.DataFrame(rows(root), columns=list(COLUMNS)).set_index("run")
 
 
 def _seconds_since(started: str) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from dlcli.config.layers import flatten
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError, did_you_mean
 from dlcli.runs.cleanup import AGE, UNITS
@@ -15,6 +16,7 @@ from dlcli.runs.table import COLUMNS
 # What a run of the table has, beside its settings and metrics.
 _COLUMNS = {*COLUMNS, "age", "tag"}
 _SETTINGS = {field.name for field in fields(TrainConfig)}
+_NOTHING: Any = object()
 
 _CONDITION = re.compile(r"\s*([^\s<>=!]+)\s*(<=|>=|!=|=|<|>)\s*(.*\S)\s*")
 _ORDERED: dict[str, Callable[[float, float], bool]] = {
@@ -82,30 +84,47 @@ def _value(name: str, typed: str) -> Any:
         return typed
 
 
-def values(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All that conditions and orders can name of one run: columns of the table, age in seconds, settings, metrics."""
-    started = row["started"]
-    age = None if started is None else (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()
-    named = {name: value for name, value in settings.items() if name not in ("format", "given")}
-    return {
-        **named,
-        **row["metrics"],
-        **{name: row[name] for name in COLUMNS if row[name] is not None},
-        "age": age,
-        "tag": row["tags"],
-    }
+def values(row: Mapping[str, Any], config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """What a run has of these names: a column of the table, age in seconds, else a metric, else a setting; and always
+    its tags. Only what is asked for is looked up, since there may be ten thousand runs."""
+    found: dict[str, Any] = {"tags": row["tags"]}
+    for name in names:
+        if name == "age":
+            started = row["started"]
+            found[name] = started and (datetime.now(UTC) - datetime.fromisoformat(started)).total_seconds()
+        elif name == "tag":
+            found[name] = row["tags"]
+        elif name in COLUMNS and row[name] is not None:
+            found[name] = row[name]
+        elif name in row["metrics"]:
+            found[name] = row["metrics"][name]
+        elif (setting := _setting(config, name)) is not _NOTHING:
+            found[name] = setting
+    return found
 
 
-def check_names(names: Iterable[str], runs: Iterable[Mapping[str, Any]]) -> None:
-    """ConfigError (exit 2), with the nearest name, for a name that is no setting and that none of the runs has."""
-    known: set[str] | None = None
+def _setting(config: Mapping[str, Any], name: str) -> Any:
+    """`flatten(config)[name]`, or _NOTHING. config: of config.json, in which a model with options is a table."""
+    owner, dot, option = name.partition(".")
+    table = config.get(owner)
+    if isinstance(table, dict) and option != "name":
+        inner = table.get(option if dot else "name", _NOTHING)
+        if inner is not _NOTHING:
+            return inner
+    found = config.get(name, _NOTHING)
+    return _NOTHING if isinstance(found, dict) or name in ("format", "given") else found
+
+
+def check_names(names: Iterable[str], runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
+    """ConfigError (exit 2), with the nearest name, for a name that is no setting and that none of the runs has. runs:
+    the row and the config of each."""
     for name in names:
         if name in _COLUMNS or name in _SETTINGS:
             continue
-        if known is None:
-            known = {key for run in runs for key in run} | _COLUMNS
-        if name not in known:
-            raise ConfigError(f"no run has {name}: {did_you_mean(name, sorted(known | _SETTINGS))}")
+        if not any(name in row["metrics"] or _setting(config, name) is not _NOTHING for row, config in runs):
+            known = {key for row, config in runs for key in (*row["metrics"], *flatten(config))}
+            known = known - {"format", "given"} | _COLUMNS | _SETTINGS
+            raise ConfigError(f"no run has {name}: {did_you_mean(name, sorted(known))}")
 
 
 def order(name: str, runs: Sequence[Mapping[str, Any]], *, highest_first: bool) -> list[int]:

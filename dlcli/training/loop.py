@@ -155,10 +155,13 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
 def _write_row(
     session: Session, columns: list[str], metrics: dict[str, float | None], *, seconds: float, rate: float
 ) -> None:
-    """Append a row to metrics.csv."""
+    """Append a row to metrics.csv, and to what TensorBoard reads."""
     state = session.state
     times = {"seconds": round(seconds, 4), "samples_per_second": round(rate, 1)}
-    session.run.append_metrics({"epoch": state.epoch, "step": state.step, **metrics, **state.rates, **times}, columns)
+    row = {"epoch": state.epoch, "step": state.step, **metrics, **state.rates, **times}
+    session.run.append_metrics(row, columns)
+    if session.tensorboard is not None:
+        session.tensorboard.add(row)
 
 
 def _stopped_early_before(session: Session) -> bool:

@@ -27,6 +27,7 @@ _HARMLESS = (
     "epochs",
     "steps",
     "patience",
+    "log",
     "log_every",
     "data_dir",
     "device",

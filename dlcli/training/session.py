@@ -26,8 +26,10 @@ from dlcli.experiment.build import Experiment, build, resolve_options
 from dlcli.experiment.estimate import check_memory, check_space, memory_told
 from dlcli.experiment.load import import_own
 from dlcli.experiment.teacher import with_teacher_found
+from dlcli.runs import events
 from dlcli.runs.given_names import create
 from dlcli.runs.run import Run, now
+from dlcli.runs.tensorboard import Live
 from dlcli.training.provenance import describe, differences
 from dlcli.training.saver import Saver
 from dlcli.training.state import TrainingState
@@ -39,7 +41,8 @@ class Session:
 
     info: the content of run.json, updated by the loop. reasons: why the result will not be bit for bit that of a run
     that never stopped; empty if it will be. changes: setting that differs from the run's -> old and new value.
-    damage: one sentence for each newer checkpoint that could not be used.
+    damage: one sentence for each newer checkpoint that could not be used. tensorboard: the event file, if log asks
+    for it.
     """
 
     run: Run
@@ -49,6 +52,7 @@ class Session:
     reasons: tuple[str, ...] = ()
     changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     damage: tuple[str, ...] = ()
+    tensorboard: Live | None = None
 
     def __post_init__(self) -> None:
         config = self.built.config
@@ -77,6 +81,7 @@ def begun(
     Raises ResourceError (exit 6), before the run gets a number, if memory or disk space is too small.
     """
     check_alone()
+    _check_log(built.config)
     check_memory(built)
     check_space(built, runs_dir)
     run = create(runs_dir, name=name)
@@ -106,6 +111,7 @@ def resumed(
     if before["status"] == "running":
         raise BusyError(f"{run} is being trained by process {before.get('pid')} on {before.get('host')}")
     config = with_teacher_found(stored.under(changes), run.root)
+    _check_log(config)
     _check_start_is_kept(run, stored, config)
     import_own(config, runs_dir=run.root)
     with run.locked():
@@ -165,6 +171,8 @@ def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
     started = time.monotonic()
     suppressed: tuple[type[Exception], ...] = (ResourceError,)  # after an error, a full disk must not hide that error
     try:
+        if built.config.log == "tensorboard":
+            session.tensorboard = Live(run, info)
         yield
         session.saver.close()
         info["status"] = "interrupted" if info["stop"] else "finished"
@@ -192,7 +200,16 @@ def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
         with contextlib.suppress(*suppressed):
             session.saver.close()  # best weights that have not been saved yet are written even after an error
         with contextlib.suppress(*suppressed):
+            if session.tensorboard is not None:
+                session.tensorboard.end(info["status"])
+        with contextlib.suppress(*suppressed):
             run.write_info(info)
+
+
+def _check_log(config: TrainConfig) -> None:
+    """ConfigError if what `log` needs is not installed."""
+    if config.log == "tensorboard":
+        events.check_installed(asked="log = tensorboard")
 
 
 def _info(run: Run) -> dict[str, Any]:
