@@ -275,6 +275,7 @@ def test_settings_by_precedence(dlcli: Dlcli, tmp_path: Path) -> None:
         (["eval", "latest"], 4, "there are no runs in runs: make one with `dlcli train cnn`"),
         (["eval", "1", "--split", "tset"], 2, "--split tset is not one of train, val, test"),
         (["trian"], 2, "no such command 'trian': did you mean `dlcli train`?"),
+        (["train", "cnn", "--data", "x" * 500], 2, f"no file can have a name of 500 characters: {'x' * 40}..."),
         (["train", "cnn", "--epoks", "3"], 2, "no such option --epoks: did you mean --epochs"),
     ],
 )  # fmt: skip

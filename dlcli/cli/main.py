@@ -1,5 +1,6 @@
 """The `dlcli` command: finds its sub-commands, and turns every error into a message and an exit code."""
 
+import errno
 import functools
 import gc
 import os
@@ -172,6 +173,9 @@ def _told(error: BaseException) -> tuple[str, int]:
         return f"there is not enough memory{asked_for(error)}: this machine has {memory() / 1e9:.1f} GB", 6
     if (own := as_own(error)) is not None:
         return str(own), own.exit_code
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        name = str(error.filename or "")
+        return f"no file can have a name of {len(name):,} characters: {name[:40]}...", 2
     if isinstance(error, OSError):
         return f"cannot continue: {error.strerror or error}", 6
     return f"this is a bug in dlcli ({type(error).__name__}: {error}); --debug shows where", 1
