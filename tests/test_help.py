@@ -28,7 +28,9 @@ def test_the_help_of_every_command_is_plain_whole_and_no_wider_than_80(command: 
     assert "..." not in re.sub(r"\.\.\.(?=[ \]\n]|$)", "", text)  # of [RUN...] and NAME,...
     assert not re.search(r"<\w+|\[default|\[env|\[required|\[x", text)
     assert text.startswith(f"Usage: dlcli {command}".rstrip() + " [OPTIONS]")
-    assert text.split() == helped(*command.split()).split()  # the same words at any width: none is broken or cut
+    # The same words at any width: none is broken or cut, but for choices after a |.
+    words, usual = (re.sub(r"\|\n +", "|", told).split() for told in (text, helped(*command.split())))
+    assert words == usual
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS, *INNER])

@@ -93,7 +93,7 @@ def test_the_example_model_works(dlcli: Dlcli, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- every command and option that a page shows exists
 
 # Options of other programs: parts of `make bench`.
-OTHERS = {"--only", "--rounds", "--save"}
+OTHERS = {"--only", "--rounds", "--save", "--logdir"}
 
 
 def code(page: str) -> list[str]:

@@ -4,6 +4,7 @@ Typer's own help uses rich, whose import takes longer than everything else, to d
 """
 
 import inspect
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -60,10 +61,20 @@ def _listed(entries: Sequence[tuple[str, str]], *, width: int) -> Iterator[str]:
     for name, about in entries:
         first, *more = fold(about, width=width - left - 4)
         if len(name) > left:
-            yield f"  {name}"
+            yield from (f"  {line}" for line in _broken(name, width=width - 2))
             name = ""
         yield f"  {name:{left}}  {first}".rstrip()
         yield from (f"  {'':{left}}  {line}" for line in more)
+
+
+def _broken(name: str, *, width: int) -> list[str]:
+    """A name in lines, which end after a | where it is too long."""
+    lines = [""]
+    for part in re.split(r"(?<=\|)", name):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("    ")
+        lines[-1] += part
+    return lines
 
 
 def _words(ctx: Any) -> list[str]:

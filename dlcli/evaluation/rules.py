@@ -52,7 +52,7 @@ class Rule:
 @dataclass(frozen=True)
 class Verdict:
     """Whether a rule holds. value: of its metric; None if that is undefined, and then the rule does not hold. run: of
-    which it is the verdict; None if it is one on all runs."""
+    which it is the verdict, among several; None if it is one on all."""
 
     rule: Rule
     value: float | None
@@ -112,12 +112,13 @@ def check_rules_of(reports: Sequence[Evaluation], rules: Sequence[Rule]) -> list
     if any(rule.over for rule in rules):
         _check_same_data(reports)
     by_run = {str(report.run): report.metrics for report in reports}
+    several = len(reports) > 1
     verdicts = []
     for rule in rules:
         if rule.over:
             verdicts.append(_verdict_on_all(rule, by_run))
         else:
-            verdicts += [_verdict(rule, report.metrics, run=report.run) for report in reports]
+            verdicts += [_verdict(rule, report.metrics, run=report.run if several else None) for report in reports]
     return verdicts
 
 
