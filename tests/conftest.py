@@ -45,6 +45,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_named_as_own() -> None:
+    """A test that trains a model of tests/ makes all of tests/ own code, to which later errors would be traced."""
+    from dlcli.core import blame
+
+    blame._named.clear()
+
+
 @pytest.fixture(scope="session")
 def warm() -> Iterator[Warm]:
     process = Warm()
