@@ -12,7 +12,7 @@ FILE = Path(__file__).parent.parent / "dlcli" / "cli" / "words.json"
 
 # What completion knows the values of, by the name of the option or argument.
 _KINDS = {"--data": "DATA", "--metric": "METRIC", "--sort": "METRIC", "--monitor": "METRIC", "--require": "METRIC",
-          "--columns": "METRIC", "--baseline": "RUN", "--data-of": "RUN", "--status": "finished|running|interrupted|"
+          "--columns": "METRIC", "--baseline": "RUN", "--data-of": "RUN", "--status": "finished|running|interrupted|pruned|"
           "failed|diverged|dead|broken"}  # fmt: skip
 
 

@@ -99,16 +99,28 @@ def with_data_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def resolve(*, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]) -> TrainConfig:
     """One config from all sources; later ones override: files in order, the environment, the command line."""
+    config = TrainConfig.from_flat(layer(model=model, files=files, assignments=assignments, settings=settings))
+    check_options(config, settings)
+    return config
+
+
+def layer(
+    *, model: str | None, files: list[str], assignments: list[str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """As `resolve`, before anything follows from it."""
     typed = typed_layer(assignments, settings)
     if model is not None:
         typed = {"model": model} | typed
-    config = TrainConfig.from_flat(stack(*(read_file(file) for file in files), read_environment(), typed))
+    return stack(*(read_file(file) for file in files), read_environment(), typed)
+
+
+def check_options(config: TrainConfig, settings: Mapping[str, Any]) -> None:
+    """ConfigError for an option that is for another kind of data. settings: those of the options that were given."""
     own = split_file(config.data)
     for name, kinds in _IS_FOR.items():
         if _STANDS_FOR[name].setting in settings and (own is None or own[0] not in kinds):
             flag, told = "--" + name.replace("_", "-"), " or ".join(kinds.values())
             raise ConfigError(f"{flag} is for data {told}, but data = {config.data}: leave it out")
-    return config
 
 
 def typed_layer(assignments: list[str], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dlcli.core.version import __version__
 COMMANDS = {
     "train": ("dlcli.cli.train:train", "Train a model in a new run, and print its best result."),
     "resume": ("dlcli.cli.resume:resume", "Continue a stopped run, or extend a finished one."),
+    "sweep": ("dlcli.cli.sweep:app", "Train with many settings or seeds, and find the best of them."),
     "average": ("dlcli.cli.average:average", "Average the weights of several runs, as a new run."),
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
@@ -83,7 +84,10 @@ class Door(typer.core.TyperGroup):
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             from dlcli.cli.advice import about_command
 
-            inner = {name: getattr(self.get_command(ctx, name), "commands", {}) for name in ("runs", "check", "cache")}
+            inner = {
+                name: getattr(self.get_command(ctx, name), "commands", {})
+                for name in ("runs", "check", "cache", "sweep")
+            }
             raise ConfigError(about_command(args[0], COMMANDS, inner))
         return super().resolve_command(ctx, args)
 

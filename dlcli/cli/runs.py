@@ -50,7 +50,7 @@ Sort = Annotated[
 # Columns that --only-changed keeps.
 _RESULT = ("run", "metric", "best")
 
-_STATUSES = ("starting", "running", "finished", "interrupted", "diverged", "failed", "dead", "broken")
+_STATUSES = ("starting", "running", "finished", "interrupted", "pruned", "diverged", "failed", "dead", "broken")
 
 Status = Annotated[
     str | None, typer.Option("--status", metavar="STATUS", help="Only finished, running, dead, ... runs.")

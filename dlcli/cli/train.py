@@ -1,15 +1,19 @@
 """dlcli train"""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, one_of, with_format
 from dlcli.cli.evaluate import Require
-from dlcli.cli.flags import resolve, with_settings
+from dlcli.cli.flags import check_options, layer, resolve, with_settings
 from dlcli.cli.output import Column, Format, emit, print_json, write
+from dlcli.cli.sweep import train_seeds
 from dlcli.cli.training import Measuring, Print, command_line, preparation, show
 from dlcli.config.derived import fine_tunes_all
+from dlcli.config.settings import TrainConfig
+from dlcli.core.errors import ConfigError
 from dlcli.runs.given_names import check_free, name_of
 
 
@@ -46,6 +50,13 @@ def train(
         bool, typer.Option("--plots", help="Write pictures of the finished run into its folder plots/, as dlcli plot.")
     ] = False,
     print_: Print = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", min=1, metavar="N", help="Train N runs with different seeds, and print their mean."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="With --seeds: runs at the same time.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     format: Format,
 ) -> None:
@@ -54,6 +65,15 @@ def train(
     With --eval or --require, the best checkpoint is then measured as by
     `dlcli eval`; --require uses the test split unless --eval names another.
     """
+    if seeds is not None:
+        others = {"--name": name, "--dry-run": dry_run, "--eval": eval_, "--require": require, "--plots": plots}
+        _refuse_with_seeds(others | {"--print": print_, "--print-config": print_config})
+        base = layer(model=model, files=config or [], assignments=set_ or [], settings=settings)
+        check_options(TrainConfig.from_flat(base), settings)
+        train_seeds(base, seeds, runs_dir, jobs=jobs or 1, quiet=quiet, format=format)
+        return
+    if jobs is not None:
+        raise ConfigError(f"--jobs {jobs} is for several runs: give --seeds, or take dlcli sweep")
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
     if name is not None:
         check_free(name, runs_dir)
@@ -95,6 +115,16 @@ def train(
         return begun(built, runs_dir=runs_dir, name=name, command=command_line())
 
     show(opened, lines=_opening, format=format, quiet=quiet, print_=print_, measuring=measuring, plots=plots)
+
+
+def _refuse_with_seeds(options: Mapping[str, Any]) -> None:
+    """ConfigError for an option that is for one run."""
+    given = [option for option, value in options.items() if value]
+    if given:
+        raise ConfigError(
+            f"{given[0]} is for one run, and --seeds makes several: leave it out; what they reached on a split, "
+            "together, is measured by dlcli eval 1:5 --require 'mean(accuracy) >= 0.9'"
+        )
 
 
 def _opening(session: Any) -> list[str]:

@@ -54,6 +54,18 @@ def flatten(document: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def nested(layer: Layer) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    document: dict[str, Any] = {}
+    for name, value in layer.items():
+        owner, dot, option = name.partition(".")
+        if dot or owner in GROUPS:
+            document.setdefault(owner, {})[option or "name"] = value
+        else:
+            document[name] = value
+    return document
+
+
 def group(layer: Layer) -> dict[str, Any]:
     """{"model": "mlp", "model.hidden": 9} as {"model": "mlp", "model_options": {"hidden": 9}}, as TrainConfig takes it.
 

@@ -2,7 +2,9 @@
 
 import codecs
 import json
+import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,29 @@ from dlcli.core.reading import check_depth, parse_record, read_bytes
 # Largest config file in bytes. The TOML parser of the standard library takes minutes for 100 kB of a.a.a.a.
 _MOST_CONFIG = 20_000
 
+_NO_SETTINGS = ("recipe", "sweep", "format", "given")
+
 
 def read_file(path: str) -> dict[str, Any]:
     """The layer of a .toml or .json file (the config.json of a run, for example), or of `recipe:NAME`.
 
-    What is not a setting is left out: the [recipe] table of a recipe, and `format` and `given` of a run.
+    What is not a setting is left out: the [recipe] table of a recipe, `format` and `given` of a run, and the [sweep]
+    table, which `read_table` finds.
     """
+    document = _read(path)
+    return flatten({name: value for name, value in document.items() if name not in _NO_SETTINGS})
+
+
+def read_table(path: str, name: str) -> dict[str, Any]:
+    """The table [NAME] of such a file; empty if it has none. ConfigError if it is no table."""
+    table = _read(path).get(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"config file {path}: {name} must be a table")
+    return table
+
+
+def _read(path: str) -> dict[str, Any]:
+    """The document of a file."""
     file = recipe_path(path.removeprefix("recipe:")) if path.startswith("recipe:") else Path(path)
     if file.suffix not in (".toml", ".json"):
         raise ConfigError(f"config file {path} must end in .toml or .json")
@@ -38,7 +57,7 @@ def read_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"config file {path} is damaged: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"config file {path} must hold a table of settings")
-    return flatten({name: value for name, value in document.items() if name not in ("recipe", "format", "given")})
+    return document
 
 
 def _parse_toml(content: bytes) -> dict[str, Any]:
@@ -67,12 +86,32 @@ def to_toml(config: TrainConfig) -> str:
     return "\n".join(lines + tables) + "\n"
 
 
+def document_to_toml(document: Mapping[str, Any]) -> str:
+    """A document as TOML. What is None is left out."""
+    return "\n".join(_lines(document, ())) + "\n"
+
+
+def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    lines = [f"[{'.'.join(map(_key, path))}]"] if path else []
+    inner = {name: value for name, value in table.items() if isinstance(value, Mapping)}
+    lines += [f"{_key(n)} = {_toml(v)}" for n, v in table.items() if n not in inner and v is not None]
+    for name, value in inner.items():
+        lines += ["", *_lines(value, (*path, name))]
+    return lines
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     if isinstance(value, str):
         # A JSON string is a TOML basic string, except that TOML requires DEL to be escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(name)} = {_toml(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value)

@@ -7,7 +7,8 @@ DlcliError (1)
 ├── DivergedError (5)   loss or gradient not finite
 ├── ResourceError (6)   disk, memory, device, permissions
 ├── CheckError (7)      a check said no
-└── BusyError (9)       another process trains this run
+├── TrialsError (8)     some trials of a sweep failed
+└── BusyError (9)       another process trains this run, or drives this sweep
 
 A message is one sentence: the setting, its value, and what to do.
 """
@@ -52,8 +53,20 @@ class CheckError(DlcliError):
     exit_code = 7
 
 
+class TrialsError(DlcliError):
+    exit_code = 8
+
+
 class BusyError(DlcliError):
     exit_code = 9
+
+
+def with_code(exit_code: int, message: str) -> DlcliError:
+    """The error of another process, which told its exit code."""
+    for kind in DlcliError.__subclasses__():
+        if kind.exit_code == exit_code:
+            return kind(message)
+    return DlcliError(message)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -25,6 +25,7 @@ from dlcli.data.dataset import Dataset, Split
 from dlcli.data.kinds import sample_input
 from dlcli.experiment.features import check_room, features_of, trained_part
 from dlcli.experiment.guard import build_model, maker_of
+from dlcli.experiment.kept import Load
 from dlcli.experiment.load import _loader, _with_path, load_data
 from dlcli.experiment.objective import Objective, Teaching, choose_objective
 from dlcli.experiment.probe import trains_on_one, try_model
@@ -152,6 +153,7 @@ def build(
     weights: Mapping[str, Tensor] | None = None,
     fingerprint: str | None = None,
     runs_dir: str | Path = "runs",
+    load: Load = load_data,
 ) -> Experiment:
     """Load the data, build the model, and check that all settings fit them. Writes nothing.
 
@@ -160,6 +162,7 @@ def build(
     weights: those of a run that is resumed; RunError if they do not fit the model.
     fingerprint: that of the data of this run; DataError if the data has changed.
     runs_dir: the folder of the runs that the setting `weights` may name.
+    load: where the data comes from; a process that trains many runs keeps it.
     """
     device = devices.choose_device(config.device)
     devices.check_precision(config.precision, device)
@@ -167,7 +170,7 @@ def build(
     devices.set_deterministic(config.deterministic)
     torch.set_num_threads(1 if config.threads == "auto" else config.threads)
     config = resolve_options(config)
-    data = load_data(config, device=device, fingerprint=fingerprint)
+    data = load(config, device=device, fingerprint=fingerprint)
     config = config.with_values(data_options={**config.data_options, **data.resolved})
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")

@@ -14,7 +14,7 @@ from dlcli.runs.run import Run
 from dlcli.runs.trash import is_ours
 
 # The statuses of a run that no process is training.
-STATUSES = ("finished", "interrupted", "diverged", "failed", "dead", "broken")
+STATUSES = ("finished", "interrupted", "pruned", "diverged", "failed", "dead", "broken")
 
 AGE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?(s|m|min|h|d|w)")
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}

@@ -24,7 +24,7 @@ _FEWEST = 200
 _ALWAYS = ("", "run.json", "config.json", "eval/test.json")
 _SOMETIMES = ("name.txt", "tags.txt", "note.txt")
 
-_ENDED = {"finished", "interrupted", "failed", "diverged"}
+_ENDED = {"finished", "interrupted", "pruned", "failed", "diverged"}
 
 Entry = tuple[dict[str, Any], dict[str, Any]]  # the row and the settings of a run
 Stamps = dict[str, list[int] | None]

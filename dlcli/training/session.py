@@ -24,7 +24,8 @@ from dlcli.core.files import write_bytes
 from dlcli.evaluation.baseline import baseline
 from dlcli.experiment.build import Experiment, build, resolve_options
 from dlcli.experiment.estimate import check_memory, check_space, memory_told
-from dlcli.experiment.load import import_own
+from dlcli.experiment.kept import Load
+from dlcli.experiment.load import import_own, load_data
 from dlcli.experiment.teacher import with_teacher_found
 from dlcli.runs import events
 from dlcli.runs.given_names import create
@@ -33,6 +34,12 @@ from dlcli.runs.tensorboard import Live
 from dlcli.training.provenance import describe, differences
 from dlcli.training.saver import Saver
 from dlcli.training.state import TrainingState
+
+# The status of a run that its sweep gave up, and how the reason begins for which it stopped.
+PRUNED = "pruned"
+
+# What run.json says of the sweep to which a run belongs.
+OF_A_SWEEP = ("sweep", "trial", "seed", "over", "confirms")
 
 
 @dataclass
@@ -73,35 +80,56 @@ def check_alone() -> None:
 
 @contextlib.contextmanager
 def begun(
-    built: Experiment, *, runs_dir: str | Path = "runs", name: str | None = None, command: str = ""
+    built: Experiment,
+    *,
+    runs_dir: str | Path = "runs",
+    name: str | None = None,
+    command: str = "",
+    run: Run | None = None,
+    trial: Mapping[str, Any] | None = None,
 ) -> Iterator[Session]:
     """Open a new run in the folder `runs_dir`.
 
     name: of the run; ConfigError if another run in the folder has it. command: the command line, recorded in run.json.
+    run: a run that was made already, and has no checkpoint. trial: what run.json says of the sweep it belongs to.
     Raises ResourceError (exit 6), before the run gets a number, if memory or disk space is too small.
     """
-    check_alone()
-    _check_log(built.config)
-    check_memory(built)
-    check_space(built, runs_dir)
-    run = create(runs_dir, name=name)
+    check_ready(built, runs_dir)
+    run = create(runs_dir, name=name) if run is None else run
     with run.locked():
-        session = Session(run, built, TrainingState(built), describe(built, command) | {"baseline": baseline(built)})
+        run.cut_back({"metrics_bytes": 0, "log_bytes": 0})
+        info = describe(built, command) | {"baseline": baseline(built)} | dict(trial or {})
+        session = Session(run, built, TrainingState(built), info)
         with _recorded(session):
             if built.start is not None:
                 session.saver.write_first(session.state, info=session.info)
             yield session
 
 
+def check_ready(built: Experiment, runs_dir: str | Path) -> None:
+    """All that can be checked before a run gets a number: ConfigError, or ResourceError if memory or disk space is too
+    small."""
+    check_alone()
+    _check_log(built.config)
+    check_memory(built)
+    check_space(built, runs_dir)
+
+
 @contextlib.contextmanager
 def resumed(
-    run: Run, changes: Mapping[str, Any] | None = None, *, exact: bool = False, command: str = ""
+    run: Run,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    exact: bool = False,
+    command: str = "",
+    load: Load = load_data,
 ) -> Iterator[Session]:
     """Open a run to continue from its last checkpoint, or from the start if it has none.
 
     changes: settings to change, such as {"epochs": 200} or {"model.dropout": 0.1}. Data that has changed is a
         DataError (exit 3), unless `data` or `data.NAME` is among the changes.
     exact: RunError (exit 4) unless the result will be bit for bit that of a run that never stopped.
+    load: where the data comes from.
     Raises BusyError (exit 9) if another process trains the run, ConfigError if it has nothing left to do.
     """
     check_alone()
@@ -130,6 +158,7 @@ def resumed(
             config,
             weights=saved.weights if saved else None,
             fingerprint=None if other_data else run.data().get("fingerprint"),
+            load=load,
         )
         if "teacher" not in changes:
             _check_teacher_is_the_same(before, built)
@@ -175,7 +204,8 @@ def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
             session.tensorboard = Live(run, info)
         yield
         session.saver.close()
-        info["status"] = "interrupted" if info["stop"] else "finished"
+        pruned = str(info["stop"]).startswith(PRUNED)
+        info["status"] = PRUNED if pruned else "interrupted" if info["stop"] else "finished"
         suppressed = ()
     except GeneratorExit:
         info["status"], info["stop"] = "interrupted", "no more records were wanted"
@@ -285,7 +315,7 @@ def _continued(
     status = "dead" if before["status"] == "running" else before["status"]  # this process holds the lock
     resume = {"when": now(), "after": status, "step": state.step, "command": command}
     resumes = [*before.get("resumes", []), resume]
-    info = fresh | {name: before[name] for name in ("started", "command", "weights") if name in before}
+    info = fresh | {name: before[name] for name in ("started", "command", "weights", *OF_A_SWEEP) if name in before}
     if state.step:
         info |= {name: before[name] for name in ("epochs_done", "metrics") if name in before}
     if saved is not None and saved.state["metrics"]:  # run.json may be older than the checkpoint
