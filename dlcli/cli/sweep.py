@@ -352,7 +352,8 @@ class _Shown:
         notes = [] if one.status == "finished" else [one.status]
         notes += ["taken from that run"] if not one.needed else []
         notes += [one.reason] if one.reason and one.status != "finished" else []
-        notes += ["best"] if one.status == "finished" and best_trial(self._runs.values()) == one.trial else []
+        if one.status == "finished" and not one.confirms and self._plan.names:
+            notes += ["best"] if best_trial(self._runs.values()) == one.trial else []
         parts = [who, place, told(one.settings) if one.settings else "", result, "  ".join(notes)]
         return "  ".join(part for part in parts if part)
 

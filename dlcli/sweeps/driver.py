@@ -7,7 +7,7 @@ moment loses neither a number nor a trial.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from dlcli.config.layers import flatten
@@ -159,11 +159,11 @@ class _Driver:
             return False
         first = max(self._seeds) + 1
         for seed in range(first, first + self._plan.confirm):
-            self._queue.append(replace(self._new(best, self._settings[best], seed), confirms=True))
+            self._queue.append(self._new(best, self._settings[best], seed, confirms=True))
         return True
 
-    def _new(self, trial: int, settings: Mapping[str, Any], seed: int) -> TrialRun:
-        one = TrialRun(trial, seed, settings)
+    def _new(self, trial: int, settings: Mapping[str, Any], seed: int, *, confirms: bool = False) -> TrialRun:
+        one = TrialRun(trial, seed, settings, confirms=confirms)
         self._known[trial, seed] = one
         return one
 

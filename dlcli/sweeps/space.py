@@ -150,7 +150,7 @@ def _check_name(name: str) -> None:
     if dot and owner not in GROUPS:
         raise ConfigError(f"unknown setting {name}: only model. and data. have options of their own")
     if not dot and name not in _types():
-        raise ConfigError(f"unknown setting {name}: {meant_setting(name)}")
+        raise ConfigError(f"unknown setting {name}: {meant_setting(name, _types())}")
     if reason := _NOT_OVER.get(name):
         raise ConfigError(f"--over {name}: {reason}")
 
