@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: a sweep whose workers are forked from a process with torch, and models that misbehave."""
+"""What the tests of sweeps share: sweeps whose workers are forked from this process, and models that misbehave."""
 
 import multiprocessing
 import os
@@ -16,10 +16,33 @@ from tests.faults import Dlcli
 SMALL = ("mlp", "--data", "digits", "--epochs", "2", "--device", "cpu", "--set", "model.hidden=8")
 
 
+class _Forking:
+    """A context of multiprocessing that forks, and leaves no end of the driver's pipes open in its children: a fork
+    server, which would import torch for each test, has none of them."""
+
+    def __init__(self) -> None:
+        self._context, self._ends = multiprocessing.get_context("fork"), []  # type: ignore[var-annotated]
+
+    def set_forkserver_preload(self, modules: list[str]) -> None:
+        """Torch is here."""
+
+    def Pipe(self) -> tuple[Any, Any]:
+        mine, its = self._context.Pipe()
+        self._ends.append(mine)
+        return mine, its
+
+    def Process(self, *, target: Any, args: tuple[Any, ...]) -> Any:
+        def begin(*given: Any) -> None:
+            for end in self._ends:
+                end.close()
+            target(*given)
+
+        return self._context.Process(target=begin, args=args)
+
+
 def fork_workers() -> None:
-    """Instead of a fork server, which would import torch for each test."""
-    original = multiprocessing.get_context
-    multiprocessing.get_context = lambda method=None: original("fork")  # type: ignore[assignment, method-assign]
+    forking = _Forking()
+    multiprocessing.get_context = lambda method=None: forking  # type: ignore[assignment, method-assign, return-value]
 
 
 class Sweeping(Dlcli):

@@ -6,11 +6,14 @@ from random import Random
 import pytest
 from scipy import stats
 
-from dlcli.core.errors import ConfigError
+from dlcli.core.errors import ConfigError, RunError
+from dlcli.runs.sweeps import TrialRun
+from dlcli.sweeps.importance import importances
 from dlcli.sweeps.listed import read_trials
 from dlcli.sweeps.methods import Randomly, everything
 from dlcli.sweeps.plan import from_document, make
 from dlcli.sweeps.pruning import Pruner
+from dlcli.sweeps.result import best_trial, ranked, trials
 from dlcli.sweeps.space import axis, grid, parse, size, told
 
 
@@ -215,3 +218,33 @@ def test_the_median_rule_compares_with_what_others_had_reached_then() -> None:
 def _plan(**given: object):
     asked = {"base": {"model": "mlp"}, "over": [], "method": None, "trials": None, "seeds": 1, "prune": "off"}
     return make(**(asked | {"confirm": 0} | given))
+
+
+def test_importance_finds_the_setting_that_matters() -> None:
+    random = Random(0)
+    runs = []
+    for number in range(1, 61):
+        settings = {"lr": random.random(), "optimizer": random.choice(["adam", "sgd"]), "l1": random.random()}
+        value = settings["lr"] ** 2 + 0.3 * (settings["optimizer"] == "adam") + 0.01 * random.random()
+        runs.append(TrialRun(number, 0, settings, "finished", number, "val/loss", value, False))
+    found = importances(trials(runs))
+    assert [one.name for one in found.settings] == ["lr", "optimizer", "l1"]
+    assert found.r2 > 0.8 and found.settings[2].mean < 0.05 and found.trials == 60
+    with pytest.raises(RunError, match="^importances need 10 finished trials of several settings, and there are 9$"):
+        importances(trials(runs[:9]))
+    for run in runs:
+        run.value = 1.0
+    with pytest.raises(RunError, match="^all 60 finished trials have the same result: no setting matters$"):
+        importances(trials(runs))
+
+
+def test_the_mean_of_all_seeds_decides_and_an_unfinished_trial_does_not_count() -> None:
+    def runs(trial: int, values: list[float], status: str = "finished") -> list[TrialRun]:
+        return [TrialRun(trial, seed, {}, status, 1, "val/accuracy", v, True) for seed, v in enumerate(values)]
+
+    found = [*runs(1, [0.9, 0.7]), *runs(2, [0.8, 0.85]), *runs(3, [1.0, 1.0], "pruned")]
+    assert best_trial(found) == 2 and [one.number for one in ranked(trials(found))] == [2, 1, 3]
+    found[2].status = "running"
+    assert best_trial(found) == 1
+    summary = trials(found)[0].value
+    assert summary is not None and summary.mean == pytest.approx(0.8) and summary.std == pytest.approx(0.1 * 2**0.5)

@@ -1,6 +1,7 @@
 """dlcli sweep, and its show, resume, stop and best. `dlcli train --seeds` comes here, too."""
 
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,9 +145,21 @@ def sweep(
 
 @app.command()
 @with_format
-def show(sweep: SweepNumber, runs_dir: RunsDir = "runs", *, format: Format) -> None:
+def show(
+    sweep: SweepNumber,
+    importance: Annotated[
+        bool, typer.Option("--importance", help="Show how much each setting matters, instead of the trials.")
+    ] = False,
+    runs_dir: RunsDir = "runs",
+    *,
+    format: Format,
+) -> None:
     """Show the trials of a sweep, the best first."""
-    _show(find_sweep(sweep, runs_dir), format)
+    found = find_sweep(sweep, runs_dir)
+    if importance:
+        _show_importance(found, format)
+    else:
+        _show(found, format)
 
 
 @app.command()
@@ -299,13 +312,14 @@ def _drive(
                 found, plan, workers, jobs=jobs, stop=stop.reason, needed=needed, again=again, fail_fast=fail_fast
             ):
                 shown.event(event)
+            asked = found.asked_to_stop()
     except BaseException:
         workers.close(at_once=True)
         raise
     workers.close()
     trials = _show(found, format)
-    if stop.signal is not None:
-        raise typer.Exit(128 + stop.signal)
+    if stop.signal is not None or asked:
+        raise typer.Exit(128 + (stop.signal or signal.SIGTERM))
     failed = [one for one in trials if one.status in ("failed", "diverged")]
     if failed:
         why = f": trial {failed[0].number}: {failed[0].reason}" if failed[0].reason else ""
@@ -407,6 +421,24 @@ def _show(found: Sweep, format: Format) -> list["Trial"]:
         for line in _remarks(found, finished, len(rows)):
             say(line)
     return rows
+
+
+def _show_importance(found: Sweep, format: Format) -> None:
+    """Print by how much each setting matters, and whether that can be trusted."""
+    from dlcli.sweeps.importance import importances
+    from dlcli.sweeps.result import trials
+
+    result = importances(trials(found.trials()))
+    rows = [{"setting": one.name, "importance": one.mean, "std": one.std} for one in result.settings]
+    columns = [
+        Column("setting", "setting"),
+        Column("importance", "importance", number, right=True),
+        Column("std", "sd", number, right=True),
+    ]
+    emit(rows, columns, format=format, document={"settings": rows, "r2": result.r2, "trials": result.trials})
+    if format is Format.table:
+        doubt = ": do not trust them" if result.r2 < 0.3 else ""
+        say(f"of {result.trials} trials; the forest behind it predicts unseen ones with R2 {result.r2:.2f}{doubt}")
 
 
 def _remarks(found: Sweep, finished: Sequence["Trial"], tried: int) -> list[str]:

@@ -156,7 +156,10 @@ class Sweep:
             sweep(self.path)
             self.end_stop()
             self._repair()
-            yield
+            try:
+                yield
+            finally:
+                self.end_stop()
 
     def _repair(self) -> None:
         """Cut off a last line that is not whole; write a lost log again."""

@@ -242,7 +242,8 @@ class _Driver:
             self._sweep.add(one)
             yield Event("ended", one)
             return
-        yield from self._close(one, message["status"], message["reason"])
+        status, reason = message["status"], message["reason"]
+        yield from self._close(one, status, reason and reason.removeprefix(f"{status}: "))
 
     def _killed(self, worker: Worker, one: TrialRun) -> Iterator[Event]:
         key, reason = (one.trial, one.seed), how_it_ended(worker.process)
