@@ -12,8 +12,8 @@ FILE = Path(__file__).parent.parent / "dlcli" / "cli" / "words.json"
 
 # What completion knows the values of, by the name of the option or argument.
 _KINDS = {"--data": "DATA", "--metric": "METRIC", "--sort": "METRIC", "--monitor": "METRIC", "--require": "METRIC",
-          "--columns": "METRIC", "--baseline": "RUN", "--data-of": "RUN", "--status": "finished|running|interrupted|pruned|"
-          "failed|diverged|dead|broken"}  # fmt: skip
+          "--columns": "METRIC", "--baseline": "RUN", "--data-of": "RUN", "--status": "finished|running|interrupted|"
+          "pruned|failed|diverged|dead|broken"}  # fmt: skip
 
 
 def words() -> dict[str, Any]:

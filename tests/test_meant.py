@@ -74,10 +74,10 @@ READ = (
         ("Train cnn", "no such command 'Train': did you mean `dlcli train`?"),
         ("test 1", "no such command 'test': did you mean `dlcli eval`?"),
         ("cnn", "no such command 'cnn': did you mean `dlcli train cnn`?"),
-        ("show 3", "no such command 'show': did you mean `dlcli runs show`?"),
+        ("show 3", "no such command 'show': did you mean `dlcli runs show` or `dlcli sweep show`?"),
         (
             "zzz",
-            "no such command 'zzz': known are train, resume, average, eval, predict, export, generate, gradcheck, "
+            "no such command 'zzz': known are train, resume, sweep, average, eval, predict, export, generate, gradcheck, "
             "check, runs, plot, cache, models, datasets, recipes",
         ),
     ],

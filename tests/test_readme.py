@@ -129,7 +129,10 @@ def what_is_wrong(words: list[str]) -> str | None:
             if known[option] and not equals:
                 next(waiting, None)
         elif hasattr(command, "get_command"):
-            command = command.get_command(context, word)
+            inner = command.get_command(context, word)
+            if inner is None and any(param.param_type_name == "argument" for param in command.params):
+                continue  # `dlcli sweep MODEL`
+            command = inner
             if command is None:
                 return word
     return None

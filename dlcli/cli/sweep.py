@@ -387,8 +387,9 @@ class _Shown:
         ended = [one.status not in ("waiting", "running") for one in self._runs.values()]
         partly = sum(self._shares.get(key, 0.0) for key, one in self._runs.items() if one.status == "running")
         self._reporter.progress(
-            done=sum(ended) + partly, total=total, what=f"{done}/{self._plan.size or len(found)} trials", notes=notes
-        )
+            done=round(100 * (sum(ended) + partly)), total=100 * total, notes=notes,
+            what=f"{done}/{self._plan.size or len(found)} trials",
+        )  # fmt: skip
 
 
 def _show(found: Sweep, format: Format) -> list["Trial"]:

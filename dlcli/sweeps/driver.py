@@ -105,7 +105,9 @@ class _Driver:
     def _take_up(self, *, again: bool) -> None:
         """Start from what the log says: its unfinished runs come first."""
         for one in self._known.values():
-            if one.status not in ENDED or (again and one.status in ("failed", "diverged")):
+            if again and one.status in ("failed", "diverged"):
+                one.status = "waiting"
+            if one.status not in ENDED:
                 self._queue.append(one)
             if self._plan.prune != "off":
                 self._recall(one)
@@ -117,12 +119,12 @@ class _Driver:
 
     def _hand_out(self) -> Iterator[Event]:
         """Give each worker without a run the next one."""
-        for place in range(self._jobs):
-            if place in self._running:
+        while len(self._running) < self._jobs and (one := self._next()) is not None:
+            if (info := self._ended_unseen(one)) is not None:
+                self._take(one, info.get("best") or {}, info["step"])
+                yield from self._close(one, info["status"], info.get("reason") or info.get("stop"))
                 continue
-            one = self._next()
-            if one is None:
-                return
+            place = next(place for place in range(self._jobs) if place not in self._running)
             self._running[place] = one
             self._workers.at(place).send(
                 "train", base=dict(self._plan.base), settings=dict(one.settings), seed=one.seed, run=one.run,
@@ -161,6 +163,16 @@ class _Driver:
         for seed in range(first, first + self._plan.confirm):
             self._queue.append(self._new(best, self._settings[best], seed, confirms=True))
         return True
+
+    def _ended_unseen(self, one: TrialRun) -> dict[str, Any] | None:
+        """run.json of a run that ended just when its worker or the driver was killed."""
+        if one.run is None or one.status not in ("running", "interrupted"):
+            return None
+        try:
+            info = Run(self._sweep.root, one.run).info()
+        except RunError:
+            return None
+        return info if info["status"] in ENDED else None
 
     def _new(self, trial: int, settings: Mapping[str, Any], seed: int, *, confirms: bool = False) -> TrialRun:
         one = TrialRun(trial, seed, settings, confirms=confirms)
@@ -242,8 +254,7 @@ class _Driver:
             self._sweep.add(one)
             yield Event("ended", one)
             return
-        status, reason = message["status"], message["reason"]
-        yield from self._close(one, status, reason and reason.removeprefix(f"{status}: "))
+        yield from self._close(one, message["status"], message["reason"])
 
     def _killed(self, worker: Worker, one: TrialRun) -> Iterator[Event]:
         key, reason = (one.trial, one.seed), how_it_ended(worker.process)
@@ -275,7 +286,7 @@ class _Driver:
             yield Event("retried", one, note)
 
     def _close(self, one: TrialRun, status: str, reason: str | None) -> Iterator[Event]:
-        one.status, one.reason = status, reason
+        one.status, one.reason = status, reason and reason.removeprefix(f"{status}: ")
         self._sweep.add(one)
         if status != "finished":  # the other seeds of a trial that has failed or was pruned tell nothing new
             self._queue = deque(other for other in self._queue if other.trial != one.trial or other.confirms)

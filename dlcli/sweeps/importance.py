@@ -50,7 +50,9 @@ def importances(trials: Sequence[Trial]) -> Importances:
 
     columns = [_as_numbers([one.settings.get(name) for one in finished]) for name in names]
     rows = [list(row) for row in zip(*columns, strict=True)]
-    forest = RandomForestRegressor(_TREES, oob_score=True, random_state=0, min_samples_leaf=2).fit(rows, losses)
+    forest = RandomForestRegressor(  # type: ignore[no-untyped-call]
+        _TREES, oob_score=True, random_state=0, min_samples_leaf=2
+    ).fit(rows, losses)
     found = permutation_importance(forest, rows, losses, n_repeats=_REPEATS, random_state=0)
     settings = [
         Importance(name, float(mean), float(std))

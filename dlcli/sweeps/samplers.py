@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dlcli.core.errors import ConfigError
@@ -47,11 +47,12 @@ class Sampled:
         seed = (seed + 1_000_003 * earlier) % 2**32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            made = {
+            makers: dict[str, Callable[[], Any]] = {
                 "tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=jobs > 1),
                 "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
                 "qmc": lambda: optuna.samplers.QMCSampler(scramble=True, seed=seed, warn_asynchronous_seeding=False),
-            }[sampler]()
+            }
+            made = makers[sampler]()
         self._study = optuna.create_study(sampler=made, direction="minimize")
         self._axes = axes
         self._space = {axis.name: _distribution(axis) for axis in axes}

@@ -181,7 +181,8 @@ def _range(name: str, text: str, inner: str) -> list[int | float]:
     numbers = _numbers(name, text, inner)
     if len(numbers) not in (2, 3):
         raise ConfigError(f"--over {name}={text} is not of the form range(FIRST,END) or range(FIRST,END,STEP)")
-    first, end, step = *numbers, *[1] * (3 - len(numbers))
+    first, end, *rest = numbers
+    step = rest[0] if rest else 1
     count = math.ceil((end - first) / step - 1e-9) if step else 0
     if count <= 0:
         raise ConfigError(f"--over {name}={text} is empty: END is not in the direction of STEP")
