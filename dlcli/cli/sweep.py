@@ -1,9 +1,12 @@
 """dlcli sweep, and its show, resume, stop and best. `dlcli train --seeds` comes here, too."""
 
+import contextlib
+import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from dlcli.sweeps.driver import Event
     from dlcli.sweeps.plan import Plan
     from dlcli.sweeps.result import Trial
+    from dlcli.sweeps.workers import Workers
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -50,8 +54,71 @@ Confirm = Annotated[
     int | None,
     typer.Option("--confirm", min=1, metavar="N", help="In the end, train the best with N fresh seeds."),
 ]
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="local|workers|ray|ray://HOST:PORT",
+        help="Where runs are trained: here, by workers that join with `dlcli sweep work`, or on a Ray cluster "
+        "(dlcli[ray]).",
+    ),
+]
 SweepNumber = Annotated[str, typer.Argument(metavar="SWEEP", help="The number of a sweep, or latest.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the runs of a sweep are trained. on: local, workers, ray or ray://HOST:PORT. devices: as --devices."""
+
+    on: str
+    jobs: int
+    devices_text: str = ""
+
+    def __post_init__(self) -> None:
+        if self.on not in ("local", "workers", "ray") and not self.on.startswith("ray://"):
+            raise ConfigError(f"--on {self.on} is not one of local, workers, ray, ray://HOST:PORT")
+        if self.on != "local" and self.devices:
+            raise ConfigError(f"--devices {self.devices_text} is for this machine, and --on is {self.on}: leave it out")
+        if self.on.startswith("ray"):
+            from dlcli.sweeps.on_ray import check_installed
+
+            check_installed()
+
+    @property
+    def devices(self) -> list[str]:
+        words = [word.strip() for word in self.devices_text.split(",") if word.strip()]
+        if any(not word.isdigit() for word in words):
+            raise ConfigError(f"--devices {self.devices_text} is not a list of numbers such as 0,1")
+        return words
+
+    @property
+    def local_jobs(self) -> int:
+        return self.jobs if self.on == "local" else 0
+
+    def lines(self, found: Sweep) -> list[str]:
+        return [f"workers join with: dlcli sweep work {found.number}"] if self.on == "workers" else []
+
+    @contextlib.contextmanager
+    def opened(self, found: Sweep, plan: "Plan", workers: "Workers") -> Iterator[Callable[[], None]]:
+        """Let workers join, if they are elsewhere. Yields a function to call often, which raises if they cannot."""
+        if self.on == "local":
+            yield lambda: None
+            return
+        from dlcli.sweeps.joining import Door
+
+        with contextlib.ExitStack() as stack:
+            workers.door = Door(found)
+            stack.callback(workers.door.close)
+            watch: Callable[[], None] = lambda: None  # noqa: E731
+            if self.on != "workers":
+                from dlcli.sweeps.on_ray import OnRay
+
+                cpus, gpus = plan.cpus_and_gpus
+                on_ray = OnRay(self.on, found, jobs=self.jobs, cpus=cpus, gpus=gpus)
+                stack.callback(on_ray.close)
+                watch = on_ray.check
+            yield watch
 
 
 @app.callback()
@@ -106,6 +173,7 @@ def sweep(
     ] = False,
     jobs: Jobs = 1,
     devices: Devices = "",
+    on: On = "local",
     fail_fast: FailFast = False,
     config: Configs = None,
     set_: Assignments = None,
@@ -140,7 +208,8 @@ def sweep(
     if print_trials:
         _print_trials(plan, format)
         return
-    start(plan, runs_dir, jobs=jobs, devices=devices, needed=needed, fail_fast=fail_fast, quiet=quiet, format=format)
+    place = Place(on, jobs, devices)
+    start(plan, runs_dir, place, needed=needed, fail_fast=fail_fast, quiet=quiet, format=format)
 
 
 @app.command()
@@ -171,6 +240,7 @@ def resume(
     confirm: Confirm = None,
     jobs: Jobs = 1,
     devices: Devices = "",
+    on: On = "local",
     fail_fast: FailFast = False,
     runs_dir: RunsDir = "runs",
     quiet: Quiet = False,
@@ -183,6 +253,7 @@ def resume(
     if not more.isdigit():
         raise ConfigError(f"--trials {trials} is not of the form +20")
     from dlcli.sweeps.plan import from_document
+    from dlcli.sweeps.workers import Workers
 
     with found.driven():
         document = found.plan()
@@ -190,7 +261,21 @@ def resume(
         plan = before.extended(trials=int(more), confirm=confirm)
         if plan != before:
             found.write_plan(document | plan.as_document(), plan.to_toml())
-        _drive(found, plan, jobs=jobs, devices=devices, again=failed, fail_fast=fail_fast, quiet=quiet, format=format)
+        place = Place(on, jobs, devices)
+        workers = Workers(runs_dir=runs_dir, jobs=place.local_jobs, devices=place.devices)
+        _drive(found, plan, place, workers, again=failed, fail_fast=fail_fast, quiet=quiet, format=format)
+
+
+@app.command()
+def work(sweep: SweepNumber, runs_dir: RunsDir = "runs") -> None:
+    """Train runs of a sweep that another process drives, also on another machine."""
+    found = find_sweep(sweep, runs_dir)
+    from dlcli.sweeps.joining import join
+    from dlcli.sweeps.worker import work as train
+
+    connection = join(found)
+    say(f"works for {found}")
+    train(connection, runs_dir, len(os.sched_getaffinity(0)))
 
 
 @app.command()
@@ -243,15 +328,14 @@ def train_seeds(base: Mapping[str, Any], seeds: int, runs_dir: str, *, jobs: int
     from dlcli.sweeps import plan as plans
 
     plan = plans.make(base=base, over=[], method=None, trials=None, seeds=seeds, prune="off", confirm=0, listed=[{}])
-    start(plan, runs_dir, jobs=jobs, devices="", quiet=quiet, format=format)
+    start(plan, runs_dir, Place("local", jobs), quiet=quiet, format=format)
 
 
 def start(
     plan: "Plan",
     runs_dir: str,
+    place: Place,
     *,
-    jobs: int,
-    devices: str,
     needed: bool = False,
     fail_fast: bool = False,
     quiet: bool,
@@ -262,7 +346,7 @@ def start(
     from dlcli.core.version import __version__
     from dlcli.sweeps.workers import Workers
 
-    workers = Workers(runs_dir=runs_dir, jobs=jobs, devices=_devices(devices))
+    workers = Workers(runs_dir=runs_dir, jobs=place.local_jobs, devices=place.devices)
     try:
         workers.check(plan.layers_to_check())
         made = Sweep.create(runs_dir)
@@ -270,10 +354,7 @@ def start(
             about = {"started": now(), "command": command_line(), "dlcli": __version__}
             made.write_plan(plan.as_document() | about, plan.to_toml())
             try:
-                _drive(
-                    made, plan, workers=workers, jobs=jobs, devices=devices, needed=needed, fail_fast=fail_fast,
-                    quiet=quiet, format=format,
-                )  # fmt: skip
+                _drive(made, plan, place, workers, needed=needed, fail_fast=fail_fast, quiet=quiet, format=format)
             finally:
                 if not (made.path / "log.jsonl").exists():  # nothing was begun
                     shutil.rmtree(made.path, ignore_errors=True)
@@ -284,10 +365,9 @@ def start(
 def _drive(
     found: Sweep,
     plan: "Plan",
+    place: Place,
+    workers: "Workers",
     *,
-    workers: Any = None,
-    jobs: int,
-    devices: str,
     needed: bool = False,
     again: bool = False,
     fail_fast: bool,
@@ -299,18 +379,18 @@ def _drive(
     Raises TrialsError (exit 8) if some trials failed.
     """
     from dlcli.sweeps.driver import drive
-    from dlcli.sweeps.workers import Workers
     from dlcli.training.signals import Stop
 
     stop = Stop(tell=lambda line: say(line.replace("a checkpoint", "checkpoints")))
-    workers = workers or Workers(runs_dir=found.root, jobs=jobs, devices=_devices(devices))
     try:
-        with Reporter(quiet=quiet) as reporter, stop.receiving():
+        with Reporter(quiet=quiet) as reporter, stop.receiving(), place.opened(found, plan, workers) as watch:
             shown = _Shown(found, plan, reporter)
-            reporter.line(shown.opening(jobs))
+            for line in (shown.opening(place.jobs), *place.lines(found)):
+                reporter.line(line)
             for event in drive(
-                found, plan, workers, jobs=jobs, stop=stop.reason, needed=needed, again=again, fail_fast=fail_fast
-            ):
+                found, plan, workers, jobs=place.jobs, stop=stop.reason, watch=watch, needed=needed, again=again,
+                fail_fast=fail_fast,
+            ):  # fmt: skip
                 shown.event(event)
             asked = found.asked_to_stop()
     except BaseException:
@@ -549,13 +629,6 @@ def _print_trials(plan: "Plan", format: Format) -> None:
 
 def _typeable(value: Any, shown: Callable[[Any], str]) -> str:
     return repr(value) if isinstance(value, float) else shown(value)
-
-
-def _devices(text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if any(not word.isdigit() for word in words):
-        raise ConfigError(f"--devices {text} is not a list of numbers such as 0,1")
-    return words
 
 
 def _tables(files: Sequence[str]) -> Mapping[str, Any]:

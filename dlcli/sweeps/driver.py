@@ -47,18 +47,20 @@ def drive(
     *,
     jobs: int,
     stop: Callable[[], str | None] = lambda: None,
+    watch: Callable[[], None] = lambda: None,
     needed: bool = False,
     again: bool = False,
     fail_fast: bool = False,
 ) -> Iterator[Event]:
     """Run the trials of a sweep that have not ended, then new ones, and yield what happens.
 
-    The caller holds the sweep's lock. stop: asked often; after a reason, the runs save a checkpoint and end. needed:
+    The caller holds the sweep's lock. jobs: how many runs are expected at a time. stop: asked often;
+    after a reason, the runs save a checkpoint and end. watch: called as often; what it raises ends the sweep. needed:
     whether an equal finished run in the folder is taken as the answer. again: whether failed runs are tried again.
     fail_fast: whether the first failure stops the sweep.
     Raises the error of a trial that cannot be built if there is no run yet: then all of them are wrong.
     """
-    yield from _Driver(sweep, plan, workers, jobs, stop, needed, fail_fast).drive(again=again)
+    yield from _Driver(sweep, plan, workers, jobs, stop, watch, needed, fail_fast).drive(again=again)
 
 
 class _Driver:
@@ -69,11 +71,12 @@ class _Driver:
         workers: Workers,
         jobs: int,
         stop: Callable[[], str | None],
+        watch: Callable[[], None],
         needed: bool,
         fail_fast: bool,
     ) -> None:
-        self._sweep, self._plan, self._workers, self._jobs = sweep, plan, workers, jobs
-        self._stop, self._fail_fast = stop, fail_fast
+        self._sweep, self._plan, self._workers = sweep, plan, workers
+        self._stop, self._watch, self._fail_fast = stop, watch, fail_fast
         self._known = {(one.trial, one.seed): one for one in sweep.trials()}
         self._settings = {one.trial: dict(one.settings) for one in self._known.values()}
         self._queue: deque[TrialRun] = deque()
@@ -88,6 +91,7 @@ class _Driver:
         self._fingerprint: str | None = None
         self._stopping: str | None = None
         self._exhausted = False
+        self._left = True
 
     def drive(self, *, again: bool) -> Iterator[Event]:
         self._take_up(again=again)
@@ -95,8 +99,9 @@ class _Driver:
             self._look_for_a_stop()
             if self._stopping is None:
                 yield from self._hand_out()
-            if not self._running:
+            if not self._running and (self._stopping is not None or not self._left):
                 return
+            self._watch()
             for worker, message in list(self._workers.heard(seconds=_LOOK)):
                 yield from self._hear(worker, message)
 
@@ -119,14 +124,18 @@ class _Driver:
 
     def _hand_out(self) -> Iterator[Event]:
         """Give each worker without a run the next one."""
-        while len(self._running) < self._jobs and (one := self._next()) is not None:
+        self._left = True
+        while (worker := self._workers.free(self._running)) is not None:
+            one = self._next()
+            if one is None:
+                self._left = False
+                return
             if (info := self._ended_unseen(one)) is not None:
                 self._take(one, info.get("best") or {}, info["step"])
                 yield from self._close(one, info["status"], info.get("reason") or info.get("stop"))
                 continue
-            place = next(place for place in range(self._jobs) if place not in self._running)
-            self._running[place] = one
-            self._workers.at(place).send(
+            self._running[worker.place] = one
+            worker.send(
                 "train", base=dict(self._plan.base), settings=dict(one.settings), seed=one.seed, run=one.run,
                 sweep=self._sweep.number, trial=one.trial, confirms=one.confirms, prunes=self._plan.prune != "off",
             )  # fmt: skip
@@ -257,7 +266,7 @@ class _Driver:
         yield from self._close(one, message["status"], message["reason"])
 
     def _killed(self, worker: Worker, one: TrialRun) -> Iterator[Event]:
-        key, reason = (one.trial, one.seed), how_it_ended(worker.process)
+        key, reason = (one.trial, one.seed), how_it_ended(worker)
         if self._stopping is not None:
             del self._running[worker.place]
             one.status, one.reason = "interrupted", reason

@@ -60,6 +60,12 @@ class Plan:
         there = len(self.listed) if self.listed is not None else size(self.axes)
         return min((count for count in (there, self.trials) if count is not None), default=None)
 
+    @property
+    def cpus_and_gpus(self) -> tuple[int, int]:
+        """What a run asks of a cluster: as many CPUs as `threads` says, else one, and a GPU if `device` is one."""
+        config = TrainConfig.from_flat(self._some_layer())
+        return (1 if config.threads == "auto" else int(config.threads)), int(config.device.startswith("cuda"))
+
     def layer(self, settings: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
         """The layer of one run."""
         return stack(self.base, settings, {"seed": seed})

@@ -30,9 +30,12 @@ from dlcli.training.train import fit
 _LEFT = "the process that drives the sweep has ended"
 
 
-def work(connection: Connection, runs_dir: str, threads: int, device: str) -> None:
-    """Do what is asked until there is nobody to ask. threads: the most for each run. device: of CUDA, or empty."""
-    for number in (signal.SIGINT, signal.SIGHUP):  # a Ctrl-C is for the driver, which tells its workers
+def work(connection: Connection, runs_dir: str, threads: int, *, device: str = "", alone: bool = True) -> None:
+    """Do what is asked until there is nobody to ask, or a signal stops it, after a checkpoint.
+
+    threads: the most for each run. device: of CUDA, or empty. alone: whether nobody else gets a Ctrl-C that it gets.
+    """
+    for number in () if alone else (signal.SIGINT, signal.SIGHUP):  # the driver gets it, and tells its workers
         signal.signal(number, signal.SIG_IGN)
     if device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -82,6 +85,8 @@ class _Worker:
             if session is not None:
                 info = session.info
                 self._send("ended", status=info["status"], reason=info["stop"], steps=info["step"], best=info["best"])
+        if stop.signal is not None:
+            raise SystemExit(128 + stop.signal)
 
     @contextlib.contextmanager
     def _opened(self, message: Mapping[str, Any]) -> Any:
