@@ -8,12 +8,12 @@ from scipy import stats
 
 from dlcli.core.errors import ConfigError, RunError
 from dlcli.runs.sweeps import TrialRun
+from dlcli.runs.trials import best_trial, ranked, trials
 from dlcli.sweeps.importance import importances
 from dlcli.sweeps.listed import read_trials
 from dlcli.sweeps.methods import Randomly, everything
 from dlcli.sweeps.plan import from_document, make
 from dlcli.sweeps.pruning import Pruner
-from dlcli.sweeps.result import best_trial, ranked, trials
 from dlcli.sweeps.space import axis, grid, parse, size, told
 
 

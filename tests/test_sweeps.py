@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -422,3 +423,31 @@ def test_sweeps_that_there_are_not(root: Path) -> None:
     assert sweeping(root, "sweep", "resume", "1", "--trials", "+2", code=2).endswith(
         "error: --trials +2: this sweep tries all of a fixed list; make a new one\n"
     )
+
+
+# --------------------------------------------------------------------------------------------------------- pictures
+
+
+def test_a_sweep_is_drawn(root: Path, tmp_path: Path) -> None:
+    words = ["--over", "lr=0.1,0.003", "--over", "optimizer=sgd,adam", "--seeds", "2"]
+    sweeping(root, "sweep", *SMALL, *words)
+    told = sweeping(root, "plot", "--sweep", "1", "-o", str(tmp_path / "s.csv"))
+    assert told == f"optimizer: 0 is adam, 1 is sgd\nwritten: {tmp_path / 's.csv'}\n"
+    rows = list(csv.DictReader((tmp_path / "s.csv").read_text().splitlines()))
+    means = {trial["settings"]["lr"]: [] for trial in shown(root)["trials"]}  # type: ignore[var-annotated]
+    for trial in shown(root)["trials"]:
+        means[trial["settings"]["lr"]].append(trial["value"]["mean"])
+    drawn = [row for row in rows if row["panel"] == "lr" and row["line"] == "trials"]
+    for rate, values in means.items():
+        found = [float(row["y"]) for row in drawn if math.isclose(float(row["x"]), math.log10(rate))]
+        assert sorted(found) == pytest.approx(sorted(values))
+    assert {row["panel"] for row in rows} == {"lr", "optimizer", "lr and optimizer"}
+    assert sum(row["line"] == "best third" for row in rows) == 2
+    told = sweeping(root, "plot", "--sweep", "1", "--x", "step", code=2)
+    assert told == "error: --sweep 1 draws a sweep: leave out runs, and options for pictures of runs\n"
+
+
+def test_importance_needs_trials(root: Path) -> None:
+    sweeping(root, "sweep", *SMALL, "--over", "lr=0.1,0.003")
+    told = sweeping(root, "sweep", "show", "1", "--importance", code=4)
+    assert told == "error: importances need 10 finished trials of several settings, and there are 2\n"

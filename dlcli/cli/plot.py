@@ -82,6 +82,10 @@ def plot(
             callback=one_of("--split", "train", "val", "test"),
         ),
     ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", metavar="SWEEP", help="Draw each setting of a sweep against the result."),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="The file to write: .svg, .html, or .csv of the numbers."),
@@ -108,7 +112,7 @@ def plot(
     samples are the first images of the training, after augmentation; weights
     are the filters of the first layer of a model of images.
     """
-    if not names:
+    if not names and sweep is None:
         raise ConfigError("name the runs to draw: dlcli plot latest")
     from dlcli.config.ranges import check_range
     from dlcli.plots.file import check_file
@@ -117,6 +121,8 @@ def plot(
         "metric": metric, "x": x, "log": log, "smooth": smooth, "group-by": group_by, "split": split,
         "data": data,
     }  # fmt: skip
+    if sweep is not None and (names or what or any(value is not None for value in given.values())):
+        raise ConfigError(f"--sweep {sweep} draws a sweep: leave out runs, and options for pictures of runs")
     for option, value in given.items():
         if value is not None and (what or "curves") not in _FOR[option]:
             raise ConfigError(
@@ -127,8 +133,13 @@ def plot(
         raise ConfigError("--force is for --output FILE: add it, or leave out --force")
     if output is not None:
         check_file(Path(output), force=force)
-    runs = list(dict.fromkeys(run for name in names for run in find(name, runs_dir)))
-    if what in _OF_ANSWERS:
+    runs = list(dict.fromkeys(run for name in names or [] for run in find(name, runs_dir)))
+    if sweep is not None:
+        from dlcli.plots.sweep import sweep as of_sweep
+        from dlcli.runs.sweeps import find_sweep
+
+        picture = of_sweep(find_sweep(sweep, runs_dir))
+    elif what in _OF_ANSWERS:
         from dlcli.plots.draw import of_answers
         from dlcli.plots.pixels import Place
 

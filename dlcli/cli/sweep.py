@@ -23,9 +23,9 @@ from dlcli.runs.run import now
 from dlcli.runs.sweeps import Sweep, find_sweep
 
 if TYPE_CHECKING:
+    from dlcli.runs.trials import Trial
     from dlcli.sweeps.driver import Event
     from dlcli.sweeps.plan import Plan
-    from dlcli.sweeps.result import Trial
     from dlcli.sweeps.workers import Workers
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -302,7 +302,7 @@ def best(
     """Print the number of the best run, the one of the best trial with the best value."""
     found = find_sweep(sweep, runs_dir)
     from dlcli.runs.run import Run
-    from dlcli.sweeps.result import ranked, trials
+    from dlcli.runs.trials import ranked, trials
 
     first = next((one for one in ranked(trials(found.trials())) if one.loss is not None), None)
     if first is None:
@@ -438,7 +438,7 @@ class _Shown:
         self._progress()
 
     def _ended(self, who: str, one: Any) -> str:
-        from dlcli.sweeps.result import best_trial
+        from dlcli.runs.trials import best_trial
         from dlcli.sweeps.space import told
 
         place = f"run {one.run}" if one.run is not None else "no run"
@@ -452,7 +452,7 @@ class _Shown:
         return "  ".join(part for part in parts if part)
 
     def _progress(self) -> None:
-        from dlcli.sweeps.result import ranked, trials
+        from dlcli.runs.trials import ranked, trials
 
         found = trials(self._runs.values())
         count = Counter(one.status for one in found)
@@ -474,8 +474,8 @@ class _Shown:
 
 def _show(found: Sweep, format: Format) -> list["Trial"]:
     """Print the trials of a sweep, the best first, and a word about the best."""
+    from dlcli.runs.trials import ranked, trials
     from dlcli.sweeps.plan import from_document
-    from dlcli.sweeps.result import ranked, trials
 
     plan = from_document(found.plan(), file=str(found.path / "sweep.json"))
     runs = found.trials()
@@ -506,8 +506,8 @@ def _show(found: Sweep, format: Format) -> list["Trial"]:
 
 def _show_importance(found: Sweep, format: Format) -> None:
     """Print by how much each setting matters, and whether that can be trusted."""
+    from dlcli.runs.trials import trials
     from dlcli.sweeps.importance import importances
-    from dlcli.sweeps.result import trials
 
     result = importances(trials(found.trials()))
     rows = [{"setting": one.name, "importance": one.mean, "std": one.std} for one in result.settings]

@@ -14,9 +14,9 @@ from dlcli.config.layers import flatten
 from dlcli.core.errors import DataError, DlcliError, RunError, with_code
 from dlcli.runs.run import Run, all_runs
 from dlcli.runs.sweeps import ENDED, Sweep, TrialRun
+from dlcli.runs.trials import best_trial, loss_of
 from dlcli.sweeps.plan import Plan
 from dlcli.sweeps.pruning import Pruner
-from dlcli.sweeps.result import best_trial, loss_of
 from dlcli.sweeps.space import told
 from dlcli.sweeps.workers import Worker, Workers, how_it_ended
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlcli.core.errors import RunError
-from dlcli.sweeps.result import Trial
+from dlcli.runs.trials import Trial
 
 # Trials without which a forest says nothing.
 _FEWEST = 10
