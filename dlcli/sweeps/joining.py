@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, Pipe
-from typing import cast
 
 from dlcli.core.errors import ResourceError, RunError
 from dlcli.core.files import write_json
@@ -55,7 +54,7 @@ class Door:
     def _receive(self) -> None:
         while True:
             try:
-                connection = cast(Connection, self._listener.accept())
+                connection = self._listener.accept()
             except (AuthenticationError, EOFError):  # somebody who does not know the key
                 continue
             except OSError:
@@ -81,7 +80,7 @@ def join(sweep: Sweep) -> Connection:
     reason = ""
     for name in (*here, host):
         try:
-            return cast(Connection, Client((name, port), authkey=key))
+            return Client((name, port), authkey=key)
         except (OSError, EOFError, AuthenticationError) as error:
             reason = str(error)
     raise ResourceError(f"{sweep} is driven on {host}, port {port}, which cannot be reached from here: {reason}")
