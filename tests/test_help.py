@@ -43,7 +43,7 @@ def test_every_option_says_what_it_takes_and_what_it_does_in_whole_sentences(com
             about = " ".join(about.split())
             assert re.search(r"\.( \((default|environment): .*\))?$", about) or title == "Options", (name, about)
             if title not in ("Arguments", "Commands"):
-                assert re.fullmatch(r"(-\w, )?--[\w-]+(, --[\w-]+)?( [\w|,.:=\[\]-]+)?", name), name
+                assert re.fullmatch(r"(-\w, )?--[\w-]+(, --[\w-]+)?( [\w|,.:/=\[\]-]+)?", name), name
             if "-dir " in f"{name} ":
                 assert name.endswith(" PATH"), name
 
