@@ -195,6 +195,12 @@ def test_asha_lets_one_of_three_go_on_from_each_rung() -> None:
         0: True, 1: True, 2: True, 3: True, 4: False, 5: True,
     }  # fmt: skip
     assert stopped[4] == "number 5 of 5 at 1% of the training"
+    random, seen, other = Random(0), list[float](), Pruner("asha")
+    for number in range(60):  # at one rung: the best third of what was seen until then goes on
+        seen.append(random.random())
+        other.note((number, 0), 0.4, seen[-1])
+        goes_on = len(seen) < 3 or sorted(seen).index(seen[-1]) < math.ceil(len(seen) / 3)
+        assert (other.stops((number, 0)) is None) == goes_on, number
     pruner.note((0, 0), 0.5, 5.0)  # between two rungs nothing is decided
     assert pruner.stops((0, 0)) is None
     pruner.note((0, 0), 1.0, 5.0)  # nor at the end

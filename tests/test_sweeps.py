@@ -86,14 +86,29 @@ def test_the_command_of_a_trial_makes_its_run_again(root: Path, tmp_path: Path) 
     assert same(weights(Run(root, 2)), weights(Run(tmp_path / "again", 1)))
 
 
-def test_seeds_of_one_setting(root: Path) -> None:
+def test_seeds_of_one_setting(root: Path, tmp_path: Path) -> None:
     told = sweeping(root, "train", *SMALL, "--seeds", "3", "--seed", "5", "--json")
     found = json.loads(told[told.index("{") :])
     (trial,) = found["trials"]
     values = [run["value"] for run in trial["runs"]]
     assert [run["seed"] for run in trial["runs"]] == [5, 6, 7]
     assert trial["value"]["mean"] == pytest.approx(sum(values) / 3) and trial["value"]["n"] == 3
+    for seed in (5, 6, 7):  # the second has another validation split, though the process has kept the data
+        sweeping(tmp_path / "alone", "train", *SMALL, "--seed", str(seed))
+        assert same(weights(Run(root, seed - 4)), weights(Run(tmp_path / "alone", seed - 4)))
     assert "the mean of 3 (95 % interval " in sweeping(root, "sweep", "show", "latest")
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core cannot be divided")
+def test_the_threads_are_divided_among_the_jobs(root: Path, dlcli: Dlcli) -> None:
+    share = (os.cpu_count() or 1) // 2
+    dlcli("train", "cnn", "--data", "digits", "--steps", "2", "--device", "cpu")
+    dlcli("sweep", "cnn", "--data", "digits", "--steps", "2", "--device", "cpu", "--over", "lr=0.1,0.2", "--jobs", "2")
+    alone = Run(root, 1).info()["threads"]
+    assert alone > 1
+    for number in (2, 3):
+        assert Run(root, number).info()["threads"] == min(alone, share)
+        assert Run(root, number).settings()["threads"] == (share if share < alone else "auto")
 
 
 @pytest.mark.parametrize(
@@ -262,6 +277,15 @@ def test_a_killed_driver_leaves_workers_that_stop(root: Path, tmp_path: Path) ->
     check_that_it_goes_on(root, tmp_path)
 
 
+def test_a_worker_notices_before_the_next_evaluation_that_its_driver_is_gone(root: Path) -> None:
+    process = Sweeping(root, *SLOW, "--epochs", "9999", "--eval-every", "9999epochs", "--checkpoint-every", "5steps")
+    wait_for(lambda: any(checkpoint.exists(run.checkpoints, "last") for run in all_runs(root)))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: not any(run.is_locked() for run in all_runs(root)))
+    assert {run.info()["status"] for run in all_runs(root)} == {"interrupted"}
+
+
 def test_a_sweep_is_stopped_by_a_command_and_has_one_driver(root: Path) -> None:
     process = started(root, "--epochs", "200")
     assert "error: sweep 1 in " in (told := sweeping(root, "sweep", "resume", "1", code=9))
@@ -293,6 +317,23 @@ def test_a_lost_log_is_made_again_of_the_runs(root: Path) -> None:
     assert shown(root) == before
     sweeping(root, "sweep", "resume", "1")
     assert len(all_runs(root)) == 5 and shown(root) == before
+
+
+def test_a_lost_log_of_a_sweep_that_goes_on(root: Path) -> None:
+    sweeping(root, "sweep", *SMALL, "--over", "lr=uniform(0.1,0.2)", "--trials", "2", "--method", "random")
+    (root / "sweeps" / "1" / "log.jsonl").unlink()
+    sweeping(root, "sweep", "resume", "1", "--trials", "+1")
+    assert sorted(trial["trial"] for trial in shown(root)["trials"]) == [1, 2, 3] and len(all_runs(root)) == 3
+
+
+def test_a_run_that_ended_just_before_a_kill_is_not_trained_again(root: Path) -> None:
+    sweeping(root, "sweep", *SMALL, "--over", "lr=0.1,0.03")
+    before, log = shown(root), root / "sweeps" / "1" / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:-1]))  # the driver was killed before it wrote that the last one had ended
+    assert {trial["status"] for trial in shown(root)["trials"]} == {"finished", "running"}
+    sweeping(root, "sweep", "resume", "1")
+    assert shown(root) == before and not Run(root, 2).info().get("resumes")
 
 
 def test_a_line_that_a_power_failure_cut_off_is_left_out(root: Path) -> None:
