@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,12 @@ def test_a_lost_log_is_made_again_of_the_runs(root: Path) -> None:
 def test_a_lost_log_of_a_sweep_that_goes_on(root: Path) -> None:
     sweeping(root, "sweep", *SMALL, "--over", "lr=uniform(0.1,0.2)", "--trials", "2", "--method", "random")
     (root / "sweeps" / "1" / "log.jsonl").unlink()
+    shutil.copytree(root / "1", root / "7")  # a run that says nonsense of its sweep is left out
+    info = json.loads((root / "7" / "run.json").read_text())
+    del info["checksum"]
+    (root / "7" / "run.json").write_text(json.dumps(info | {"trial": "one"}))
+    assert sorted(trial["trial"] for trial in shown(root)["trials"]) == [1, 2]
+    shutil.rmtree(root / "7")
     sweeping(root, "sweep", "resume", "1", "--trials", "+1")
     assert sorted(trial["trial"] for trial in shown(root)["trials"]) == [1, 2, 3] and len(all_runs(root)) == 3
 

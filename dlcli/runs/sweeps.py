@@ -138,7 +138,7 @@ class Sweep:
                 info = run.info()
                 if info.get("sweep") == self.number:
                     found.append(_of_run(run, info))
-            except (RunError, KeyError, TypeError):
+            except (RunError, ValueError):  # a damaged run, or one that says nonsense of its sweep
                 continue
         return found
 
@@ -202,7 +202,7 @@ def find_sweep(text: str, root: str | Path) -> Sweep:
 
 def _of_run(run: Run, info: Mapping[str, Any]) -> TrialRun:
     best, status = info.get("best") or {}, info["status"]
-    check(info, {"trial": COUNT, "over": TABLE}, needed=True)
+    check(info, {"trial": COUNT, "seed": WHOLE, "over": TABLE}, needed=True)
     return TrialRun(
         trial=info["trial"],
         seed=info["seed"],
