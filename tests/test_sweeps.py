@@ -16,7 +16,10 @@ import torch
 from dlcli import TrainConfig, train
 from dlcli.checkpoints import checkpoint
 from dlcli.runs.run import Run, all_runs
-from dlcli.runs.sweeps import Sweep
+from dlcli.runs.sweeps import Sweep, TrialRun
+from dlcli.sweeps.driver import _Driver
+from dlcli.sweeps.plan import make
+from dlcli.sweeps.workers import Workers
 from tests.conftest import Dlcli
 from tests.sweeping import SMALL, Sweeping, sweeping, wait_for
 
@@ -455,12 +458,33 @@ def test_tpe_finds_the_minimum_of_a_function_better_than_random() -> None:
         (["--over", "lr=0.1,0.2", "--data", "table:none.csv", "--target", "y"], 3, "none.csv"),
         (["--over", "lr=0.1,0.2", "--devices", "a"], 2, "--devices a is not a list of numbers such as 0,1"),
         (["--over", "lr=0.1,0.2", "--epochs", "0"], 2, "epochs = 0 is out of range"),
+        (["--over", "lr=0.1,0.2", "--val-fraction", "0"], 2, "trial 1 (lr=0.1): nothing is held out for validation, by "
+         "which a sweep chooses: take val_fraction above 0"),
     ],
 )  # fmt: skip
 def test_bad_input_leaves_nothing(words: list[str], code: int, message: str, root: Path) -> None:
     told = sweeping(root, "sweep", *SMALL, *words, code=code)
     assert message in told and told.count("error: ") == 1 and "Traceback" not in told
     assert all_runs(root) == [] and not list(root.glob("sweeps/*"))
+
+
+def test_a_result_in_another_metric_is_not_compared(root: Path) -> None:
+    made = Sweep.create(root)
+    plan = make(
+        base={"model": "mlp"}, over=["lr=0.1,0.2,0.3"], method=None, trials=None, seeds=1, prune="off", confirm=0
+    )
+    driver = _Driver(made, plan, Workers(runs_dir=root, jobs=1), 1, lambda: None, lambda: None, False, False)
+    runs = [TrialRun(k, 0, {"lr": k / 10}, "running", k, m, v, True) for k, m, v in
+            [(1, "val/auc", 0.9), (2, "val/loss", 0.1), (3, None, None)]]  # fmt: skip
+    driver._known.update({(one.trial, one.seed): one for one in runs})
+    driver._settings.update({one.trial: dict(one.settings) for one in runs})
+    for one in runs:
+        list(driver._close(one, "finished", None))
+    assert [(one.status, one.reason) for one in made.trials()] == [
+        ("finished", None),
+        ("failed", "its result is in val/loss, that of the others in val/auc"),
+        ("failed", "the metric that decides was never defined"),
+    ]
 
 
 def test_sweeps_that_there_are_not(root: Path) -> None:

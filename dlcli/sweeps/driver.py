@@ -296,6 +296,9 @@ class _Driver:
 
     def _close(self, one: TrialRun, status: str, reason: str | None) -> Iterator[Event]:
         one.status, one.reason = status, reason and reason.removeprefix(f"{status}: ")
+        if status == "finished":
+            self._check_metric(one)
+            status = one.status
         self._sweep.add(one)
         if status != "finished":  # the other seeds of a trial that has failed or was pruned tell nothing new
             self._queue = deque(other for other in self._queue if other.trial != one.trial or other.confirms)
@@ -306,6 +309,14 @@ class _Driver:
         if status in ("failed", "diverged") and self._fail_fast:
             self._stop_all("the first failure of a sweep with --fail-fast")
         yield Event("ended", one)
+
+    def _check_metric(self, one: TrialRun) -> None:
+        """A run without a result, or with one in another metric, cannot be compared: it has failed."""
+        others = [other.metric for other in self._known.values() if other is not one and other.status == "finished"]
+        if one.value is None or one.metric is None:
+            one.status, one.reason = "failed", "the metric that decides was never defined"
+        elif others and one.metric != others[0]:  # an undefined metric is replaced by the loss
+            one.status, one.reason = "failed", f"its result is in {one.metric}, that of the others in {others[0]}"
 
     def _take(self, one: TrialRun, best: Mapping[str, Any], steps: int) -> None:
         """The best evaluation of a run so far."""

@@ -14,7 +14,7 @@ from dlcli.checkpoints import checkpoint
 from dlcli.config.layers import stack
 from dlcli.config.settings import TrainConfig
 from dlcli.core.blame import told
-from dlcli.core.errors import BusyError, DivergedError, DlcliError
+from dlcli.core.errors import BusyError, ConfigError, DivergedError, DlcliError
 from dlcli.experiment.build import Experiment, build, resolve_options
 from dlcli.experiment.kept import Kept
 from dlcli.experiment.load import import_own
@@ -100,6 +100,10 @@ class _Worker:
         try:
             built = self._built(layer)
             check_ready(built, self._runs_dir)
+            if built.dataset.val is None:
+                raise ConfigError(
+                    "nothing is held out for validation, by which a sweep chooses: take val_fraction above 0"
+                )
         except Exception as error:
             self._send("refused", **_failure(error))
             yield None
