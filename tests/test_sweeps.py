@@ -425,8 +425,6 @@ def test_tpe_finds_the_minimum_of_a_function_better_than_random() -> None:
     axes = parse(["lr=loguniform(1e-5,1)", "weight_decay=uniform(0,1)", "optimizer=adam,sgd"])
 
     def loss(settings: dict[str, Any]) -> float:
-        import math
-
         away = (math.log10(settings["lr"]) + 2) ** 2 + (settings["weight_decay"] - 0.3) ** 2
         return away + (settings["optimizer"] == "adam")
 
@@ -443,6 +441,24 @@ def test_tpe_finds_the_minimum_of_a_function_better_than_random() -> None:
             found.append(min(losses))
         wins += found[0] < found[1]
     assert wins >= 4
+
+
+@needs_optuna
+def test_a_resumed_sampler_knows_the_trials_of_earlier_processes() -> None:
+    from dlcli.sweeps.samplers import Sampled
+    from dlcli.sweeps.space import parse
+
+    axes = parse(["lr=loguniform(1e-5,1)", "optimizer=adam,sgd"])
+    rates = [10 ** (-5 * place / 40) for place in range(40)]
+    away = []
+    for known in (True, False):
+        resumed = Sampled("tpe", axes, seed=0, jobs=1, earlier=40)
+        for trial, rate in enumerate(rates if known else (), start=1):
+            loss = abs(math.log10(rate) + 3) if trial != 7 else None  # one has failed
+            resumed.tell(trial, {"lr": rate, "optimizer": "sgd"}, loss=loss, pruned=trial % 5 == 0)
+        suggested = [resumed.suggest(41 + number) for number in range(20)]
+        away.append(sum(abs(math.log10(one["lr"]) + 3) for one in suggested if one) / 20)
+    assert away[0] < 0.5 < away[1]
 
 
 @pytest.mark.parametrize(
