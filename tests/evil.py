@@ -110,6 +110,12 @@ def weights(run: Path) -> bytes:
     return (checkpoints(run)[0] / "model.safetensors").read_bytes()
 
 
+def start_from(run: Path, content: bytes, name: str) -> None:
+    """Let the run say that it started from weights of this content, in a file of its own folder."""
+    (run / name).write_bytes(content)
+    set_in(run / "config.json", "weights", to=str(run / name))
+
+
 def reshape(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change the header of the weights, and keep their bytes."""
     header, data = header_of(weights(run))
@@ -574,6 +580,59 @@ def a_teacher_that_is_a_device(run: Path) -> None:
 def a_teacher_that_has_other_weights(run: Path) -> None:
     set_in(run / "config.json", "teacher", to=str(run))
     set_in(run / "run.json", "teacher", to={"run": str(run), "checkpoint": NAMES[1], "sha256": "0" * 64})
+
+
+@kind("train")
+def a_start_from_a_pickle(run: Path) -> None:
+    start_from(run, pickle.dumps(Payload(marker(run))), "start.pth")
+
+
+@kind("train")
+def a_start_from_an_archive_of_pickles(run: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Payload(marker(run))))
+        archive.writestr("archive/version", "3\n")
+    start_from(run, buffer.getvalue(), "start.pth")
+
+
+@kind("train")
+def a_start_from_a_device(run: Path) -> None:
+    set_in(run / "config.json", "weights", to="/dev/zero")
+
+
+@kind("train")
+def a_start_from_weights_that_are_larger_than_they_say(run: Path) -> None:
+    header = {"layers.weight": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}}
+    start_from(run, safetensors(header), "start.safetensors")
+
+
+@kind("train")
+def a_start_from_weights_that_are_not_finite(run: Path) -> None:
+    header, data = header_of(weights(run))
+    start_from(run, safetensors(header, struct.pack("<f", float("nan")) * (len(data) // 4)), "start.safetensors")
+
+
+@kind("train")
+def a_start_from_a_run_with_another_name_for_its_weights(run: Path) -> None:
+    start_from(run, safetensors({NAMES[1]: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
+               "start.safetensors")  # fmt: skip
+
+
+@kind("eval", "predict", "resume", "train")
+def a_start_that_no_setting_can_have(run: Path) -> None:
+    set_in(run / "config.json", "pretrained", to=NAMES[1])
+
+
+@kind()
+def nonsense_about_the_start(run: Path) -> None:
+    set_in(run / "run.json", "weights", to={"taken": NAMES[1], "new": [7, None], NAMES[2]: {}})
+
+
+@kind()
+def nonsense_about_the_sweep(run: Path) -> None:
+    for name, value in (("sweep", NAMES[0]), ("trial", -1), ("over", [NAMES[1]]), ("seed", None)):
+        set_in(run / "run.json", name, to=value)
 
 
 @kind("show", "eval", "predict", "resume")
