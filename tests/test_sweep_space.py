@@ -194,7 +194,7 @@ def test_asha_lets_one_of_three_go_on_from_each_rung() -> None:
     assert {number: why is None for number, why in stopped.items()} == {
         0: True, 1: True, 2: True, 3: True, 4: False, 5: True,
     }  # fmt: skip
-    assert stopped[4] == "number 5 of 5 at 1% of the training"
+    assert stopped[4] == "number 5 of 5 at 4% of the training"
     random, seen, other = Random(0), list[float](), Pruner("asha")
     for number in range(60):  # at one rung: the best third of what was seen until then goes on
         seen.append(random.random())

@@ -17,7 +17,7 @@ _FIRST = 5
 _FACTOR = 3
 
 # The first rung of asha is at this share of the training.
-_LOWEST = _FACTOR**-4
+_LOWEST = _FACTOR**-3
 
 
 class Pruner:
