@@ -7,7 +7,7 @@ file stays, since a TensorBoard that reads it would not find the way from a file
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from dlcli.core.errors import ConfigError, ResourceError
 from dlcli.core.files import append, make_folder, sweep, truncate, write_bytes
 from dlcli.core.reading import told_as_damage
-from dlcli.runs import events
+from dlcli.runs import events, metrics
 from dlcli.runs.differences import measured
 from dlcli.runs.given_names import name_of
 from dlcli.runs.run import Run
@@ -24,6 +24,9 @@ FOLDER = "tensorboard"
 
 # Columns of metrics.csv that place a row and are no result.
 _PLACE = ("step", "seconds")
+
+# Bytes of files that are made before the first is written; those of further runs are made twice.
+_MOST_KEPT = 100_000_000
 
 _OURS = re.compile(r"events\.out\.tfevents\.([0-9]{10})\.([0-9]{6})")
 
@@ -43,7 +46,7 @@ class Live:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row of metrics.csv."""
-        append(self._file, _scalars(row, self._clock))
+        append(self._file, _scalars(row, time=self._clock.after(row)))
 
     def end(self, status: str) -> None:
         """Append how the training ended."""
@@ -58,18 +61,31 @@ class _Clock:
         self.time, self._before = datetime.fromisoformat(started).timestamp(), 0.0
         self._log_every = log_every if isinstance(log_every, int) else 0
 
-    def after(self, row: Mapping[str, Any]) -> float:
-        """The time of the next row. Its `seconds` count from the last evaluation."""
-        seconds = row.get("seconds") or 0.0
+    def after(self, row: Mapping[str, float | None]) -> float:
+        """The time of the next row. ValueError if it has no step."""
+        (time,) = self.times({name: [value] for name, value in row.items()})
+        return time
+
+    def times(self, columns: Mapping[str, Sequence[float | None]]) -> list[float]:
+        """The times of the next rows. Their `seconds` count from the last evaluation."""
+        missing = [None] * max(map(len, columns.values()), default=0)
+        evaluated = [any(value is not None for value in row) for row in zip(*_of(columns, "val/"), strict=True)]
+        rows = zip(columns.get("step", missing), columns.get("seconds", missing), evaluated or missing, strict=True)
+        return [self._next(step, seconds or 0.0, is_evaluation=bool(found)) for step, seconds, found in rows]
+
+    def _next(self, step: float | None, seconds: float, *, is_evaluation: bool) -> float:
+        """is_evaluation: whether it has values of the validation split. Without that split, an evaluation looks
+        the same as a row of log_every at such a step."""
+        if step is None or not 0 <= step < 2**63:
+            raise ValueError(f"step = {step} in a row")
         self.time += max(0.0, seconds - self._before)
-        self._before = seconds if self._is_extra(row) else 0.0
+        is_extra = not is_evaluation and self._log_every > 0 and step % self._log_every == 0
+        self._before = seconds if is_extra else 0.0
         return self.time
 
-    def _is_extra(self, row: Mapping[str, Any]) -> bool:
-        """Whether it is a row of log_every. Without a validation split, an evaluation at such a step looks the same."""
-        if any(value is not None for name, value in row.items() if name.startswith("val/")):
-            return False
-        return self._log_every > 0 and row["step"] % self._log_every == 0
+
+def _of(columns: Mapping[str, Sequence[float | None]], prefix: str) -> list[Sequence[float | None]]:
+    return [values for name, values in columns.items() if name.startswith(prefix)]
 
 
 def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[Path]:
@@ -83,12 +99,15 @@ def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[P
     infos = [run.info() for run in runs]
     for run in runs:
         _check_is_free(folder / str(run.number), force=force)
+    kept, size = {}, 0
     for run, info in zip(runs, infos, strict=True):  # a damaged run is told before anything is written
-        _whole(run, info)
+        content = _whole(run, info)
+        if (size := size + len(content)) <= _MOST_KEPT:
+            kept[run] = content
     written = []
     for run, info in zip(runs, infos, strict=True):
         target = folder / str(run.number)
-        content = _whole(run, info)
+        content = kept.pop(run) if run in kept else _whole(run, info)
         try:
             make_folder(target)
         except OSError as error:
@@ -108,23 +127,23 @@ def _whole(run: Run, info: Mapping[str, Any]) -> bytes:
 
 
 def _begun(run: Run, started: str) -> tuple[bytes, _Clock]:
-    """The settings and all rows of metrics.csv, and the clock after them."""
+    """The settings and the rows of metrics.csv (of more than 500,000 some), and the clock after them."""
     stored = run.settings()
     clock = _Clock(started, log_every=stored.get("log_every"))
     time = clock.time
     settings = {name: value for name, value in stored.items() if name not in _NOT_SETTINGS}
     content = [events.head(time=time), events.settings(settings, name=name_of(run) or str(run.number), time=time)]
     with told_as_damage(run.metrics_file):
-        content += [_scalars(row, clock) for row in run.metrics()]
+        for stretch in metrics.thinned(run.metrics_file):
+            times = clock.times(stretch.columns)
+            content += [_scalars(row, time=times[k]) for k, row in zip(stretch.shown, stretch.rows(), strict=True)]
     return b"".join(content), clock
 
 
-def _scalars(row: Mapping[str, Any], clock: _Clock) -> bytes:
-    step = row.get("step")
-    if step is None or not 0 <= step < 2**63:
-        raise ValueError(f"step = {step} in a row")
+def _scalars(row: Mapping[str, Any], *, time: float) -> bytes:
+    step = row["step"]
     values = {name: float(value) for name, value in row.items() if name not in _PLACE and value is not None}
-    return events.scalars(values, step=int(step), time=clock.after(row))
+    return events.scalars(values, step=int(step), time=time)
 
 
 def _check_is_free(folder: Path, *, force: bool) -> None:
