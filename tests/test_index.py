@@ -79,9 +79,9 @@ def test_whatever_changes_is_seen(root: Path, change: Any, monkeypatch: pytest.M
 
 
 def test_what_differs_between_runs_is_kept_to_its_type(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what compares as equal, or has other keys: 1, 1.0 and true, another model, more metrics, no settings."""
+    """Also what compares as equal, or has other keys: 0, 0.0 and false, another model, more metrics, no settings."""
     for number, config in enumerate(
-        ({"seed": 1}, {"seed": 1.0}, {"seed": True}, {"model": {"name": "mlp", "hidden": [1]}}, {"odd": None}), 7
+        ({"seed": 0.0}, {"seed": False}, {"seed": True}, {"model": {"name": "mlp", "hidden": [1]}}, {"odd": None}), 7
     ):
         run = make(root, 0.5, seed=0, info={"metrics": {"val/loss": 1.0} if number == 8 else {"val/f1": number / 7}})
         assert run.number == number

@@ -4,7 +4,7 @@
 they said. It counts only while the files still have these stamps, so that the files remain the database; without the
 index, all of them are read. Lines are added, and a later one counts.
 
-Ten thousand runs have much in common, and reading JSON is what takes time. So what they said is written as its difference
+Ten thousand runs have much in common, and reading JSON is what takes time. So what they said is written as a difference
 from a pattern, an entry that has a line of its own, is known by a digest, and has the same keys.
 """
 
