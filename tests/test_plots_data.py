@@ -99,12 +99,13 @@ def test_an_embedding_is_the_last_hidden_layer_by_class(trained: Path) -> None:
     x, y, _ = hidden(trained, 1)
     expected, shares = components(torch.from_numpy(x))
     rows = drawn(trained, "1", "embedding")
-    assert {row["panel"] for row in rows} == {"64 values before layers.5 on test, run 1"}
+    told = f"64 values before layers.5 on test, run 1: {shares[0]:.1%} + {shares[1]:.1%} of the variance"
+    assert {row["panel"] for row in rows} == {told}
     for k in range(10):
         own = [(float(row["x"]), float(row["y"])) for row in rows if row["line"] == str(k)]
         np.testing.assert_allclose(own, expected[y == k].numpy(), atol=1e-4)
     shown = plot("1", "--what", "embedding", "--runs-dir", str(trained)).output
-    assert f"component 1 ({shares[0]:.1%} of the variance)" in shown
+    assert f"component 1, {shares[0]:.1%} of the variance" in shown
     again = drawn(trained, "1", "embedding")
     assert again == rows
 

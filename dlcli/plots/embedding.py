@@ -50,8 +50,9 @@ def embedding(run: Run, notes: list[str], *, split: str, place: Place) -> Panel:
     for number, (name, members) in enumerate(_groups(target, about, notes, run), 1):
         points = [(float(x), float(y)) for x, y in places[members]]
         lines.append(Line(name, points, style=number, joined=False))
-    x, y = (f"component {k} ({share:.1%} of the variance)" for k, share in enumerate(shares, 1))
-    return Panel(f"{values.shape[1]} values before {path} on {split}, {run_name(run)}", x, y, lines)
+    x, y = (f"component {k}, {share:.1%} of the variance" for k, share in enumerate(shares, 1))
+    title = f"{values.shape[1]} values before {path} on {split}, {run_name(run)}"
+    return Panel(f"{title}: {shares[0]:.1%} + {shares[1]:.1%} of the variance", x, y, lines)
 
 
 def _hidden(restored: "Restored", part: "Split", notes: list[str]) -> tuple[str, "Tensor"]:
