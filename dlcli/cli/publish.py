@@ -17,6 +17,14 @@ def publish(
     to: Annotated[
         str, typer.Option("--to", metavar="tensorboard:DIR", help="The folder; each run gets a sub-folder, DIR/42.")
     ] = "",
+    weights: Annotated[
+        bool,
+        typer.Option(
+            "--weights",
+            help="Also histograms of the weights and a picture of the first layer's filters: those of --log-weights, "
+            "else of the best and the last checkpoint.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what was published there before.")] = False,
     runs_dir: RunsDir = "runs",
     *,
@@ -34,6 +42,9 @@ def publish(
         raise ConfigError(f"--to {to} is not of the form tensorboard:DIR")
     from dlcli.runs.tensorboard import publish as published
 
-    files = published(runs, Path(folder), force=force)
+    records = None
+    if weights:
+        from dlcli.experiment.weight_events import of_checkpoints as records
+    files = published(runs, Path(folder), force=force, weights=records)
     rows = [{"run": run.number, "file": str(file)} for run, file in zip(runs, files, strict=True)]
     emit(rows, [Column("run", "run", right=True), Column("file", "file")], format=format)

@@ -7,14 +7,14 @@ file stays, since a TensorBoard that reads it would not find the way from a file
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dlcli.core.errors import ConfigError, ResourceError
 from dlcli.core.files import append, make_folder, sweep, truncate, write_bytes
-from dlcli.core.reading import told_as_damage
+from dlcli.core.reading import read_bytes, told_as_damage
 from dlcli.runs import events, metrics
 from dlcli.runs.differences import measured
 from dlcli.runs.given_names import name_of
@@ -28,10 +28,12 @@ _PLACE = ("step", "seconds")
 # Bytes of files that are made before the first is written; those of further runs are made twice.
 _MOST_KEPT = 100_000_000
 
+_MOST_LOGGED = 2_000_000_000  # bytes of an event file that is read again
+
 _OURS = re.compile(r"events\.out\.tfevents\.([0-9]{10})\.([0-9]{6})")
 
 # Not hyperparameters: where and how often files are written.
-_NOT_SETTINGS = {"format", "given", "data_dir", "log", "log_every", "checkpoint_every", "keep_last"}
+_NOT_SETTINGS = {"format", "given", "data_dir", "log", "log_weights", "log_every", "checkpoint_every", "keep_last"}
 
 
 class Live:
@@ -42,11 +44,15 @@ class Live:
         folder = run.folder(FOLDER)
         sweep(folder)
         content, self._clock = _begun(run, info["started"])
-        self._file = _write(folder, info["started"], content)
+        self._file = _write(folder, info["started"], content + _logged(folder, until=self._clock.step))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row of metrics.csv."""
         append(self._file, _scalars(row, time=self._clock.after(row)))
+
+    def add_records(self, made: Callable[[float], bytes]) -> None:
+        """Append further records. made: makes them of the time of the last row, in seconds since 1970."""
+        append(self._file, made(self._clock.time))
 
     def end(self, status: str) -> None:
         """Append how the training ended."""
@@ -54,11 +60,12 @@ class Live:
 
 
 class _Clock:
-    """The time of each row, in seconds since 1970: the start of the run and the seconds of training since then."""
+    """The step of the last row, and the time of each, in seconds since 1970: the start of the run and the seconds of
+    training since then."""
 
     def __init__(self, started: str, *, log_every: Any) -> None:
         """log_every: the setting, which is not known of a damaged run."""
-        self.time, self._before = datetime.fromisoformat(started).timestamp(), 0.0
+        self.time, self._before, self.step = datetime.fromisoformat(started).timestamp(), 0.0, 0
         self._log_every = log_every if isinstance(log_every, int) else 0
 
     def after(self, row: Mapping[str, float | None]) -> float:
@@ -81,6 +88,7 @@ class _Clock:
         self.time += max(0.0, seconds - self._before)
         is_extra = not is_evaluation and self._log_every > 0 and step % self._log_every == 0
         self._before = seconds if is_extra else 0.0
+        self.step = int(step)
         return self.time
 
 
@@ -88,8 +96,13 @@ def _of(columns: Mapping[str, Sequence[float | None]], prefix: str) -> list[Sequ
     return [values for name, values in columns.items() if name.startswith(prefix)]
 
 
-def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[Path]:
+def publish(
+    runs: Iterable[Run], folder: Path, *, force: bool = False, weights: Callable[..., bytes] | None = None
+) -> list[Path]:
     """Write the event file of each run, also of one that is in training, into FOLDER/N; the paths of the files.
+
+    weights: (run, time) -> the records of the weights of a run, if they are to be written and log_weights has not
+        written them into the run itself.
 
     force: replace the files of an earlier call; ConfigError (exit 2), before anything is written, if there are some.
     Raises RunError (exit 4) for a damaged run, and ResourceError (exit 6) if the folder cannot be written.
@@ -101,13 +114,13 @@ def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[P
         _check_is_free(folder / str(run.number), force=force)
     kept, size = {}, 0
     for run, info in zip(runs, infos, strict=True):  # a damaged run is told before anything is written
-        content = _whole(run, info)
+        content = _whole(run, info, weights)
         if (size := size + len(content)) <= _MOST_KEPT:
             kept[run] = content
     written = []
     for run, info in zip(runs, infos, strict=True):
         target = folder / str(run.number)
-        content = kept.pop(run) if run in kept else _whole(run, info)
+        content = kept.pop(run) if run in kept else _whole(run, info, weights)
         try:
             make_folder(target)
         except OSError as error:
@@ -116,14 +129,26 @@ def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[P
     return written
 
 
-def _whole(run: Run, info: Mapping[str, Any]) -> bytes:
+def _whole(run: Run, info: Mapping[str, Any], weights: Callable[..., bytes] | None) -> bytes:
     """The file of a run, with what `dlcli eval` measured and how it ended."""
     content, clock = _begun(run, info["started"])
     results, step = measured(run)
     content += events.scalars({f"test/{n}": value for n, value in results.items()}, step=step, time=clock.time)
+    if weights is not None:
+        logged = _logged(run.path / FOLDER, until=clock.step)
+        content += logged or weights(run, time=clock.time)
     if info["status"] not in ("running", "dead"):
         content += events.end(succeeded=info["status"] == "finished", time=clock.time)
     return content
+
+
+def _logged(folder: Path, *, until: int) -> bytes:
+    """What log_weights wrote up to a step."""
+    earlier = [name for name in _event_files(folder) if _OURS.fullmatch(name)]
+    if not earlier or folder.is_symlink():
+        return b""
+    with told_as_damage(folder / earlier[-1]):
+        return events.pictorial(read_bytes(folder / earlier[-1], most=_MOST_LOGGED), until=until)
 
 
 def _begun(run: Run, started: str) -> tuple[bytes, _Clock]:
