@@ -7,7 +7,7 @@ file stays, since a TensorBoard that reads it would not find the way from a file
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dlcli.core.errors import ConfigError, ResourceError
 from dlcli.core.files import append, make_folder, sweep, truncate, write_bytes
 from dlcli.core.reading import read_bytes, told_as_damage
 from dlcli.runs import events, metrics
+from dlcli.runs.clock import Clock
 from dlcli.runs.differences import measured
 from dlcli.runs.given_names import name_of
 from dlcli.runs.run import Run
@@ -33,7 +34,7 @@ _MOST_LOGGED = 2_000_000_000  # bytes of an event file that is read again
 _OURS = re.compile(r"events\.out\.tfevents\.([0-9]{10})\.([0-9]{6})")
 
 # Not hyperparameters: where and how often files are written.
-_NOT_SETTINGS = {"format", "given", "data_dir", "log", "log_weights", "log_every", "checkpoint_every", "keep_last"}
+NOT_SETTINGS = {"format", "given", "data_dir", "log", "log_weights", "log_every", "checkpoint_every", "keep_last"}
 
 
 class Live:
@@ -59,43 +60,6 @@ class Live:
         append(self._file, events.end(succeeded=status == "finished", time=self._clock.time))
 
 
-class _Clock:
-    """The step of the last row, and the time of each, in seconds since 1970: the start of the run and the seconds of
-    training since then."""
-
-    def __init__(self, started: str, *, log_every: Any) -> None:
-        """log_every: the setting, which is not known of a damaged run."""
-        self.time, self._before, self.step = datetime.fromisoformat(started).timestamp(), 0.0, 0
-        self._log_every = log_every if isinstance(log_every, int) else 0
-
-    def after(self, row: Mapping[str, float | None]) -> float:
-        """The time of the next row. ValueError if it has no step."""
-        (time,) = self.times({name: [value] for name, value in row.items()})
-        return time
-
-    def times(self, columns: Mapping[str, Sequence[float | None]]) -> list[float]:
-        """The times of the next rows. Their `seconds` count from the last evaluation."""
-        missing = [None] * max(map(len, columns.values()), default=0)
-        evaluated = [any(value is not None for value in row) for row in zip(*_of(columns, "val/"), strict=True)]
-        rows = zip(columns.get("step", missing), columns.get("seconds", missing), evaluated or missing, strict=True)
-        return [self._next(step, seconds or 0.0, is_evaluation=bool(found)) for step, seconds, found in rows]
-
-    def _next(self, step: float | None, seconds: float, *, is_evaluation: bool) -> float:
-        """is_evaluation: whether it has values of the validation split. Without that split, an evaluation looks
-        the same as a row of log_every at such a step."""
-        if step is None or not 0 <= step < 2**63:
-            raise ValueError(f"step = {step} in a row")
-        self.time += max(0.0, seconds - self._before)
-        is_extra = not is_evaluation and self._log_every > 0 and step % self._log_every == 0
-        self._before = seconds if is_extra else 0.0
-        self.step = int(step)
-        return self.time
-
-
-def _of(columns: Mapping[str, Sequence[float | None]], prefix: str) -> list[Sequence[float | None]]:
-    return [values for name, values in columns.items() if name.startswith(prefix)]
-
-
 def publish(
     runs: Iterable[Run], folder: Path, *, force: bool = False, weights: Callable[..., bytes] | None = None
 ) -> list[Path]:
@@ -103,7 +67,6 @@ def publish(
 
     weights: (run, time) -> the records of the weights of a run, if they are to be written and log_weights has not
         written them into the run itself.
-
     force: replace the files of an earlier call; ConfigError (exit 2), before anything is written, if there are some.
     Raises RunError (exit 4) for a damaged run, and ResourceError (exit 6) if the folder cannot be written.
     """
@@ -151,12 +114,12 @@ def _logged(folder: Path, *, until: int) -> bytes:
         return events.pictorial(read_bytes(folder / earlier[-1], most=_MOST_LOGGED), until=until)
 
 
-def _begun(run: Run, started: str) -> tuple[bytes, _Clock]:
+def _begun(run: Run, started: str) -> tuple[bytes, Clock]:
     """The settings and the rows of metrics.csv (of more than 500,000 some), and the clock after them."""
     stored = run.settings()
-    clock = _Clock(started, log_every=stored.get("log_every"))
+    clock = Clock(started, log_every=stored.get("log_every"))
     time = clock.time
-    settings = {name: value for name, value in stored.items() if name not in _NOT_SETTINGS}
+    settings = {name: value for name, value in stored.items() if name not in NOT_SETTINGS}
     content = [events.head(time=time), events.settings(settings, name=name_of(run) or str(run.number), time=time)]
     with told_as_damage(run.metrics_file):
         for stretch in metrics.thinned(run.metrics_file):
