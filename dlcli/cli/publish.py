@@ -21,7 +21,7 @@ def publish(
         typer.Option(
             "--to",
             metavar="tensorboard:DIR|mlflow:URI",
-            help="The folder, in which each run gets a sub-folder, DIR/42; or an MLflow server, http://HOST:5000, or its "
+            help="A folder, in which each run gets a sub-folder, DIR/42; or an MLflow server, http://HOST:5000, or its "
             "database, sqlite:///FILE.",
         ),
     ] = "",

@@ -38,9 +38,11 @@ _ODD = re.compile(r"[^\w\-. /]", re.ASCII)
 _NOT_FILES = re.compile(r"lock|checkpoints/last-.*|tensorboard/.*")
 _MOST_FILES = 10_000
 
-# One retry instead of four minutes of them, unless the user says otherwise; and no reports to the makers of mlflow.
+# One retry instead of four minutes of them, unless the user says otherwise; no reports to the makers of mlflow; and
+# nothing on stdout, which is for data.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }  # fmt: skip
 
 
