@@ -5,6 +5,7 @@ A valid sha256 does not make a file trustworthy, so every kind that changes the 
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import struct
@@ -34,7 +35,7 @@ def kind(*, read: bool = False) -> Callable[[Damage], Damage]:
 
 
 def record(run: Path) -> dict[str, Any]:
-    return dict(__import__("json").loads((run / RECORD).read_text()))
+    return dict(json.loads((run / RECORD).read_text()))
 
 
 def file_of(run: Path) -> Path:

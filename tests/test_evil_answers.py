@@ -1,4 +1,4 @@
-"""Answers to samples (eval/test-DIGEST.npz) that were made to harm: refused in a sentence, or read for what they say."""
+"""Answers to samples (eval/test-DIGEST.npz) that were made to harm: refused in a sentence, or read as they are."""
 
 import json
 import os
