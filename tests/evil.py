@@ -829,7 +829,11 @@ _metrics(b"epoch,val/loss\n1,1e999\n", "of infinity", "show")
 _metrics(b"epoch,val/loss\n1,nan\n", "of NaN", "show")
 _metrics(b"epoch,val/loss\n1," + b"1" * 10_000_000 + b"\n", "with a cell of 10 MB", "show")
 _metrics(b'epoch,val/loss\n1,"' + b"1,\n" * 100_000, "with a quote that never ends", "show")
-_metrics(b"a\n" + b"1\n" * 600_000, "of 600,000 rows", "show")
+_metrics(b"a\n" + b"1\n" * 600_000, "of 600,000 rows")
+_metrics(b"a\n" + b"1\n" * 600_000 + b"1" * 200_000 + b"\n", "of many rows and a last line of 200 KB", "show")
+_metrics(
+    b",".join(b"%d" % k for k in range(2000)) + b"\n" + (b"1," * 1999 + b"1\n") * 3000, "of 3000 rows of 2000 values"
+)
 _metrics(b"a," * 5_000_000 + b"\n", "of 5 million columns", "show")
 _metrics(b"\xff\xfe\xfd,\x00\n1,2\n", "of no text", "show")
 _metrics(b"a,b\n1,2,3,4\n", "with more cells than columns", "show")

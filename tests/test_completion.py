@@ -2,8 +2,13 @@
 
 import json
 import os
+import pty
+import select
+import shlex
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +111,70 @@ def test_bash_completes(root: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, env=environment, timeout=60)
     assert (done.stdout, done.stderr) == ("complete -o default -o nosort -F _dlcli dlcli\ndigits-1|", "")
+
+
+def _command(folder: Path) -> dict[str, str]:
+    """`dlcli` on the path, and the environment in which it is found."""
+    (folder / "dlcli").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dlcli "$@"\n')
+    (folder / "dlcli").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder), "TERM": "dumb"}
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("dlcli eval dig", ["digits-1"]),
+        ("dlcli eval best:a", ["best:accuracy"]),
+        ("dlcli runs tag 1 +", ["+good", "+new"]),
+    ],
+)
+def test_fish_completes(root: Path, tmp_path: Path, line: str, expected: list[str]) -> None:
+    """The script itself, as fish loads it when it is installed."""
+    environment = _command(tmp_path)
+    (tmp_path / "completion.fish").write_text(script("fish"))
+    program = f"source ./completion.fish; complete -C {shlex.quote(line)}"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", program], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert (done.stdout.split(), done.stderr) == (expected, "")
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("dlcli eval dig", "dlcli eval digits-1"), ("dlcli eval best:a", "dlcli eval best:accuracy"),
+     ("dlcli train cnn --optimizer=adamw", "dlcli train cnn --optimizer=adamw")],
+)  # fmt: skip
+def test_zsh_completes(root: Path, tmp_path: Path, line: str, expected: str) -> None:
+    """At the tab key of an interactive zsh, which then prints the line instead of running it."""
+    environment = _command(tmp_path) | {"ZDOTDIR": str(tmp_path), "PS1": "> "}
+    (tmp_path / "completion.zsh").write_text(script("zsh"))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        ["zsh", "-f", "-i"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        shown = ""
+        for typed, awaited in (
+            ("autoload -Uz compinit && compinit -u; source ./completion.zsh; print -- read''y\n", "ready"),
+            ("told() { print -r -- \"<$BUFFER>\" > line.txt; print don''e }; zle -N told; bindkey '^X' told; "
+             "print -- boun''d\n", "bound"),
+            (f"{line}\t\x18", "done"),
+        ):  # fmt: skip
+            os.write(ours, typed.encode())
+            until = time.monotonic() + 60
+            while awaited not in shown and time.monotonic() < until:
+                if select.select([ours], [], [], 1)[0]:
+                    shown += os.read(ours, 4096).decode(errors="replace")
+            assert awaited in shown, shown
+            shown = ""
+        assert (tmp_path / "line.txt").read_text() == f"<{expected}>\n"
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
 
 
 def test_neither_torch_nor_the_command_line_is_imported(root: Path) -> None:

@@ -353,6 +353,7 @@ CONFIGS = {
         eval_batch_size=100,
         log_every=10,
         log="tensorboard",
+        log_weights=True,
         checkpoint_every="500steps",
         keep_last=3,
         deterministic=True,

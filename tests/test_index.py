@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dlcli.runs import index
-from dlcli.runs.differences import rows
+from dlcli.runs.differences import rows, rows_with_settings
 from dlcli.runs.where import parse
 from tests.test_compare import make
 from tests.test_differences import measured
@@ -78,6 +78,25 @@ def test_whatever_changes_is_seen(root: Path, change: Any, monkeypatch: pytest.M
     assert new == listed(root)
 
 
+def test_what_differs_between_runs_is_kept_to_its_type(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what compares as equal, or has other keys: 0, 0.0 and false, another model, more metrics, no settings."""
+    for number, config in enumerate(
+        ({"seed": 0.0}, {"seed": False}, {"seed": True}, {"model": {"name": "mlp", "hidden": [1]}}, {"odd": None}), 7
+    ):
+        run = make(root, 0.5, seed=0, info={"metrics": {"val/loss": 1.0} if number == 8 else {"val/f1": number / 7}})
+        assert run.number == number
+        content = json.loads((run.path / "config.json").read_text())
+        content.pop("checksum", None)
+        (run.path / "config.json").write_text(json.dumps(content | config))
+    (root / "11/config.json").write_text("[]")
+    monkeypatch.setattr(index, "_FEWEST", 10**9)
+    expected = repr(rows_with_settings(root))
+    monkeypatch.setattr(index, "_FEWEST", 1)
+    assert repr(rows_with_settings(root)) == expected
+    assert read(root, monkeypatch) == [5, 4]
+    assert repr(rows_with_settings(root)) == expected
+
+
 def test_a_tag_that_is_edited_by_hand_is_seen(root: Path) -> None:
     (root / "1/tags.txt").write_text("good\n")
     assert [row["tags"] for row in listed(root)[0]][-1] == []
@@ -91,7 +110,8 @@ def test_an_index_that_is_damaged_or_cannot_be_written_is_done_without(root: Pat
     first = listed(root)
     (file,) = (tmp_path / "cache/dlcli/runs").iterdir()
     good = file.read_bytes()
-    for content in (b"", b"\xff\n[1]\n{}\n" + good, good[:-100], good.replace(b"0.1.0", b"9.9.9"), b"[[[[" * 10_000):
+    for content in (b"", b"\xff\n[1]\n{}\n" + good, good[:-100], good.replace(b"0.1.0", b"9.9.9"), b"[[[[" * 10_000,
+                    good[good.index(b"\n", 5) :]):  # fmt: skip
         file.write_bytes(content)
         assert listed(root) == first
     file.unlink()

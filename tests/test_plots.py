@@ -105,7 +105,7 @@ def test_seeds_become_their_mean_and_standard_deviation(root: Path) -> None:
 
 def test_a_long_history_is_thinned_and_its_peaks_stay(root: Path) -> None:
     run = make(root, [])
-    rows = 600_000  # more than `runs show` reads
+    rows = 600_000  # more than are read whole
     with open(run.metrics_file, "a") as file:
         for k in range(1, rows + 1):
             file.write(f"{k},{k},1,{9.5 if k == 123_457 else 1.0},{-7.5 if k == 555_555 else 0.5},0.1,1,1\n")

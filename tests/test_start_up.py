@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "pandas", "sklearn", "numpy", "matplotlib", "safetensors", "tensorboard")
+HEAVY = ("torch", "torchvision", "pandas", "sklearn", "numpy", "matplotlib", "safetensors", "tensorboard", "mlflow")
 
 
 def heavy_after(program: str) -> list[str]:

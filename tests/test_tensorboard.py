@@ -213,9 +213,9 @@ def test_a_command_publishes_runs_and_says_where(tmp_path: Path, monkeypatch: py
     ("words", "code", "message"),
     [
         ((), 2, "name the runs: dlcli runs publish 4:9"),
-        (("1", "--to", "board"), 2, "--to board is not of the form tensorboard:DIR"),
-        (("1", "--to", "tensorboard:"), 2, "--to tensorboard: is not of the form tensorboard:DIR"),
-        (("1",), 2, "--to is missing: write --to tensorboard:DIR"),
+        (("1", "--to", "board"), 2, "--to board is not of the form tensorboard:DIR or mlflow:URI"),
+        (("1", "--to", "tensorboard:"), 2, "--to tensorboard: is not of the form tensorboard:DIR or mlflow:URI"),
+        (("1",), 2, "--to is missing: write --to tensorboard:DIR or mlflow:URI"),
         (("9", "--to", "tensorboard:b"), 4, "there is no run 9 in runs: see `dlcli runs`"),
         (("1:2", "--to", "tensorboard:old"), 2, "old/2 holds event files already: replace them with --force"),
         (("1:3", "--to", "tensorboard:other", "--force"), 2,

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _CURVES = ("curves", "lr")
 _OF_ANSWERS = ("confusion", "roc", "pr", "calibration", "residuals", "fit", "errors")
 _OF_IMAGES = ("samples", "weights")
-WHAT = (*_CURVES, *_OF_ANSWERS, *_OF_IMAGES)
+WHAT = (*_CURVES, *_OF_ANSWERS, *_OF_IMAGES, "embedding", "columns")
 
 # The pictures for which an option is; those that are not named are for all.
 _FOR = {"metric": ("curves",), "x": _CURVES, "log": _CURVES, "smooth": _CURVES, "group-by": _CURVES,
-        "split": _OF_ANSWERS, "data": (*_OF_ANSWERS, "samples")}  # fmt: skip
+        "split": (*_OF_ANSWERS, "embedding"), "data": (*_OF_ANSWERS, "samples", "embedding", "columns")}  # fmt: skip
 
 
 def plot(
@@ -77,7 +77,7 @@ def plot(
         typer.Option(
             "--split",
             metavar="train|val|test",
-            help="The samples whose answers are drawn.",
+            help="The samples whose answers or embedding are drawn.",
             show_default="test",
             callback=one_of("--split", "train", "val", "test"),
         ),
@@ -110,7 +110,10 @@ def plot(
     checkpoint.
 
     samples are the first images of the training, after augmentation; weights
-    are the filters of the first layer of a model of images.
+    are the filters of the first layer of a model of images. embedding is what
+    the last layer gets of each sample, projected onto two principal components,
+    and columns how often the values of each column of a table occur in the
+    training rows.
     """
     if not names and sweep is None:
         raise ConfigError("name the runs to draw: dlcli plot latest")
@@ -149,6 +152,14 @@ def plot(
         from dlcli.plots.pixels import Place
 
         picture = of_images(runs, what=what, place=Place(data, data_dir))
+    elif what in ("embedding", "columns"):
+        from dlcli.plots.draw import of_columns, of_hidden
+        from dlcli.plots.pixels import Place
+
+        place = Place(data, data_dir)
+        picture = (
+            of_columns(runs, place=place) if what == "columns" else of_hidden(runs, split=split or "test", place=place)
+        )
     else:
         from dlcli.plots.curves import curves
 

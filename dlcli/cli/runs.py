@@ -50,6 +50,9 @@ Sort = Annotated[
 # Columns that --only-changed keeps.
 _RESULT = ("run", "metric", "best")
 
+# How many of the first and of the last rows of metrics.csv the tables of `runs show` have.
+_ENDS = (5, 15)
+
 _STATUSES = ("starting", "running", "finished", "interrupted", "pruned", "diverged", "failed", "dead", "broken")
 
 Status = Annotated[
@@ -290,17 +293,20 @@ def _columns(rows: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> lis
 def show(run: RunName, runs_dir: RunsDir = "runs", *, format: Format) -> None:
     """Show one run: its record, its settings, its metrics and its files.
 
-    --csv and --md print the metrics only.
+    --csv and --md print the metrics only. Of more than 500,000 rows of metrics,
+    those with the lowest and highest values of each of 500 stretches.
     """
-    found = details(find_one(run, runs_dir))
+    found = details(find_one(run, runs_dir), ends=_ENDS if format is Format.table else None)
     history = [
         Column(name, name, _cell, right=True, drop=max(0, place - 2))  # epoch, step and loss are always shown
         for place, name in enumerate((found["metrics"] or [{}])[0])
     ]
     if format is Format.table:
         _show_tables(found, history)
-    else:
-        emit(found["metrics"], history, format=format, document=found)
+        return
+    if len(found["metrics"]) < found["rows"]:
+        say(f"{len(found['metrics']):,} of {found['rows']:,} rows, with the lowest and highest values of each column")
+    emit(found["metrics"], history, format=format, document=found)
 
 
 def _show_tables(found: dict[str, Any], history: list[Column]) -> None:
@@ -310,10 +316,9 @@ def _show_tables(found: dict[str, Any], history: list[Column]) -> None:
     heading = found["run"] + (f", named {found['name']}" if found["name"] else "")
     for title, values in ((heading, record), ("settings", settings)):
         emit([{"name": k, "value": v} for k, v in values.items()], pair, format=Format.table, title=title)
-    metrics = found["metrics"]
-    shown = metrics if len(metrics) <= 20 else metrics[:5] + metrics[-15:]
-    title = "metrics" if len(shown) == len(metrics) else f"metrics (20 of {len(metrics)} rows; all are in metrics.csv)"
-    if metrics:
+    shown, rows = found["metrics"], found["rows"]
+    title = "metrics" if len(shown) == rows else f"metrics ({len(shown)} of {rows} rows; all are in metrics.csv)"
+    if shown:
         emit(shown, history, format=Format.table, title=title)
     emit([{"file": f} for f in found["files"]], [Column("file", "files")], format=Format.table)
 

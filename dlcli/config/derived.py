@@ -104,6 +104,8 @@ def check_together(config: Any) -> None:
         raise ConfigError("nesterov needs optimizer = sgd with a momentum above 0")
     if config.schedule != "step" and (config.step_epochs is not None or config.step_gamma is not None):
         raise ConfigError(f"step_epochs and step_gamma need schedule = step, not {config.schedule}")
+    if config.log_weights and config.log != "tensorboard":
+        raise ConfigError("log_weights needs log = tensorboard")
     if config.decay_all and not (config.weight_decay or config.l1):
         raise ConfigError("decay_all needs a weight_decay or l1 above 0")
     if config.patience and not config.val_fraction:

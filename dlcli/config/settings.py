@@ -239,6 +239,10 @@ class TrainConfig:
     log: Log = _setting(
         "none", "Also write all rows of metrics.csv for TensorBoard, into tensorboard/ in the run.", group="Machine"
     )
+    log_weights: bool = _setting(
+        False, "With log = tensorboard, also write histograms of all weights and a picture of the first layer's "
+        "filters at each evaluation.", group="Machine",
+    )  # fmt: skip
 
     def __init__(self, model: str, **settings: Any) -> None:
         given = {"model": model, **settings}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dlcli.plots.axis import Axis, label
-from dlcli.plots.picture import Grid, Line, Panel, Picture, Sheet
+from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet
 
 _SIGNS, _ASCII = "●▲◆■×○△◇□+", "o^#*x.-=@+"
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
@@ -17,6 +17,8 @@ def to_characters(picture: Picture, *, width: int = 80, ascii_only: bool = False
     for panel in picture.panels:
         if isinstance(panel, Grid):
             drawn.append(_grid(panel, width, _ASCII_SHADES if ascii_only else _SHADES))
+        elif isinstance(panel, Bars):
+            drawn.append(_bars(panel, width, sign="#" if ascii_only else "█"))
         elif isinstance(panel, Sheet):
             drawn.append([line[:width] for line in (panel.title, *("  ".join(tile.caption) for tile in panel.tiles))])
         else:
@@ -80,6 +82,17 @@ def _grid(grid: Grid, width: int, shades: str) -> list[str]:
         cells = "".join(_cell(count, sum(counts), size, shades) for count in counts[:shown])
         lines.append(f"{name:>{margin - 1}} {cells}")
     return lines + [f"{len(names) - shown} columns are not shown"] * (shown < len(names))
+
+
+def _bars(bars: Bars, width: int, *, sign: str) -> list[str]:
+    names, most = [name[:26] for name in bars.names], max(bars.counts, default=0) or 1
+    margin, digits = max(map(len, names), default=0), len(f"{most:,}")
+    room = width - margin - digits - 3
+    drawn = [
+        f"{name:>{margin}} {sign * max(round(room * count / most), bool(count))} {count:,}"
+        for name, count in zip(names, bars.counts, strict=True)
+    ]
+    return [bars.title[:width], *drawn]
 
 
 def _cell(count: int, total: int, size: int, shades: Sequence[str]) -> str:

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dlcli.core.errors import ConfigError, DlcliError, RunError
 from dlcli.plots.answers import Answers, answers, is_stored, task_of
+from dlcli.plots.columns import columns
 from dlcli.plots.confusion import confusion
+from dlcli.plots.embedding import embedding
 from dlcli.plots.errors import errors
 from dlcli.plots.fit import fit
 from dlcli.plots.picture import Grid, Panel, Picture, Sheet
@@ -64,6 +66,23 @@ def of_images(runs: Sequence[Run], *, what: str, place: Place = AS_TRAINED) -> P
     return _each(runs, drawn, title=what)
 
 
+def of_hidden(runs: Sequence[Run], *, split: str, place: Place = AS_TRAINED) -> Picture:
+    """What the last layer of each run gets of the samples of a split. Otherwise as `of_answers`."""
+
+    def drawn(run: Run, notes: list[str]) -> Panel:
+        _check_task(run, "embedding")
+        return embedding(run, notes, split=split, place=place)
+
+    return _each(runs, drawn, title="embedding")
+
+
+def of_columns(runs: Sequence[Run], *, place: Place = AS_TRAINED) -> Picture:
+    """The columns of the data of each run. Otherwise as `of_answers`."""
+    notes: list[str] = []
+    found, left_out = _tried(runs, lambda run: columns(run, notes, place=place))
+    return Picture("columns", [bars for each in found for bars in each], [*notes, *left_out])
+
+
 def _each(runs: Sequence[Run], draw: Callable[[Run, list[str]], Panel | Grid | Sheet], *, title: str) -> Picture:
     notes: list[str] = []
     panels, left_out = _tried(runs, lambda run: draw(run, notes))
@@ -98,7 +117,11 @@ def stored_answers(run: Run, split: str) -> Picture | None:
 def _check_task(run: Run, what: str) -> None:
     """ConfigError (exit 2) unless the picture is for the task of the run."""
     task = task_of(run)
-    fitting = {"residuals": ("regression",), "fit": ("regression",), "errors": ("binary", "multiclass", "regression")}
+    fitting = {
+        "residuals": ("regression",),
+        "fit": ("regression",),
+        **dict.fromkeys(("errors", "embedding"), ("binary", "multiclass", "regression")),
+    }
     tasks = fitting.get(what, ("binary", "multiclass"))
     if task not in tasks:
         raise ConfigError(

@@ -67,6 +67,19 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Bars:
+    """How often each of some values, or intervals of values, occurs."""
+
+    title: str
+    names: Sequence[str]
+    counts: Sequence[int]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for name, count in zip(self.names, self.counts, strict=True):
+            yield {"panel": self.title, "bar": name, "count": count}
+
+
+@dataclass(frozen=True)
 class Tile:
     """caption: lines of text. png: an image; None where there is only the caption."""
 
@@ -91,7 +104,7 @@ class Picture:
     """notes: sentences about what is left out or changed, for the person who asked."""
 
     title: str
-    panels: Sequence[Panel | Grid | Sheet]
+    panels: Sequence[Panel | Grid | Sheet | Bars]
     notes: Sequence[str] = ()
 
     def beside(self, other: "Picture") -> "Picture":

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from dlcli.plots.axis import Axis, label
-from dlcli.plots.picture import Grid, Line, Panel, Picture, Sheet
+from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 720, 70, 20, 34, 240, 44
 _ROW = 18  # of the legend
@@ -33,7 +33,9 @@ def to_svg(picture: Picture) -> str:
         if isinstance(panel, Panel):
             drawn, height = _panel(panel)
         else:
-            drawn, height = _grid(panel) if isinstance(panel, Grid) else _sheet(panel)
+            drawn, height = (
+                _grid(panel) if isinstance(panel, Grid) else _bars(panel) if isinstance(panel, Bars) else _sheet(panel)
+            )
         parts.append(f'<g transform="translate(0 {y:g})">{drawn}</g>')
         y += height
     for note in picture.notes:
@@ -164,6 +166,21 @@ def _grid(grid: Grid) -> tuple[str, float]:
                     f'font-size="11"{white}>{count}</text>'
                 )
     return "\n".join(parts), end + 20
+
+
+def _bars(bars: Bars) -> tuple[str, float]:
+    """One below the other, with their counts."""
+    left, right, most = 190, 70, max(bars.counts, default=0) or 1
+    parts = [f'<text x="20" y="20" font-weight="bold">{text(bars.title, most=90)}</text>']
+    for row, (name, count) in enumerate(zip(bars.names, bars.counts, strict=True)):
+        y, wide = 34 + _ROW * row, (_WIDTH - left - right) * count / most
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 12}" font-size="11" text-anchor="end">{text(name, most=26)}</text>'
+            f'<rect x="{left}" y="{y + 2}" width="{wide:.1f}" height="{_ROW - 4}" fill="{_COLOURS[0]}"><title>'
+            f"{text(f'{name}: {count:,}', most=120)}</title></rect>"
+            f'<text x="{left + wide + 6:.1f}" y="{y + 12}" font-size="11">{count:,}</text>'
+        )
+    return "\n".join(parts), 34 + _ROW * len(bars.names) + 14
 
 
 def _sheet(sheet: Sheet) -> tuple[str, float]:

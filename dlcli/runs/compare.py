@@ -8,6 +8,7 @@ from typing import Any
 from dlcli.core.documents import NUMBER, TABLE, check
 from dlcli.core.errors import DlcliError, RunError, did_you_mean
 from dlcli.core.reading import read_json, told_as_damage
+from dlcli.runs import metrics
 from dlcli.runs.differences import NOT_OF_A_GROUP
 from dlcli.runs.names import compact, find
 from dlcli.runs.ranking import ground
@@ -182,14 +183,16 @@ def _at_best(run: Run, info: dict[str, Any], metric: str) -> float:
     best = info.get("best") or {}
     if best.get("metric") == metric and best.get("value") is not None:
         return float(best["value"])
-    history = run.metrics()
-    found = [row for row in history if row.get(metric) is not None]
-    if not found:
-        columns = [name for name in (history[0] if history else {}) if "/" in name]
+    at_best = last = None
+    for steps, values in metrics.stream(run.metrics_file, ["step", metric]):
+        for step, value in zip(steps, values, strict=True):
+            if value is not None:
+                last = value
+                at_best = value if at_best is None and step == best.get("step") else at_best
+    if last is None:
+        columns = [name for name in metrics.columns(run.metrics_file) if "/" in name]
         raise RunError(f"it has no {metric}: {did_you_mean(metric, columns)}")
-    value = next((row[metric] for row in found if row.get("step") == best.get("step")), found[-1][metric])
-    assert value is not None
-    return value
+    return last if at_best is None else at_best
 
 
 def _measured(run: Run, name: str) -> float:
@@ -199,10 +202,10 @@ def _measured(run: Run, name: str) -> float:
     document = read_json(file)
     with told_as_damage(file):
         check(document, {"metrics": TABLE}, needed=True)
-    metrics = document["metrics"]
-    if name not in metrics or not NUMBER.holds(metrics[name]):
-        raise RunError(f"its test.json has no {name}: {did_you_mean(name, metrics)}")
-    return float(metrics[name])
+    measured = document["metrics"]
+    if name not in measured or not NUMBER.holds(measured[name]):
+        raise RunError(f"its test.json has no {name}: {did_you_mean(name, measured)}")
+    return float(measured[name])
 
 
 def _refuse_other_data(results: Sequence[Result]) -> None:

@@ -15,6 +15,8 @@ from dlcli.core.errors import ConfigError
 
 _VERSION = "brain.Event:2"
 
+_FRAME = 16  # bytes around the content of a record
+
 # TensorBoard keeps hyperparameters under these names (tensorboard/plugins/hparams/metadata.py).
 _PLUGIN = "hparams"
 _SESSION_START, _SESSION_END = "_hparams_/session_start_info", "_hparams_/session_end_info"
@@ -45,6 +47,50 @@ def scalars(values: Mapping[str, float], *, step: int, time: float) -> bytes:
     for name, value in values.items():
         one.summary.value.add(tag=name, simple_value=value)
     return _record(one)
+
+
+def histograms(values: Mapping[str, Mapping[str, Any]], *, step: int, time: float) -> bytes:
+    """A record of distributions by name, each of the fields of a HistogramProto. time: in seconds since 1970."""
+    event, _ = _messages()
+    one = event.Event(wall_time=time, step=step)
+    for name, fields in values.items():
+        histogram = one.summary.value.add(tag=name).histo
+        for field, value in fields.items():
+            if isinstance(value, list):
+                getattr(histogram, field).extend(value)
+            else:
+                setattr(histogram, field, value)
+    return _record(one)
+
+
+def image(name: str, height: int, width: int, channels: int, png: bytes, *, step: int, time: float) -> bytes:
+    """A record of one picture. height, width: in pixels. time: in seconds since 1970."""
+    event, _ = _messages()
+    one = event.Event(wall_time=time, step=step)
+    found = one.summary.value.add(tag=name).image
+    found.height, found.width, found.colorspace, found.encoded_image_string = height, width, channels, png
+    return _record(one)
+
+
+def pictorial(content: bytes, *, until: int) -> bytes:
+    """The records of histograms and images in a file, up to this step. What follows a damaged record is left out."""
+    event, _ = _messages()
+    found, start = [], 0
+    while start + _FRAME <= len(content):
+        length = content[start : start + 8]
+        end = start + _FRAME + (size := int(struct.unpack("<Q", length)[0]))
+        inside = content[start + 12 : start + 12 + size]
+        if content[start + 8 : start + 12] != _masked_crc(length) or content[end - 4 : end] != _masked_crc(inside):
+            break
+        try:
+            one = event.Event.FromString(inside)
+        except ValueError:  # google.protobuf.message.DecodeError
+            break
+        kinds = {value.WhichOneof("value") for value in one.summary.value}
+        if kinds and kinds <= {"histo", "image"} and one.step <= until:
+            found.append(content[start:end])
+        start = end
+    return b"".join(found)
 
 
 def settings(values: Mapping[str, Any], *, name: str, time: float) -> bytes:

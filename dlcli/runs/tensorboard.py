@@ -7,15 +7,16 @@ file stays, since a TensorBoard that reads it would not find the way from a file
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dlcli.core.errors import ConfigError, ResourceError
 from dlcli.core.files import append, make_folder, sweep, truncate, write_bytes
-from dlcli.core.reading import told_as_damage
-from dlcli.runs import events
+from dlcli.core.reading import read_bytes, told_as_damage
+from dlcli.runs import events, metrics
+from dlcli.runs.clock import Clock
 from dlcli.runs.differences import measured
 from dlcli.runs.given_names import name_of
 from dlcli.runs.run import Run
@@ -25,10 +26,15 @@ FOLDER = "tensorboard"
 # Columns of metrics.csv that place a row and are no result.
 _PLACE = ("step", "seconds")
 
+# Bytes of files that are made before the first is written; those of further runs are made twice.
+_MOST_KEPT = 100_000_000
+
+_MOST_LOGGED = 2_000_000_000  # bytes of an event file that is read again
+
 _OURS = re.compile(r"events\.out\.tfevents\.([0-9]{10})\.([0-9]{6})")
 
 # Not hyperparameters: where and how often files are written.
-_NOT_SETTINGS = {"format", "given", "data_dir", "log", "log_every", "checkpoint_every", "keep_last"}
+NOT_SETTINGS = {"format", "given", "data_dir", "log", "log_weights", "log_every", "checkpoint_every", "keep_last"}
 
 
 class Live:
@@ -39,42 +45,28 @@ class Live:
         folder = run.folder(FOLDER)
         sweep(folder)
         content, self._clock = _begun(run, info["started"])
-        self._file = _write(folder, info["started"], content)
+        self._file = _write(folder, info["started"], content + _logged(folder, until=self._clock.step))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row of metrics.csv."""
-        append(self._file, _scalars(row, self._clock))
+        append(self._file, _scalars(row, time=self._clock.after(row)))
+
+    def add_records(self, made: Callable[[float], bytes]) -> None:
+        """Append further records. made: makes them of the time of the last row, in seconds since 1970."""
+        append(self._file, made(self._clock.time))
 
     def end(self, status: str) -> None:
         """Append how the training ended."""
         append(self._file, events.end(succeeded=status == "finished", time=self._clock.time))
 
 
-class _Clock:
-    """The time of each row, in seconds since 1970: the start of the run and the seconds of training since then."""
-
-    def __init__(self, started: str, *, log_every: Any) -> None:
-        """log_every: the setting, which is not known of a damaged run."""
-        self.time, self._before = datetime.fromisoformat(started).timestamp(), 0.0
-        self._log_every = log_every if isinstance(log_every, int) else 0
-
-    def after(self, row: Mapping[str, Any]) -> float:
-        """The time of the next row. Its `seconds` count from the last evaluation."""
-        seconds = row.get("seconds") or 0.0
-        self.time += max(0.0, seconds - self._before)
-        self._before = seconds if self._is_extra(row) else 0.0
-        return self.time
-
-    def _is_extra(self, row: Mapping[str, Any]) -> bool:
-        """Whether it is a row of log_every. Without a validation split, an evaluation at such a step looks the same."""
-        if any(value is not None for name, value in row.items() if name.startswith("val/")):
-            return False
-        return self._log_every > 0 and row["step"] % self._log_every == 0
-
-
-def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[Path]:
+def publish(
+    runs: Iterable[Run], folder: Path, *, force: bool = False, weights: Callable[..., bytes] | None = None
+) -> list[Path]:
     """Write the event file of each run, also of one that is in training, into FOLDER/N; the paths of the files.
 
+    weights: (run, time) -> the records of the weights of a run, if they are to be written and log_weights has not
+        written them into the run itself.
     force: replace the files of an earlier call; ConfigError (exit 2), before anything is written, if there are some.
     Raises RunError (exit 4) for a damaged run, and ResourceError (exit 6) if the folder cannot be written.
     """
@@ -83,12 +75,15 @@ def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[P
     infos = [run.info() for run in runs]
     for run in runs:
         _check_is_free(folder / str(run.number), force=force)
+    kept, size = {}, 0
     for run, info in zip(runs, infos, strict=True):  # a damaged run is told before anything is written
-        _whole(run, info)
+        content = _whole(run, info, weights)
+        if (size := size + len(content)) <= _MOST_KEPT:
+            kept[run] = content
     written = []
     for run, info in zip(runs, infos, strict=True):
         target = folder / str(run.number)
-        content = _whole(run, info)
+        content = kept.pop(run) if run in kept else _whole(run, info, weights)
         try:
             make_folder(target)
         except OSError as error:
@@ -97,34 +92,46 @@ def publish(runs: Iterable[Run], folder: Path, *, force: bool = False) -> list[P
     return written
 
 
-def _whole(run: Run, info: Mapping[str, Any]) -> bytes:
+def _whole(run: Run, info: Mapping[str, Any], weights: Callable[..., bytes] | None) -> bytes:
     """The file of a run, with what `dlcli eval` measured and how it ended."""
     content, clock = _begun(run, info["started"])
     results, step = measured(run)
     content += events.scalars({f"test/{n}": value for n, value in results.items()}, step=step, time=clock.time)
+    if weights is not None:
+        logged = _logged(run.path / FOLDER, until=clock.step)
+        content += logged or weights(run, time=clock.time)
     if info["status"] not in ("running", "dead"):
         content += events.end(succeeded=info["status"] == "finished", time=clock.time)
     return content
 
 
-def _begun(run: Run, started: str) -> tuple[bytes, _Clock]:
-    """The settings and all rows of metrics.csv, and the clock after them."""
+def _logged(folder: Path, *, until: int) -> bytes:
+    """What log_weights wrote up to a step."""
+    earlier = [name for name in _event_files(folder) if _OURS.fullmatch(name)]
+    if not earlier or folder.is_symlink():
+        return b""
+    with told_as_damage(folder / earlier[-1]):
+        return events.pictorial(read_bytes(folder / earlier[-1], most=_MOST_LOGGED), until=until)
+
+
+def _begun(run: Run, started: str) -> tuple[bytes, Clock]:
+    """The settings and the rows of metrics.csv (of more than 500,000 some), and the clock after them."""
     stored = run.settings()
-    clock = _Clock(started, log_every=stored.get("log_every"))
+    clock = Clock(started, log_every=stored.get("log_every"))
     time = clock.time
-    settings = {name: value for name, value in stored.items() if name not in _NOT_SETTINGS}
+    settings = {name: value for name, value in stored.items() if name not in NOT_SETTINGS}
     content = [events.head(time=time), events.settings(settings, name=name_of(run) or str(run.number), time=time)]
     with told_as_damage(run.metrics_file):
-        content += [_scalars(row, clock) for row in run.metrics()]
+        for stretch in metrics.thinned(run.metrics_file):
+            times = clock.times(stretch.columns)
+            content += [_scalars(row, time=times[k]) for k, row in zip(stretch.shown, stretch.rows(), strict=True)]
     return b"".join(content), clock
 
 
-def _scalars(row: Mapping[str, Any], clock: _Clock) -> bytes:
-    step = row.get("step")
-    if step is None or not 0 <= step < 2**63:
-        raise ValueError(f"step = {step} in a row")
+def _scalars(row: Mapping[str, Any], *, time: float) -> bytes:
+    step = row["step"]
     values = {name: float(value) for name, value in row.items() if name not in _PLACE and value is not None}
-    return events.scalars(values, step=int(step), time=clock.after(row))
+    return events.scalars(values, step=int(step), time=time)
 
 
 def _check_is_free(folder: Path, *, force: bool) -> None:

@@ -13,6 +13,7 @@ from dlcli.config.settings import TrainConfig
 from dlcli.data import batches
 from dlcli.evaluation.measure import finite, measure
 from dlcli.experiment.build import Experiment
+from dlcli.experiment.weight_events import of_model
 from dlcli.training.records import Progress, Row
 from dlcli.training.remarks import remarks, verdict
 from dlcli.training.session import Session
@@ -141,6 +142,9 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
         seconds=seconds, samples_per_second=rate, best=best, warnings=warnings,
     )  # fmt: skip
     _write_row(session, columns, metrics, seconds=seconds, rate=rate)
+    if session.tensorboard is not None and config.log_weights:
+        spec = built.dataset.spec
+        session.tensorboard.add_records(lambda time: of_model(state.evaluated, spec, step=state.step, time=time))
     for line in (str(row), *warnings):
         session.run.log(line)
     info |= {"epochs_done": state.epochs_done, "step": state.step, "metrics": metrics, "best": state.best}

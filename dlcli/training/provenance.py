@@ -28,6 +28,7 @@ _HARMLESS = (
     "steps",
     "patience",
     "log",
+    "log_weights",
     "log_every",
     "data_dir",
     "device",
