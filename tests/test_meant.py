@@ -78,7 +78,7 @@ READ = (
         (
             "zzz",
             "no such command 'zzz': known are train, resume, average, eval, predict, export, generate, gradcheck, "
-            "check, runs, plot, cache, models, datasets, recipes",
+            "check, runs, plot, report, cache, models, datasets, recipes",
         ),
     ],
 )
