@@ -79,6 +79,16 @@ def test_groups_by_config_are_the_same_groups(root: Path) -> None:
     assert other[1]["difference"]["mean"] == pytest.approx(-named[1]["difference"]["mean"])
 
 
+def test_a_group_is_not_named_by_options_that_its_model_does_not_have(root: Path) -> None:
+    make(root, 0.9, seed=0, model="mlp", model_options={"hidden": [9]})
+    make(root, 0.8, seed=0, model="mlp", model_options={"hidden": [8]})
+    make(root, 0.7, seed=0, model="logistic", data="digits", optimizer="sgd", batch_size=64)
+    groups = json.loads(call("1:3", "--group-by", "config", "--json")[0])["groups"]
+    names = [group["group"] for group in groups]
+    assert names[0].startswith("model=mlp, ") and "model.hidden=9" in names[0] and "model.hidden=8" in names[1]
+    assert names[2].startswith("model=logistic") and "None" not in "".join(names) and "hidden" not in names[2]
+
+
 def test_other_seeds_are_no_pairs_and_several_comparisons_are_adjusted(root: Path) -> None:
     two_rates(root)
     for seed, value in enumerate([0.8, 0.81, 0.79, 0.82, 0.8], start=7):

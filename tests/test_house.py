@@ -18,7 +18,8 @@ FLOORS = {
     "evaluation": 6, "gradcheck": 6,
     "training": 7,
     "export": 8, "checks": 8, "plots": 8, "sweeps": 8,
-    "cli": 9,
+    "report": 9,
+    "cli": 10,
 }  # fmt: skip
 
 

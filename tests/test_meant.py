@@ -78,7 +78,7 @@ READ = (
         (
             "zzz",
             "no such command 'zzz': known are train, resume, sweep, average, eval, predict, export, generate, "
-            "gradcheck, check, runs, plot, cache, models, datasets, recipes",
+            "gradcheck, check, runs, plot, report, cache, models, datasets, recipes",
         ),
     ],
 )

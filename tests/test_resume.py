@@ -109,6 +109,7 @@ def test_the_resume_matrix(kind: str, stops: Any, tmp_path: Path) -> None:
     info = stopped.info()
     assert (info["status"], info["epochs_done"], info["step"]) == ("finished", 3, straight.info()["step"])
     assert len(info["resumes"]) == len(stops)
+    assert all(resume["not_exact"] == [] for resume in info["resumes"])
     assert info["best"] == straight.info()["best"]
     log = [(run.path / "log.txt").read_text().splitlines() for run in (straight, stopped)]
     assert [line.split("  val")[0] for line in log[0]] == [line.split("  val")[0] for line in log[1]]

@@ -41,6 +41,7 @@ COMMANDS = {
     ),
     "runs": ("dlcli.cli.runs:app", "List all runs, newest first; show, remove or restore them."),
     "plot": ("dlcli.cli.plot:plot", "Draw runs over each other, in the terminal or into a file."),
+    "report": ("dlcli.cli.report:report", "Write all about runs into one HTML page, or as a model card."),
     "cache": ("dlcli.cli.cache:app", "List the decoded images and the tables that are kept, or remove them."),
     "models": ("dlcli.cli.listing:models", "List the built-in models."),
     "datasets": ("dlcli.cli.listing:datasets", "List the built-in data sets."),

@@ -199,7 +199,7 @@ def show(picture: "Picture", *, output: str | None, force: bool) -> None:
         drawn = to_characters(picture, width=width, ascii_only=ascii_only)
         write("".join(f"{plain(line)}\n" for line in drawn.splitlines()))
         return
-    from dlcli.plots.file import write_picture
+    from dlcli.plots.file import write_text
 
     file = Path(output)
     if file.suffix == ".csv":
@@ -212,5 +212,5 @@ def show(picture: "Picture", *, output: str | None, force: bool) -> None:
         from dlcli.plots.svg import to_svg
 
         content = to_svg(picture)
-    write_picture(content, file, force=force)
+    write_text(content, file, force=force)
     say(f"written: {file}")

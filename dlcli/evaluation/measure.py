@@ -142,21 +142,13 @@ def evaluate(
     check_range(threshold, "(0, 1)", name="--threshold")
     restored = restore(run, role=checkpoint, device=device)
     info, config, saved = run.info(), restored.config, restored.checkpoint
-    if data_dir is not None:
-        config = config.with_values(data_dir=str(data_dir))
     if saved.damage and not allow_fallback:
         raise RunError(
             f"{'; '.join(saved.damage)}; the previous checkpoint, of epoch {saved.state['epoch']}, is measured only "
             "with --allow-fallback"
         )
     set_deterministic(config.deterministic)
-    dataset = loaded or load_data(
-        config,
-        device=restored.device,
-        name=data,
-        preprocessing=restored.preprocessing,
-        fingerprint=run.data().get("fingerprint") if data is None else None,
-    )
+    dataset = loaded or _data_of(restored, data, data_dir)
     part, task = dataset.split(split), restored.task
     if threshold is not None:
         if not isinstance(task, Binary):
@@ -205,14 +197,7 @@ def answer_split(
     sample, and of more than two classes the `probabilities` of all, (N, K) float64. The arguments are as in
     `evaluate`, but nothing is written."""
     restored = restore(run, device="auto" if loaded is None else str(loaded.train.rows.device))
-    config = restored.config if data_dir is None else restored.config.with_values(data_dir=data_dir)
-    dataset = loaded or load_data(
-        config,
-        device=restored.device,
-        name=data,
-        preprocessing=restored.preprocessing,
-        fingerprint=run.data().get("fingerprint") if data is None else None,
-    )
+    dataset = loaded or _data_of(restored, data, data_dir)
     part = dataset.split(split)
     measures = _measures(restored, part, restored.task)
     found = {"index": _index(part), **restored.task.per_sample(measures)}
@@ -220,6 +205,19 @@ def answer_split(
     if outputs and (probabilities := restored.task.probabilities(torch.cat(outputs))) is not None:
         found["probabilities"] = probabilities
     return found
+
+
+def _data_of(restored: Restored, name: str | None, data_dir: str | Path | None) -> Dataset:
+    """The data of a run, on its device. name, data_dir: other data, or another folder of it, than in the training;
+    DataError if the run's own data has changed since."""
+    config = restored.config if data_dir is None else restored.config.with_values(data_dir=str(data_dir))
+    return load_data(
+        config,
+        device=restored.device,
+        name=name,
+        preprocessing=restored.preprocessing,
+        fingerprint=restored.run.data().get("fingerprint") if name is None else None,
+    )
 
 
 def _measures(restored: Restored, part: Split, task: AnsweringTask) -> list[Measures]:

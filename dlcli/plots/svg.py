@@ -7,9 +7,11 @@ from html import escape
 
 from dlcli.plots.axis import Axis, label
 from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet
+from dlcli.plots.thinning import evenly
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 720, 70, 20, 34, 240, 44
 _ROW = 18  # of the legend
+_MOST_VALUES = 60  # of a line that are told to a pointer
 
 # The colours of Okabe and Ito (2008); black is that of the text. With the markers 35 styles are different.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "currentColor")
@@ -26,12 +28,16 @@ STYLE = (
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
-def to_svg(picture: Picture) -> str:
-    """An XML document of one <svg>. Names of runs, classes and columns are escaped and cut."""
+def to_svg(picture: Picture, *, styled: bool = True, values: bool = False) -> str:
+    """An XML document of one <svg>. Names of runs, classes and columns are escaped and cut.
+
+    styled: with the style sheet STYLE; without it, the page that holds the picture must have it. values: whether a
+    pointer over a line is told the nearest values.
+    """
     parts, y = [], 0.0
     for panel in picture.panels:
         if isinstance(panel, Panel):
-            drawn, height = _panel(panel)
+            drawn, height = _panel(panel, values=values)
         else:
             drawn, height = (
                 _grid(panel) if isinstance(panel, Grid) else _bars(panel) if isinstance(panel, Bars) else _sheet(panel)
@@ -44,7 +50,8 @@ def to_svg(picture: Picture) -> str:
     title = text(f"{picture.title}: " + ", ".join(panel.title for panel in picture.panels))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="dlcli" viewBox="0 0 {_WIDTH} {y + 8:g}" width="{_WIDTH}" '
-        f'height="{y + 8:g}" role="img" aria-label="{title}"><title>{title}</title><style>{STYLE}</style>'
+        f'height="{y + 8:g}" role="img" aria-label="{title}"><title>{title}</title>'
+        + (f"<style>{STYLE}</style>" if styled else "")
         + "\n".join(parts)
         + "</svg>\n"
     )
@@ -56,7 +63,7 @@ def text(value: str, *, most: int = 60) -> str:
     return escape(value if len(value) <= most else f"{value[: most - 1]}…")
 
 
-def _panel(panel: Panel) -> tuple[str, float]:
+def _panel(panel: Panel, *, values: bool) -> tuple[str, float]:
     """The drawing, and its height."""
     across = Axis.around(x for line in panel.lines for x, y in line.points if y is not None)
     up = Axis.around(panel.heights(), log=panel.log)
@@ -85,6 +92,8 @@ def _panel(panel: Panel) -> tuple[str, float]:
             for x, *ends in line.band
         ]
         parts.append("".join(_line(line, placed, edges)))
+        if values:
+            parts.append("".join(_values(panel, line, placed)))
     legend, height = _legend(panel, top=below + 44)
     return "\n".join([*parts, legend]), below + _BELOW + height
 
@@ -110,6 +119,18 @@ def _line(
     for x, y in there[:: len(there) // 8 + 1] if line.joined else there:
         yield f'<path d="{_marker(line)}" transform="translate({x:.1f} {y:.1f}){size}"{_filled(line, colour)}/>'
     yield "</g>"
+
+
+def _values(panel: Panel, line: Line, placed: Sequence[tuple[float, float] | None]) -> Iterator[str]:
+    """An invisible square over some points of a line, with its values as a title."""
+    there = [(at, value) for at, value in zip(placed, line.points, strict=True) if at is not None]
+    name = f"{line.name} {line.part}".strip()
+    for (x, y), (along, value) in evenly(there, most=_MOST_VALUES):
+        told = text(f"{name}: {panel.x} {along:.6g}, {panel.y} {value:.6g}", most=150)
+        yield (
+            f'<path d="M{x - 5:.1f} {y - 5:.1f}h10v10h-10z" fill-opacity="0" pointer-events="all">'
+            f"<title>{told}</title></path>"
+        )
 
 
 def _marker(line: Line) -> str:

@@ -1,8 +1,11 @@
 """A line of any length, kept in a few thousand points that still show its peaks."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from dlcli.plots.picture import Point
+
+T = TypeVar("T")
 
 _MOST = 2000  # intervals
 
@@ -45,7 +48,7 @@ def _ends(points: Sequence[Point]) -> list[Point]:
     return [points[place] for place in sorted({every.index(min(heights)), every.index(max(heights))})]
 
 
-def evenly(points: Sequence[Point], *, most: int) -> list[Point]:
+def evenly(points: Sequence[T], *, most: int) -> list[T]:
     """At most about `most` points, an equal number apart, with the first and the last."""
     kept = list(points[:: max(1, -(-len(points) // most))])
     return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]

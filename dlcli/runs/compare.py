@@ -1,6 +1,6 @@
 """Groups of runs, such as one setting over several seeds, compared by one metric: `dlcli runs compare`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,21 @@ def compare(
     """
     texts = [*([baseline] if baseline else []), *(name for name in names if name != baseline)]
     found = {text: find(text, root) for text in texts}
-    first = next(iter(found.values()))[0]
-    metric = metric or _monitored(first)
+    return compare_groups(found, metric=metric, by_config=by_config, first=baseline, any_data=any_data)
+
+
+def compare_groups(
+    found: Mapping[str, Sequence[Run]],
+    *,
+    metric: str | None = None,
+    by_config: bool = False,
+    first: str | None = None,
+    any_data: bool = False,
+    on_samples: bool = True,
+) -> Comparison:
+    """As `compare`, of runs that were found. first: the name of the group with which the others are compared, unless
+    it is the first one. on_samples: whether single runs are compared on the samples that both answered, too."""
+    metric = metric or _monitored(next(iter(found.values()))[0])
     results = {text: [_result(run, metric) for run in runs] for text, runs in found.items()}
     everything = list({one.run: one for group in results.values() for one in group}.values())
     left_out = [one for one in everything if one.value is None]
@@ -119,14 +132,15 @@ def compare(
         _refuse_other_data(there)
     groups = [Group(text, [one for one in group if one.value is not None]) for text, group in results.items()]
     if by_config:
-        groups = group_by_config(there, first=results[baseline] if baseline else [])
+        groups = group_by_config(there, first=results[first] if first else [])
     groups = [group for group in groups if group.results]
     if not groups:
         raise RunError(f"no run to compare has {metric}: " + "; ".join(f"{o.run} {o.reason}" for o in left_out[:5]))
     rows = [_compared(groups[0], group) for group in groups[1:]]
     adjusted = holm([row.difference.p if row.difference else None for row in rows])
     rows = [replace(row, adjusted_p=p) for row, p in zip(rows, adjusted, strict=True)]
-    rows = _on_samples(groups[0], rows, metric)
+    if on_samples:
+        rows = _on_samples(groups[0], rows, metric)
     return Comparison(metric, [Compared(groups[0], summarise(groups[0].values)), *rows], left_out)
 
 
@@ -222,11 +236,14 @@ def _refuse_other_data(results: Sequence[Result]) -> None:
 
 def group_by_config(results: Sequence[Result], *, first: Sequence[Result]) -> list[Group]:
     """Groups of equal settings, in the order of their first runs; the one that holds `first` comes first."""
-    names = sorted({name for result in results for name in result.settings} - NOT_OF_A_GROUP)
+    known = {name for result in results for name in result.settings} - NOT_OF_A_GROUP
+    names = sorted(known, key=lambda name: (name not in ("model", "data"), name))
     differing = [n for n in names if len({repr(result.settings.get(n)) for result in results}) > 1]
     pools: dict[str, list[Result]] = {}
     for result in results:
-        label = ", ".join(f"{name}={_shown(result.settings.get(name))}" for name in differing)
+        values = [(name, result.settings.get(name)) for name in differing]
+        there = [(name, value) for name, value in values if value is not None]  # the others are options of other models
+        label = ", ".join(f"{name}={_shown(value)}" for name, value in there or values)
         pools.setdefault(label or "all", []).append(result)
     wanted = {result.run for result in first}
     groups = [Group(label, pool) for label, pool in pools.items()]

@@ -82,10 +82,33 @@ def rows(
     that it measured, as test/NAME. If the file of either is damaged, `reason` of the row says so.
     """
     found, configs = _listed(root, limit=limit, last=last, conditions=conditions, sort=sort, extra=extra)
+    return _with_settings(found, configs)
+
+
+def rows_of(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
+    """As `rows`, of these runs in this order. One that was removed has a row without a status."""
+    return _with_settings(*_of(runs))
+
+
+def _with_settings(
+    found: list[dict[str, Any]], configs: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
     names = _differing(configs)
     for row, config in zip(found, configs, strict=True):
         row["settings"] = {name: _value(config, name) for name in names}
     return found, names
+
+
+def _of(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The row and the config of each."""
+    entries: dict[Run, index.Entry] = {}
+    for root in dict.fromkeys(run.root for run in runs):
+        there = [run for run in runs if run.root == root]
+        entries |= zip(there, index.through(root, [run.number for run in there], partial(_entry, root)), strict=True)
+    for run, (row, _) in entries.items():
+        if row["model"] is None and not run.path.exists():
+            row["status"], row["reason"] = None, "was removed meanwhile"
+    return [entries[run][0] for run in runs], [entries[run][1] for run in runs]
 
 
 def rows_with_settings(root: str | Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -103,7 +126,17 @@ def groups(
 
     A row: runs (4,7,40:45), model, data, metric, settings, and of the best values: count, mean, median, std, interval.
     """
-    found, configs = _listed(root, last=last, conditions=conditions)
+    return _grouped(*_listed(root, last=last, conditions=conditions))
+
+
+def groups_of(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
+    """As `groups`, of these runs."""
+    return _grouped(*_of(runs))
+
+
+def _grouped(
+    found: Sequence[dict[str, Any]], configs: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[str]]:
     pools: dict[str, list[int]] = {}
     for place, (row, config) in enumerate(zip(found, configs, strict=True)):
         if row["status"] == "finished" and isinstance(row["best"], int | float):

@@ -163,6 +163,10 @@ class Run:
         """
         return flatten(self._read_config()[0])
 
+    def given(self) -> list[str] | None:
+        """The names of the settings that the user gave; None in runs of dlcli 0.1.0. RunError as for `settings`."""
+        return self._read_config()[1]
+
     def _read_config(self) -> tuple[dict[str, Any], list[str] | None]:
         """config.json and its `given`, None in runs of dlcli 0.1.0; RunError if it holds no settings."""
         file = self.path / "config.json"

@@ -8,7 +8,7 @@ import contextlib
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def resumed(
             run,
             built,
             state,
-            _continued(before, now_is, state, saved, command) | {"baseline": baseline(built)},
+            _continued(before, now_is, state, saved, command, reasons) | {"baseline": baseline(built)},
             reasons=tuple(reasons),
             changes={k: (settings[0].get(k), v) for k, v in settings[1].items() if settings[0].get(k) != v},
             damage=saved.damage if saved else (),
@@ -309,11 +309,16 @@ def _check_something_is_left(run: Run, built: Experiment, saved: Checkpoint | No
 
 
 def _continued(
-    before: dict[str, Any], fresh: dict[str, Any], state: TrainingState, saved: Checkpoint | None, command: str
+    before: dict[str, Any],
+    fresh: dict[str, Any],
+    state: TrainingState,
+    saved: Checkpoint | None,
+    command: str,
+    reasons: Sequence[str],
 ) -> dict[str, Any]:
-    """The content of run.json for a run that continues."""
+    """The content of run.json for a run that continues. reasons: see Session."""
     status = "dead" if before["status"] == "running" else before["status"]  # this process holds the lock
-    resume = {"when": now(), "after": status, "step": state.step, "command": command}
+    resume = {"when": now(), "after": status, "step": state.step, "command": command, "not_exact": list(reasons)}
     resumes = [*before.get("resumes", []), resume]
     info = fresh | {name: before[name] for name in ("started", "command", "weights", *OF_A_SWEEP) if name in before}
     if state.step:
