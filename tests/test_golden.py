@@ -29,7 +29,7 @@ EXTENSION = {1: ("--epochs", "260"), 2: ("--epochs", "5"), 5: ("--epochs", "13")
 # Values that differ in each process, or when the run continues.
 TIMES = ("seconds", "samples_per_second", "started")
 # What the earlier dlcli did not report about a run.
-LATER = ("best_step", "test", "settings")
+LATER = ("best_step", "test", "settings", "sweep", "trial")
 # Attention does not depend on it: its gradient is only rounding error, which Adam scales to full steps.
 UNDETERMINED = "key.bias"
 

@@ -539,3 +539,13 @@ def test_importance_needs_trials(root: Path) -> None:
     sweeping(root, "sweep", *SMALL, "--over", "lr=0.1,0.003")
     told = sweeping(root, "sweep", "show", "1", "--importance", code=4)
     assert told == "error: importances need 10 finished trials of several settings, and there are 2\n"
+
+
+def test_the_runs_of_a_sweep_are_listed_and_selected(root: Path) -> None:
+    sweeping(root, "train", *SMALL)
+    sweeping(root, "sweep", *SMALL, "--over", "lr=0.1,0.003")
+    rows = json.loads(sweeping(root, "runs", "--sweep", "1", "--json"))
+    assert [(row["run"], row["sweep"], row["trial"]) for row in rows] == [(3, 1, 2), (2, 1, 1)]
+    assert [row["sweep"] for row in json.loads(sweeping(root, "runs", "--json"))] == [1, 1, None]
+    assert sweeping(root, "runs", "select", "best:val/accuracy", "--sweep", "1") == "2\n"
+    assert sweeping(root, "runs", "select", "best:val/accuracy", "--where", "trial = 2") == "3\n"

@@ -61,6 +61,9 @@ Status = Annotated[
 Tag = Annotated[
     list[str] | None, typer.Option("--tag", metavar="TAG", help="Only runs with this tag. May be repeated.")
 ]
+OfSweep = Annotated[
+    int | None, typer.Option("--sweep", min=1, metavar="SWEEP", help="Only the runs of this sweep, by its number.")
+]
 Last = Annotated[str, typer.Option("--last", metavar="N", help="Only the N newest runs; 0 for all.")]
 
 
@@ -81,6 +84,7 @@ def runs(
     ] = False,
     status: Status = None,
     tag: Tag = None,
+    sweep: OfSweep = None,
     last: Last = "0",
     limit: Annotated[str, typer.Option("--limit", "-n", metavar="N", help="List at most N runs; 0 lists all.")] = "0",
     group_by: Annotated[
@@ -105,7 +109,7 @@ def runs(
     if context.invoked_subcommand is not None:
         _refuse_misplaced(context)
         return
-    conditions, newest, most = _conditions(where, status, tag), _count(last, "--last"), _count(limit, "--limit")
+    conditions, newest, most = _conditions(where, status, tag, sweep), _count(last, "--last"), _count(limit, "--limit")
     if group_by is not None:
         if columns or only_changed or sort or most or watch:
             raise ConfigError(
@@ -193,11 +197,13 @@ def _show_groups(rows: list[dict[str, Any]], differing: Sequence[str], runs_dir:
     emit(flat, columns, format=format, document=rows)
 
 
-def _conditions(where: list[str] | None, status: str | None, tags: list[str] | None) -> list[Condition]:
-    """--status and --tag are short for conditions."""
+def _conditions(
+    where: list[str] | None, status: str | None, tags: list[str] | None, sweep: int | None
+) -> list[Condition]:
+    """--status, --tag and --sweep are short for conditions."""
     if status is not None and status not in _STATUSES:
         raise ConfigError(f"--status {status} is no status: {did_you_mean(status, _STATUSES)}")
-    short = [f"status = {status}"] if status is not None else []
+    short = [f"status = {status}"] * (status is not None) + [f"sweep = {sweep}"] * (sweep is not None)
     return parse([*(where or []), *short, *(f"tag = {tag}" for tag in tags or [])])
 
 
@@ -228,6 +234,7 @@ def select(
     sort: Sort = "",
     status: Status = None,
     tag: Tag = None,
+    sweep: OfSweep = None,
     last: Last = "0",
     all_: Annotated[bool, typer.Option("--all", help="Print all that fit, not only the first.")] = False,
     path: Annotated[bool, typer.Option("--path", help="Print paths instead of numbers.")] = False,
@@ -238,11 +245,12 @@ def select(
 
     Exits with code 4 if there is none.
     """
-    among = None if name is None else {run.number for run in find(name, runs_dir)}
-    rows, _ = differences.rows(
-        runs_dir, last=_count(last, "--last"), conditions=_conditions(where, status, tag), sort=sort
-    )
-    numbers = [row["run"] for row in rows if among is None or row["run"] in among]
+    conditions, newest = _conditions(where, status, tag, sweep), _count(last, "--last")
+    rows, _ = differences.rows(runs_dir, last=newest, conditions=conditions, sort=sort)
+    numbers = [row["run"] for row in rows]
+    if name is not None and (numbers or not conditions):
+        named = {run.number for run in find(name, runs_dir, among=set(numbers) if conditions or newest else None)}
+        numbers = [number for number in numbers if number in named]
     if not numbers:
         raise RunError(f"no run in {runs_dir} fits: see `dlcli runs`")
     for found in numbers if all_ else numbers[:1]:

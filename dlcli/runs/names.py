@@ -1,6 +1,6 @@
 """The ways to name runs: 42, runs/42, latest, best:accuracy, best:accuracy@digits, 40:45, 4,7, or a given name."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from dlcli.core.errors import RunError
@@ -12,26 +12,29 @@ from dlcli.runs.run import Run, all_runs
 _LONGEST_PATH = 4096
 
 
-def find(text: str, root: str | Path, *, listed_by: str = "dlcli runs") -> list[Run]:
+def find(
+    text: str, root: str | Path, *, listed_by: str = "dlcli runs", among: Container[int] | None = None
+) -> list[Run]:
     """The runs that `text` names: `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss`, `40:45`, `4,7` or a
     given name.
 
     best: see `runs.ranking.best`; `best:accuracy@digits` is the best run on that data set, `best:accuracy@7` the best
     one with the data and the splits of run 7.
-    listed_by: the command that lists the runs, for the error. RunError (exit 4) if there is no such run.
+    listed_by: the command that lists the runs, for the error. among: the numbers of the runs from which `latest` and
+    best: are chosen. RunError (exit 4) if there is no such run.
     """
     root = Path(root)
     if "," in text and "/" not in text:
-        listed = [run for part in text.split(",") for run in find(part, root, listed_by=listed_by)]
+        listed = [run for part in text.split(",") for run in find(part, root, listed_by=listed_by, among=among)]
         return list(dict.fromkeys(listed))
     if text == "latest":
-        runs = all_runs(root)
+        runs = [run for run in all_runs(root) if among is None or run.number in among]
         if not runs:
             raise RunError(f"there are no runs in {root}: make one with `dlcli train cnn`")
         return runs[:1]
     if text.startswith("best:"):
         metric, _, place = text.removeprefix("best:").partition("@")
-        return [best(metric.removeprefix("val/"), root, place=place)]
+        return [best(metric.removeprefix("val/"), root, place=place, among=among)]
     low, colon, high = text.partition(":")
     if colon and RUN_NUMBER.fullmatch(low) and RUN_NUMBER.fullmatch(high):
         runs = [run for run in reversed(all_runs(root)) if int(low) <= run.number <= int(high)]

@@ -1,6 +1,6 @@
 """Which run is the best: only results on the same data, split in the same way, are compared."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,20 +30,21 @@ class Candidate:
     ground: tuple[str, ...]
 
 
-def candidates(root: Path) -> list[Candidate]:
-    """The runs of a folder that have a best evaluation, newest first."""
-    return [found for run in all_runs(root) if (found := _candidate(run)) is not None]
+def candidates(root: Path, *, among: Container[int] | None = None) -> list[Candidate]:
+    """The runs of a folder, or among these numbers, that have a best evaluation, newest first."""
+    runs = [run for run in all_runs(root) if among is None or run.number in among]
+    return [found for run in runs if (found := _candidate(run)) is not None]
 
 
-def best(metric: str, root: Path, *, place: str = "") -> Run:
+def best(metric: str, root: Path, *, place: str = "", among: Container[int] | None = None) -> Run:
     """The run with the best validation value of this metric, among those that monitored it.
 
     Whether higher is better was recorded with the value. Only runs on the same data, split in the same way, are
     compared; the seed, which draws the validation split, may differ.
-    place: selects a data set, by its name or by the number of a run on it.
+    place: selects a data set, by its name or by the number of a run on it. among: the numbers of the runs that count.
     RunError (exit 4) if there is no such run, or if the runs differ in their data and `place` does not select one.
     """
-    known = candidates(root)
+    known = candidates(root, among=among)
     chosen = [found for found in known if found.metric == metric]
     if not chosen:
         watched = ", ".join(sorted({f"val/{found.metric}" for found in known}))

@@ -11,7 +11,7 @@ from dlcli.runs.tags import note_of, tags_of
 
 COLUMNS = (
     "run", "name", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "best_step",
-    "seconds", "device", "started", "tags", "note", "reason",
+    "seconds", "device", "started", "tags", "note", "reason", "sweep", "trial",
 )  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def row(run: Run) -> dict[str, Any]:
             "started": info["started"],
             "metrics": (info.get("metrics") or {}) | ({best["metric"]: best["value"]} if best.get("metric") else {}),
             "reason": info.get("reason") or _stop(info),
+            **{name: info[name] for name in ("sweep", "trial") if type(info.get(name)) is int},
         }
     except DlcliError as error:
         return empty | {"status": "starting" if run.is_locked() else "broken", "reason": str(error)}
