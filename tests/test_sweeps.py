@@ -549,3 +549,18 @@ def test_the_runs_of_a_sweep_are_listed_and_selected(root: Path) -> None:
     assert [row["sweep"] for row in json.loads(sweeping(root, "runs", "--json"))] == [1, 1, None]
     assert sweeping(root, "runs", "select", "best:val/accuracy", "--sweep", "1") == "2\n"
     assert sweeping(root, "runs", "select", "best:val/accuracy", "--where", "trial = 2") == "3\n"
+
+
+def test_a_sweep_is_reported(root: Path, tmp_path: Path) -> None:
+    sweeping(root, "sweep", *SMALL, "--over", "lr=0.1,0.003", "--seeds", "2", "--confirm", "2")
+    sweeping(root, "report", "--sweep", "1", "-o", str(tmp_path / "r.html"))
+    page = (tmp_path / "r.html").read_text()
+    best = shown(root)["best"]
+    assert (
+        f"The best is trial 1: val/accuracy {best['value']['mean']:.4f}, the mean of 2 seeds. With 2 fresh seeds"
+        in page
+    )
+    assert "Trials, the best first" in page and "share of its range" in page
+    assert "Importances need 10 finished trials of several settings, and there are 2." in page
+    told = sweeping(root, "report", "1", "--sweep", "1", "--md", code=2)
+    assert told == "error: --sweep 1 reports its runs: leave out 1\n"

@@ -9,12 +9,15 @@ from dlcli.cli.arguments import DataDir, RunNames, RunsDir
 from dlcli.cli.output import say, write
 from dlcli.core.errors import ConfigError
 from dlcli.runs.names import find
+from dlcli.runs.run import Run
+from dlcli.runs.sweeps import find_sweep
 
 _KINDS = (".html", ".md")
 
 
 def report(
     names: RunNames = None,
+    sweep: Annotated[str | None, typer.Option("--sweep", metavar="SWEEP", help="Report a sweep and its runs.")] = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="The file to write: .html, or .md for a model card."),
@@ -31,7 +34,9 @@ def report(
     measured, the worst mistakes, how to reproduce it and which checks passed.
     Several runs are compared; more than 20 are not described one by one.
     """
-    if not names:
+    if names and sweep is not None:
+        raise ConfigError(f"--sweep {sweep} reports its runs: leave out {names[0]}")
+    if not names and sweep is None:
         raise ConfigError("name the runs to report: dlcli report latest -o report.html")
     if md == (output is not None):
         raise ConfigError(
@@ -45,10 +50,15 @@ def report(
 
     if output is not None:
         check_file(Path(output), force=force, kinds=_KINDS)
-    runs = list(dict.fromkeys(run for name in names for run in find(name, runs_dir)))
+    of_sweep = None if sweep is None else find_sweep(sweep, runs_dir)
+    if of_sweep is None:
+        runs = list(dict.fromkeys(run for name in names or [] for run in find(name, runs_dir)))
+    else:
+        numbers = {one.run for one in of_sweep.trials() if one.run is not None}
+        runs = [Run(of_sweep.root, number) for number in sorted(numbers)]
     from dlcli.report.contents import report as contents
 
-    found = contents(runs, data_dir=data_dir)
+    found = contents(runs, sweep=of_sweep, data_dir=data_dir)
     if output is None or Path(output).suffix == ".md":
         from dlcli.report.card import to_markdown
 

@@ -16,6 +16,8 @@ _MOST_PAIRS = 10
 # A positive setting whose largest value is so many times its smallest is drawn by its logarithm.
 _WIDE = 30
 
+_THIRDS = ("best third", "middle third", "worst third")
+
 
 def sweep(found: Sweep) -> Picture:
     """RunError (exit 4) if no trial has finished."""
@@ -32,6 +34,36 @@ def sweep(found: Sweep) -> Picture:
     if len(pairs) > _MOST_PAIRS:
         notes.append(f"of {len(pairs)} pairs of settings the first {_MOST_PAIRS} are drawn")
     return Picture(f"sweep {found.number}", panels, notes)
+
+
+def parallel(found: Sweep) -> Picture:
+    """Parallel coordinates (Inselberg 1985): a line for each finished trial over all settings and the result, each from
+    its lowest to its highest value. RunError (exit 4) if no trial has finished."""
+    finished = [one for one in ranked(trials(found.trials())) if one.loss is not None]
+    if not finished:
+        raise RunError(f"no trial of {found} has finished: there is nothing to draw")
+    names = list(dict.fromkeys(name for one in finished for name in one.settings))
+    axes = {name: _Axis(name, [one.settings.get(name) for one in finished]) for name in names}
+    columns = [_shares([axes[name].place(one, name) for one in finished]) for name in names]
+    columns.append(_shares([one.value.mean for one in finished if one.value is not None]))
+    lines = []
+    third = math.ceil(len(finished) / 3)
+    for place, word in enumerate(_THIRDS):
+        points: list[tuple[float, float | None]] = []
+        for number in range(place * third, min(len(finished), (place + 1) * third)):
+            points += [(float(x), column[number]) for x, column in enumerate(columns)]
+            points.append((float(len(columns) - 1), None))  # a gap before the next trial
+        if points:
+            lines.append(Line(word, points, style=place + 1))
+    order = ", ".join(f"{x} {axis.label}" for x, axis in enumerate(axes.values()))
+    metric = finished[0].runs[0].metric or "result"
+    title, bottom = f"from {order} to {len(names)} {metric}", "setting"
+    return Picture(title, [Panel(title, bottom, "share of its range", lines)])
+
+
+def _shares(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    return [0.5 if high == low else (value - low) / (high - low) for value in values]
 
 
 class _Axis:
@@ -73,7 +105,7 @@ def _pair(one: _Axis, other: _Axis, finished: Sequence[Trial]) -> Panel:
     names = [axis.label.removeprefix("log10 of ") for axis in (one, other)]
     third = math.ceil(len(finished) / 3)
     lines = []
-    for place, word in enumerate(("best third", "middle third", "worst third")):
+    for place, word in enumerate(_THIRDS):
         part = finished[place * third : (place + 1) * third]
         points = sorted((one.place(trial, names[0]), other.place(trial, names[1])) for trial in part)
         if points:

@@ -17,15 +17,17 @@ from dlcli.report.results import results
 from dlcli.report.samples import Samples
 from dlcli.report.settings import settings
 from dlcli.report.summary import anchor, summary
+from dlcli.report.sweep import of_sweep
 from dlcli.report.trained import trained
 from dlcli.runs.differences import rows_of
 from dlcli.runs.run import Run, now
+from dlcli.runs.sweeps import Sweep
 
 MOST_CHAPTERS = 20  # runs that are described one by one
 
 
-def report(runs: Sequence[Run], *, data_dir: str | None = None) -> Report:
-    """All about these runs. Of more than 20, only what concerns all of them.
+def report(runs: Sequence[Run], *, sweep: Sweep | None = None, data_dir: str | None = None) -> Report:
+    """All about these runs, and the sweep that made them. Of more than 20, only what concerns all of them.
 
     data_dir: the folder of data sets, if it is not that of the trainings.
     """
@@ -37,14 +39,16 @@ def report(runs: Sequence[Run], *, data_dir: str | None = None) -> Report:
         lead.append(f"{len(runs):,} runs: single ones are described in a report of at most {MOST_CHAPTERS}.")
     samples = Samples(data_dir)
     chapters = [_chapter(run, anchor(runs, run), samples) for run in described]
-    if len(runs) == 1 and chapters:
+    if len(runs) == 1 and chapters and sweep is None:
         return Report(_title(runs[0], rows[0]), lead, [], chapters)
     sections = [
+        *([of_sweep(sweep)] if sweep is not None else []),
         summary(runs, rows, differing, described=set(described)),
         comparison(runs, rows),
         *([courses(described, [row for row in rows if row["status"] is not None])] if described else []),
     ]
-    return Report(f"{len(runs):,} runs", lead, [s for s in sections if s.blocks], chapters)
+    title = f"{len(runs):,} runs" if sweep is None else f"Sweep {sweep.number}: {len(runs):,} runs"
+    return Report(title, lead, [s for s in sections if s.blocks], chapters)
 
 
 def _chapter(run: Run, anchor: str, samples: Samples) -> Chapter:
