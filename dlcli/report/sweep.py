@@ -22,7 +22,7 @@ def of_sweep(found: Sweep) -> Section:
         return Section(f"Sweep {found.number}", [*blocks, Text(f"{str(error)[:1].upper()}{str(error)[1:]}.")])
     blocks.append(
         Table(
-            f"How much each setting matters: loss of R2 when its values are permuted, in a forest of R2 {matter.r2:.2f}",
+            f"How much each setting matters: loss of R2 when its values are permuted; forest R2 {matter.r2:.2f}",
             ("setting", "importance", "sd"),
             [(one.name, one.mean, one.std) for one in matter.settings],
         )
