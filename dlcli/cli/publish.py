@@ -1,5 +1,6 @@
 """dlcli runs publish"""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -70,9 +71,11 @@ def publish(
         return
     from dlcli.runs.tensorboard import publish as published
 
-    records = None
+    records: Callable[..., bytes] | None = None
     if weights:
-        from dlcli.experiment.weight_events import of_checkpoints as records
+        from dlcli.experiment.weight_events import of_checkpoints
+
+        records = of_checkpoints
     files = published(runs, Path(place), force=force, weights=records)
     rows = [{"run": run.number, "file": str(file)} for run, file in zip(runs, files, strict=True)]
     emit(rows, [Column("run", "run", right=True), Column("file", "file")], format=format)
