@@ -132,6 +132,9 @@ def test_the_mean_over_the_seeds_decides_and_fresh_seeds_confirm(root: Path) -> 
     assert best["confirmed"]["n"] == 2 and best["value"]["n"] == 2
     assert found["trials"][1]["confirmed"] is None and len(all_runs(root)) == 6
     assert "best: trial 2, " in told and " when it was picked from 2; with fresh seeds " in told
+    sweeping(root, "sweep", "resume", "1", "--confirm", "3")
+    again = shown(root)["best"]
+    assert [run["seed"] for run in again["runs"] if run["confirms"]] == [2, 3, 4] and len(all_runs(root)) == 7
     best_run = max((run for run in best["runs"] if not run["confirms"]), key=lambda run: run["value"])["run"]
     assert sweeping(root, "sweep", "best", "1") == f"{best_run}\n"
     assert "lr = 0.1\n" in sweeping(root, "sweep", "best", "1", "--config")
@@ -156,6 +159,24 @@ def test_the_toml_file_of_a_sweep_makes_it_again(root: Path, tmp_path: Path) -> 
     for name in ("over", "method", "trials", "seeds", "prune", "confirm"):
         assert one[name] == other[name]
     assert [t["settings"] for t in shown(root)["trials"]] == [t["settings"] for t in shown(tmp_path / "b")["trials"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[sweep]\nover = 3", "sweep.over = 3 is not a table"),
+        ('[sweep]\ntrials = "x"', "sweep.trials = 'x' is not a whole number of at least 1"),
+        ('[sweep]\nlisted = ["x"]', "sweep.listed = ['x'] is not a list, each of it a table"),
+        ("[sweep]\novr = 3", "unknown setting sweep.ovr: did you mean over?"),
+        ("sweep = 3", "sweep must be a table"),
+    ],
+)
+def test_a_sweep_in_a_file_that_cannot_be_is_told(content: str, message: str, root: Path, tmp_path: Path) -> None:
+    (file := tmp_path / "s.toml").write_text(
+        f'model = {{name = "mlp"}}\n{content}\n' if "[" not in content[:1] else content
+    )
+    told = sweeping(root, "sweep", "mlp", "--config", str(file), code=2)
+    assert told.startswith("error: ") and told.endswith(f"{message}\n") and not root.exists()
 
 
 def test_trials_are_printed_and_read(root: Path, tmp_path: Path) -> None:

@@ -166,12 +166,13 @@ class _Driver:
         if not self._plan.confirm or self._running:
             return False
         best = best_trial(self._known.values())
-        if best is None or any(one.confirms for one in self._known.values()):
+        if best is None:
             return False
-        first = max(self._seeds) + 1
-        for seed in range(first, first + self._plan.confirm):
+        there = [one.seed for one in self._known.values() if one.confirms and one.trial == best]
+        first = max([*self._seeds, *there]) + 1
+        for seed in range(first, first + self._plan.confirm - len(there)):
             self._queue.append(self._new(best, self._settings[best], seed, confirms=True))
-        return True
+        return bool(self._queue)
 
     def _ended_unseen(self, one: TrialRun) -> dict[str, Any] | None:
         """run.json of a run that ended just when its worker or the driver was killed."""
