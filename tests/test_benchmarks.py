@@ -199,6 +199,7 @@ def test_the_loops_train_the_same_work(tmp_path: Path, monkeypatch: pytest.Monke
         assert made.evaluate() == pytest.approx(expected, abs=0.1 if name == "dlcli" else 1e-6), name
 
 
+@pytest.mark.slow
 def test_models_on_a_table_are_measured_beside_those_of_scikit_learn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

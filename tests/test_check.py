@@ -104,6 +104,7 @@ def test_a_training_that_is_killed_and_resumed_ends_with_the_same_bits(tmp_path:
     assert not (tmp_path / "runs").exists()  # it had been created for the check
 
 
+@pytest.mark.slow
 def test_a_state_that_no_checkpoint_holds_is_found(mine: str, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     found, err = check(tmp_path / "runs", "resume", mine, "--kills", "1", "--epochs", "5", code=7)
@@ -342,6 +343,7 @@ def test_a_digest_sees_a_bit_a_shape_and_a_type_but_not_the_memory() -> None:
 # determinism
 
 
+@pytest.mark.slow
 def test_a_training_is_the_same_in_another_process(tmp_path: Path) -> None:
     words = ["check", "determinism", "attention", "--set", "data.samples=500", "--set", "model.dropout=0.2"]
     result = CliRunner().invoke(app, [*words, "--epochs", "2", "--runs-dir", str(tmp_path)])

@@ -80,7 +80,7 @@ def test_a_run_that_is_being_trained_is_never_removed(root: Path) -> None:
         assert [row["run"] for row in json.loads(rm("--older-than", "0s", "--json")[0])] == [6, 5, 4, 1]
         assert left(root) == [2, 3]
         assert rm("--status", "running", code=2)[1] == (
-            "error: --status running is not one of finished, interrupted, diverged, failed, dead, broken\n"
+            "error: --status running is not one of finished, interrupted, pruned, diverged, failed, dead, broken\n"
         )
         error = "error: runs/2 is being trained by another process: stop it first\n"
         assert rm("2", "--dry-run", code=9)[1] == error
@@ -122,7 +122,8 @@ def test_the_space_and_the_way_back_are_told(root: Path) -> None:
         ([], 2, "no run is named: name some, or select with --status, --older-than or --keep-best"),
         (["--dry-run"], 2, "no run is named: name some, or select with --status, --older-than or --keep-best"),
         (["--status", "fialed"], 2,
-         "--status fialed is not one of finished, interrupted, diverged, failed, dead, broken"),
+         "--status fialed is not one of finished, interrupted, pruned, diverged, failed, "
+         "dead, broken"),
         (["--older-than", "a week"], 2, "--older-than a week is not of the form 7d, 12h, 30min or 90s"),
         (["--older-than", "-7d"], 2, "--older-than -7d is not of the form 7d, 12h, 30min or 90s"),
         (["--keep-best", "0"], 2, "--keep-best 0 must be at least 1"),

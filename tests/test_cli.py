@@ -201,7 +201,7 @@ def test_runs_in_every_format(root: Path) -> None:
 
 def test_runs_show_tells_all_of_one(root: Path) -> None:
     document = json.loads(invoke(root, "runs", "show", "1", "--json")[0])
-    assert sorted(document) == ["config", "files", "info", "metrics", "name", "run"]
+    assert sorted(document) == ["config", "files", "info", "metrics", "name", "rows", "run"]
     assert document["config"]["model.hidden"] == [128, 64]
     assert len(document["metrics"]) == 2
     text, _ = invoke(root, "runs", "show", "1")

@@ -32,7 +32,13 @@ def root(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     subprocess.run(["rm", "-rf", str(tmp_path)], check=True)
 
 
-@pytest.mark.parametrize("name", evil_answers.KINDS)
+# Gigabytes take seconds.
+LARGE = ("a file of gigabytes", "a member that unpacks to a gigabyte")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in evil_answers.KINDS]
+)
 def test_answers_that_were_made_to_harm(name: str, root: Path) -> None:
     """Every command that opens them, and those that only list, copy or check them."""
     damage, is_read = evil_answers.KINDS[name]

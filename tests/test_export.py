@@ -202,7 +202,7 @@ def test_every_model_as_onnx_is_the_trained_model(exported: Export, name: str) -
     [
         ("rnn", "safetensors"),
         ("cnn", "safetensors"),
-        ("rnn", "pt2"),
+        pytest.param("rnn", "pt2", marks=pytest.mark.slow),
         pytest.param("linear", "aoti", marks=pytest.mark.slow),
     ],
 )
@@ -624,6 +624,7 @@ def test_the_table_tells_all(trained: Trained, capsys: pytest.CaptureFixture[str
 # No telemetry
 
 
+@pytest.mark.slow
 def test_nothing_lands_in_the_home_folder(trained: Trained, tmp_path: Path) -> None:
     """By default ONNX Runtime stores an id of the machine and a database of events there, and sends them."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ORT_", "XDG_"))} | {"HOME": str(tmp_path)}

@@ -77,7 +77,7 @@ def test_a_run_is_applied_to_new_inputs(runs: Path, expected: dict[str, Any], ex
     assert_same(predicted(runs, number), expected["runs"][str(number)]["predict"], exact=exact)
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", [pytest.param(n, marks=pytest.mark.slow) if n == 4 else n for n in NUMBERS])
 def test_a_run_is_exported(runs: Path, expected: dict[str, Any], exact: bool, number: int) -> None:
     import onnxruntime
 

@@ -158,7 +158,7 @@ def test_a_process_that_is_killed_while_it_decodes_leaves_nothing_wrong(tmp_path
     assert same(source, read(root, size=128))
 
 
-@pytest.mark.parametrize("storage", ["cache", "files"])
+@pytest.mark.parametrize("storage", ["cache", pytest.param("files", marks=pytest.mark.slow)])
 def test_killed_at_any_call_that_changes_the_disk(storage: Any, tmp_path: Path, cache: Path) -> None:
     """Whatever is left, the next process gets the right pixels, and nothing partial remains."""
     root = folder(tmp_path / "photos", count=3)

@@ -492,6 +492,7 @@ def test_every_public_name_has_an_example_in_the_guide() -> None:
         assert getattr(public, name) is not None
 
 
+@pytest.mark.slow
 def test_the_guide_runs(dlcli: Dlcli, tmp_path: Path) -> None:
     mine, *examples = re.findall(r"```python\n(.*?)```", GUIDE, re.S)
     (tmp_path / "mine.py").write_text(mine)

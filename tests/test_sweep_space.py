@@ -82,11 +82,14 @@ def test_draws_have_the_distributions_that_they_say() -> None:
         (f"loguniform({low},{high})", stats.loguniform(low, high)),
         ("uniform(2,5)", stats.uniform(2, 3)),
     ):
-        drawn = [axis("lr", text).draw(random) for _ in range(count)]
+        one = axis("lr", text)
+        drawn = [one.draw(random) for _ in range(count)]
         assert stats.kstest(drawn, reference.cdf).pvalue > 0.01, text
-    drawn = [axis("batch_size", "int(3,7)").draw(random) for _ in range(count)]
+    one = axis("batch_size", "int(3,7)")
+    drawn = [one.draw(random) for _ in range(count)]
     assert stats.chisquare([drawn.count(value) for value in range(3, 8)]).pvalue > 0.01
-    drawn = [axis("batch_size", "logint(1,8)").draw(random) for _ in range(count)]
+    one = axis("batch_size", "logint(1,8)")
+    drawn = [one.draw(random) for _ in range(count)]
     shares = [math.log((value + 0.5) / (value - 0.5)) / math.log(8.5 / 0.5) for value in range(1, 9)]
     assert stats.chisquare([drawn.count(v) for v in range(1, 9)], [count * share for share in shares]).pvalue > 0.01
 

@@ -100,6 +100,7 @@ def test_a_model_of_the_zoo_in_detail(dlcli: Dlcli) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_zoo_may_be_named(dlcli: Dlcli) -> None:
     assert model_entry("torchvision:resnet18").target == model_entry("resnet18").target == "dlcli.models.zoo:resnet18"
     assert model_entry("timm:resnet18").target == "dlcli.models.timm_zoo:resnet18"
@@ -162,6 +163,7 @@ def check_built(name: str, size: int, channels: int) -> None:
         torch.testing.assert_close(again(x), model(x), rtol=1e-4, atol=1e-5)  # another layout, other sums
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnasnet0_5"])
 def test_a_training_is_resumed_exactly(name: str, dlcli: Dlcli, tmp_path: Path) -> None:
     check_resumed(name, dlcli, tmp_path)

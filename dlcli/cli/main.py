@@ -22,7 +22,7 @@ from dlcli.core.version import __version__
 COMMANDS = {
     "train": ("dlcli.cli.train:train", "Train a model in a new run, and print its best result."),
     "resume": ("dlcli.cli.resume:resume", "Continue a stopped run, or extend a finished one."),
-    "sweep": ("dlcli.cli.sweep:app", "Train with many settings or seeds, and find the best of them."),
+    "sweep": ("dlcli.cli.sweep:app", "Train a model with many settings, and find the best of them."),
     "average": ("dlcli.cli.average:average", "Average the weights of several runs, as a new run."),
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),

@@ -62,7 +62,7 @@ Tag = Annotated[
     list[str] | None, typer.Option("--tag", metavar="TAG", help="Only runs with this tag. May be repeated.")
 ]
 OfSweep = Annotated[
-    int | None, typer.Option("--sweep", min=1, metavar="SWEEP", help="Only the runs of this sweep, by its number.")
+    str | None, typer.Option("--sweep", metavar="SWEEP", help="Only the runs of this sweep, by its number.")
 ]
 Last = Annotated[str, typer.Option("--last", metavar="N", help="Only the N newest runs; 0 for all.")]
 
@@ -198,11 +198,13 @@ def _show_groups(rows: list[dict[str, Any]], differing: Sequence[str], runs_dir:
 
 
 def _conditions(
-    where: list[str] | None, status: str | None, tags: list[str] | None, sweep: int | None
+    where: list[str] | None, status: str | None, tags: list[str] | None, sweep: str | None
 ) -> list[Condition]:
     """--status, --tag and --sweep are short for conditions."""
     if status is not None and status not in _STATUSES:
         raise ConfigError(f"--status {status} is no status: {did_you_mean(status, _STATUSES)}")
+    if sweep is not None:
+        convert(sweep, int, name="--sweep")
     short = [f"status = {status}"] * (status is not None) + [f"sweep = {sweep}"] * (sweep is not None)
     return parse([*(where or []), *short, *(f"tag = {tag}" for tag in tags or [])])
 

@@ -7,6 +7,7 @@ int(a,b)                any whole number from a to b; logint(a,b): evenly in its
 """
 
 import csv
+import functools
 import itertools
 import math
 import re
@@ -155,6 +156,7 @@ def _check_name(name: str) -> None:
         raise ConfigError(f"--over {name}: {reason}")
 
 
+@functools.cache
 def _types() -> dict[str, Any]:
     hints = typing.get_type_hints(TrainConfig)
     return {field.name: hints[field.name] for field in fields(TrainConfig) if field.name not in
