@@ -30,7 +30,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	UV=$$(command -v uv || echo $(BIN)/uv); $$UV pip install --quiet --python $(BIN)/python --compile-bytecode \
-		$(BACKEND) $(if $(TORCH_BACKEND),,-c constraints.txt) -e '.[dev,export,sweep,tables,texts]'
+		$(BACKEND) $(if $(TORCH_BACKEND),,-c constraints.txt) -e '.[dev,export,plots,sweep,tables,texts]'
 	$(BIN)/python -m compileall -q dlcli tests
 	touch $@
 

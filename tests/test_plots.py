@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dlcli.cli.main import app
@@ -219,7 +220,7 @@ def test_runs_that_cannot_be_drawn_are_left_out_and_named(root: Path) -> None:
             "--metric is for --what curves: leave it out, or name such a picture",
         ),
         (["1", "--force"], 2, "--force is for --output FILE: add it, or leave out --force"),
-        (["1", "-o", "a.png"], 2, "--output a.png must end in .svg, .html or .csv"),
+        (["1", "-o", "a.jpg"], 2, "--output a.jpg must end in .svg, .png, .html or .csv"),
         (["1", "-o", "there.svg"], 2, "--output there.svg exists: add --force to replace it, or choose another file"),
         (["1", "-o", "no/a.svg"], 6, "cannot write no/a.svg"),
         (["9"], 4, "there is no run 9 in runs: see `dlcli runs`"),
@@ -256,3 +257,27 @@ def test_odd_numbers_are_drawn_inside_the_axes(root: Path, values: list[float | 
 def test_drawing_imports_nothing_heavy(root: Path) -> None:
     make(root, [0.5, 0.25])
     assert heavy_after(call("plot", "1", "-o", "a.html")) == []
+
+
+def test_a_png_is_the_svg_as_pixels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resvg = pytest.importorskip("resvg_py", reason="resvg is not installed")
+    make(root, [0.5, 0.25])
+    plot("1", "-o", "a.png")
+    plot("1", "-o", "a.svg")
+    image = Image.open("a.png").convert("RGB")
+    sizes = re.search(r'width="(\d+)" height="([\d.]+)"', Path("a.svg").read_text())
+    assert sizes is not None and image.size == (2 * int(sizes[1]), round(2 * float(sizes[2])))
+    colours = {colour for _, colour in image.getcolors(1 << 20) or []}
+    assert (255, 255, 255) in colours and len(colours) > 20  # a line, its markers, and text, smoothed
+    drawn = resvg.svg_to_bytes
+
+    def without_fonts(**given: object) -> bytes:
+        return bytes(drawn(**given, skip_system_fonts=True))
+
+    monkeypatch.setattr(resvg, "svg_to_bytes", without_fonts)
+    shown = plot("1", "-o", "b.png", code=6).output
+    assert shown == "error: there is no font on this machine to draw a .png with: install one, or write a .svg\n"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    shown = plot("1", "-o", "b.png", code=2).output
+    assert shown == "error: a .png is drawn by resvg: pip install 'dlcli[plots]', or write a .svg\n"
+    assert not Path("b.png").exists()

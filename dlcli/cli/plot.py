@@ -88,7 +88,12 @@ def plot(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The file to write: .svg, .html, or .csv of the numbers."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file to write: .svg, .html, .png (dlcli[plots]), or .csv of the numbers.",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     data: Annotated[
@@ -136,6 +141,10 @@ def plot(
         raise ConfigError("--force is for --output FILE: add it, or leave out --force")
     if output is not None:
         check_file(Path(output), force=force)
+        if Path(output).suffix == ".png":
+            from dlcli.plots.png import check_installed
+
+            check_installed()
     runs = list(dict.fromkeys(run for name in names or [] for run in find(name, runs_dir)))
     if sweep is not None:
         from dlcli.plots.sweep import sweep as of_sweep
@@ -199,9 +208,9 @@ def show(picture: "Picture", *, output: str | None, force: bool) -> None:
         drawn = to_characters(picture, width=width, ascii_only=ascii_only)
         write("".join(f"{plain(line)}\n" for line in drawn.splitlines()))
         return
-    from dlcli.plots.file import write_text
+    from dlcli.plots.file import write as write_file
 
-    file = Path(output)
+    file, content = Path(output), ""
     if file.suffix == ".csv":
         content = to_csv(*picture.table())
     elif file.suffix == ".html":
@@ -212,5 +221,10 @@ def show(picture: "Picture", *, output: str | None, force: bool) -> None:
         from dlcli.plots.svg import to_svg
 
         content = to_svg(picture)
-    write_text(content, file, force=force)
+    if file.suffix == ".png":
+        from dlcli.plots.png import to_png
+
+        write_file(to_png(content), file, force=force)
+    else:
+        write_file(content, file, force=force)
     say(f"written: {file}")

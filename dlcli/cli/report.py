@@ -46,7 +46,8 @@ def report(
         )
     if force and output is None:
         raise ConfigError("--force is for --output FILE: add it, or leave out --force")
-    from dlcli.plots.file import check_file, write_text
+    from dlcli.plots.file import check_file
+    from dlcli.plots.file import write as write_file
 
     if output is not None:
         check_file(Path(output), force=force, kinds=_KINDS)
@@ -70,5 +71,5 @@ def report(
     if output is None:
         write(content)
         return
-    write_text(content, Path(output), force=force, kinds=_KINDS)
+    write_file(content, Path(output), force=force, kinds=_KINDS)
     say(f"written: {output}")

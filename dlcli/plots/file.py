@@ -6,7 +6,7 @@ from pathlib import Path
 from dlcli.core.errors import ConfigError
 from dlcli.core.files import write_bytes
 
-KINDS = (".svg", ".html", ".csv")
+KINDS = (".svg", ".png", ".html", ".csv")
 
 
 def check_file(file: Path, *, force: bool, kinds: Sequence[str] = KINDS) -> None:
@@ -19,7 +19,7 @@ def check_file(file: Path, *, force: bool, kinds: Sequence[str] = KINDS) -> None
         raise ConfigError(f"--output {file} exists: add --force to replace it, or choose another file")
 
 
-def write_text(content: str, file: Path, *, force: bool, kinds: Sequence[str] = KINDS) -> None:
+def write(content: str | bytes, file: Path, *, force: bool, kinds: Sequence[str] = KINDS) -> None:
     """As `check_file`; ResourceError (exit 6) if it cannot be written."""
     check_file(file, force=force, kinds=kinds)
-    write_bytes(file, content.encode(errors="replace"))
+    write_bytes(file, content if isinstance(content, bytes) else content.encode(errors="replace"))
