@@ -262,6 +262,9 @@ def test_drawing_imports_nothing_heavy(root: Path) -> None:
 def test_a_png_is_the_svg_as_pixels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resvg = pytest.importorskip("resvg_py", reason="resvg is not installed")
     make(root, [0.5, 0.25])
+    letter = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><text y="9">%s</text></svg>'
+    if resvg.svg_to_bytes(svg_string=letter % "8") == resvg.svg_to_bytes(svg_string=letter % ""):
+        pytest.skip("this machine has no fonts")
     plot("1", "-o", "a.png")
     plot("1", "-o", "a.svg")
     image = Image.open("a.png").convert("RGB")
