@@ -585,3 +585,9 @@ def test_a_sweep_is_reported(root: Path, tmp_path: Path) -> None:
     assert "Importances need 10 finished trials of several settings, and there are 2." in page
     told = sweeping(root, "report", "1", "--sweep", "1", "--md", code=2)
     assert told == "error: --sweep 1 reports its runs: leave out 1\n"
+
+
+def test_a_worker_that_has_just_ended_is_not_started_again_to_be_told(root: Path) -> None:
+    workers = Workers(runs_dir=root, jobs=0)
+    workers.tell(3, "stop", reason="SIGINT")
+    assert workers.free(()) is None

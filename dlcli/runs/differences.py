@@ -25,34 +25,16 @@ _MOST = 12  # settings shown
 
 _GIVEN = {"given": optional(list_of(TEXT))}
 
-# Keys of config.json that are not settings, have a column of their own, or do not change the result.
-_SHOWN = {
-    *table.COLUMNS,
-    "format",
-    "given",
-    "data_dir",
-    "log",
-    "log_weights",
-    "log_every",
-    "checkpoint_every",
-    "keep_last",
-}
+# Keys of config.json that are not settings, or do not change the result.
+_ASIDE = {"format", "given", "data_dir", "log", "log_weights", "log_every", "checkpoint_every", "keep_last"}
+
+# Those that no column is for, or that have one of their own.
+_SHOWN = {*table.COLUMNS, *_ASIDE}
 
 _ORDER = {f.name: place for place, f in enumerate(fields(TrainConfig))}
 
 # Settings that do not make another group.
-NOT_OF_A_GROUP = {
-    "format",
-    "given",
-    "seed",
-    "data_dir",
-    "log",
-    "log_weights",
-    "log_every",
-    "checkpoint_every",
-    "keep_last",
-    "threads",
-}
+NOT_OF_A_GROUP = {*_ASIDE, "seed", "threads"}
 
 # Bytes of test.json to read: the metrics come before the tables of classes, which are much longer.
 _START = 4096

@@ -345,7 +345,7 @@ class _Driver:
     def _stop_all(self, reason: str) -> None:
         self._stopping = reason
         for place in self._running:
-            self._workers.at(place).send("stop", reason=reason)
+            self._workers.tell(place, "stop", reason=reason)
 
     # earlier processes
 

@@ -72,6 +72,11 @@ class Workers:
             self._there[place] = Worker(place, mine, process)
         return self._there[place]
 
+    def tell(self, place: int, do: str, **values: Any) -> None:
+        """Send to the worker of a place, unless it has just ended."""
+        if (worker := self._there.get(place)) is not None:
+            worker.send(do, **values)
+
     def heard(self, *, seconds: float) -> Iterator[tuple[Worker, Mapping[str, Any] | None]]:
         """What the workers say within so many seconds; None for one that has ended, which is then forgotten."""
         by_source: dict[Any, Worker] = {}
