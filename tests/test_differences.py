@@ -80,10 +80,12 @@ def test_machines_get_the_values(dlcli: Dlcli, root: Path) -> None:
     assert [row["test"] for row in rows] == [None, {"metric": "accuracy", "value": 0.875, "step": 60}]
     header, second, first = dlcli("runs", "--csv").stdout.splitlines()
     assert header == (
-        "run,name,status,model,data,epochs,metric,best,best_epoch,best_step,seconds,device,started,tags,note,reason,"
-        "sweep,trial,test,test_metric,test_step,lr,augment"
+        "run,name,status,model,data,fingerprint,epochs,metric,higher_is_better,best,best_epoch,best_step,seconds,device,"
+        "started,tags,note,reason,sweep,trial,test,test_metric,test_step,lr,augment"
     )
-    assert second == "2,,finished,cnn,digits,3/3,val/accuracy,0.9,3,60,1.5,cpu,2026-01-01T00:00:00Z,,,,,,,,,0.2,[]"
+    assert second == (
+        "2,,finished,cnn,digits,,3/3,val/accuracy,True,0.9,3,60,1.5,cpu,2026-01-01T00:00:00Z,,,,,,,,,0.2,[]"
+    )
     assert first.endswith(",,0.875,accuracy,60,0.1,['flip']")
 
 

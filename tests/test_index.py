@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from dlcli.core.errors import RunError
 from dlcli.runs import index
 from dlcli.runs.differences import rows, rows_with_settings
+from dlcli.runs.names import find
+from dlcli.runs.run import Run
 from dlcli.runs.where import parse
 from tests.test_compare import make
 from tests.test_differences import measured
@@ -54,6 +57,19 @@ def test_the_second_time_only_runs_that_can_change_are_read(root: Path, monkeypa
     assert read(root, monkeypatch) == [5, 4]
 
 
+def test_the_best_run_is_that_of_the_files(root: Path) -> None:
+    (root / "5/run.json").unlink()
+    assert [run.number for run in find("best:accuracy", root)] == [6]
+    run = Run(root, 2)
+    run.write_info(run.info() | {"best": run.info()["best"] | {"value": 0.95}})
+    assert [run.number for run in find("best:accuracy", root)] == [2]
+    config = root / "2/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"checksum": None, "val_fraction": 0.3}))
+    with pytest.raises(RunError, match="^best:accuracy finds runs whose data or splits differ: digits"):
+        find("best:accuracy", root)
+    assert [run.number for run in find("best:accuracy@6", root)] == [6]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -67,8 +83,6 @@ def test_the_second_time_only_runs_that_can_change_are_read(root: Path, monkeypa
     ids=["record", "settings in place", "measured", "tag", "note", "name"],
 )
 def test_whatever_changes_is_seen(root: Path, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlcli.runs.run import Run
-
     (root / "1/eval").mkdir()
     listed(root)
     change(Run(root, 1))

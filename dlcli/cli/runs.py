@@ -248,10 +248,10 @@ def select(
     Exits with code 4 if there is none.
     """
     conditions, newest = _conditions(where, status, tag, sweep), _count(last, "--last")
-    rows, _ = differences.rows(runs_dir, last=newest, conditions=conditions, sort=sort)
+    rows, configs = differences.listed(runs_dir, last=newest, conditions=conditions, sort=sort)
     numbers = [row["run"] for row in rows]
     if name is not None and (numbers or not conditions):
-        named = {run.number for run in find(name, runs_dir, among=set(numbers) if conditions or newest else None)}
+        named = {run.number for run in find(name, runs_dir, among=list(zip(rows, configs, strict=True)))}
         numbers = [number for number in numbers if number in named]
     if not numbers:
         raise RunError(f"no run in {runs_dir} fits: see `dlcli runs`")

@@ -1,29 +1,22 @@
 """How the runs of a table differ: the settings that were chosen, and what `dlcli eval` measured."""
 
-import math
-import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dlcli.config.layers import flatten
 from dlcli.config.settings import TrainConfig
-from dlcli.core.documents import TEXT, check, list_of, optional
-from dlcli.core.errors import ConfigError, RunError
-from dlcli.core.reading import parse_json, read_json, read_start, told_as_damage
-from dlcli.runs import index, table, where
+from dlcli.core.errors import ConfigError
+from dlcli.runs import entries, table, where
+from dlcli.runs.index import Entry
 from dlcli.runs.names import compact
 from dlcli.runs.run import Run, all_runs
 from dlcli.runs.statistics import summarise
 from dlcli.runs.where import Condition
 
 _MOST = 12  # settings shown
-
-_GIVEN = {"given": optional(list_of(TEXT))}
 
 # Keys of config.json that are not settings, or do not change the result.
 _ASIDE = {"format", "given", "data_dir", "log", "log_weights", "log_every", "checkpoint_every", "keep_last"}
@@ -35,13 +28,6 @@ _ORDER = {f.name: place for place, f in enumerate(fields(TrainConfig))}
 
 # Settings that do not make another group.
 NOT_OF_A_GROUP = {*_ASIDE, "seed", "threads"}
-
-# Bytes of test.json to read: the metrics come before the tables of classes, which are much longer.
-_START = 4096
-_MEASURED = re.compile(rb'\n  "step": ([0-9]{1,15}),\n(?:  .*\n)*?  "metrics": (\{[^{}]*\})')
-
-# For a run without a validation split: the first of these that was measured.
-_MAIN = ("accuracy", "r2", "bits_per_char", "loss")
 
 
 def rows(
@@ -63,7 +49,7 @@ def rows(
     "value", "step"}, for the metric that determined the best checkpoint; None if it was not measured. `metrics` has all
     that it measured, as test/NAME. If the file of either is damaged, `reason` of the row says so.
     """
-    found, configs = _listed(root, limit=limit, last=last, conditions=conditions, sort=sort, extra=extra)
+    found, configs = listed(root, limit=limit, last=last, conditions=conditions, sort=sort, extra=extra)
     return _with_settings(found, configs)
 
 
@@ -83,20 +69,20 @@ def _with_settings(
 
 def _of(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The row and the config of each."""
-    entries: dict[Run, index.Entry] = {}
+    known: dict[Run, Entry] = {}
     for root in dict.fromkeys(run.root for run in runs):
         there = [run for run in runs if run.root == root]
-        entries |= zip(there, index.through(root, [run.number for run in there], partial(_entry, root)), strict=True)
-    for run, (row, _) in entries.items():
+        known |= zip(there, entries.of(root, [run.number for run in there]), strict=True)
+    for run, (row, _) in known.items():
         if row["model"] is None and not run.path.exists():
             row["status"], row["reason"] = None, "was removed meanwhile"
-    return [entries[run][0] for run in runs], [entries[run][1] for run in runs]
+    return [known[run][0] for run in runs], [known[run][1] for run in runs]
 
 
 def rows_with_settings(root: str | Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Each row of `rows` without the keys that depend on the others, and the flat settings of the run as stored; newest
     first. A run whose settings are damaged has none."""
-    found, configs = _listed(root)
+    found, configs = listed(root)
     return [(row, flatten(config)) for row, config in zip(found, configs, strict=True)]
 
 
@@ -108,7 +94,7 @@ def groups(
 
     A row: runs (4,7,40:45), model, data, metric, settings, and of the best values: count, mean, median, std, interval.
     """
-    return _grouped(*_listed(root, last=last, conditions=conditions))
+    return _grouped(*listed(root, last=last, conditions=conditions))
 
 
 def groups_of(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -139,7 +125,7 @@ def _grouped(
     return rows, names
 
 
-def _listed(
+def listed(
     root: str | Path,
     *,
     limit: int = 0,
@@ -152,10 +138,9 @@ def _listed(
     selecting = bool(conditions or sort or extra)
     numbers = [run.number for run in all_runs(root)]
     most = last if selecting or 0 < last < limit or not limit else limit
-    entries = list(index.through(root, numbers[: most or None], partial(_entry, root)))
     there = [
         (row, config)
-        for row, config in entries
+        for row, config in entries.of(root, numbers[: most or None])
         if row["model"] is not None or Run(Path(root), row["run"]).path.exists()
     ]
     found, configs = [row for row, _ in there], [config for _, config in there]
@@ -175,47 +160,12 @@ def _listed(
     return found, configs
 
 
-def _entry(root: str | Path, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The row of a run and its config."""
-    row = table.row(Run(Path(root), number))
-    row["test"], config = None, {}
-    if row["model"] is not None:
-        folder = os.path.join(root, str(number))
-        try:
-            config = _config(f"{folder}/config.json")
-            row["test"], measured = _test(f"{folder}/eval", row["metric"])
-            row["metrics"] = row["metrics"] | {f"test/{name}": value for name, value in measured.items()}
-        except RunError as error:
-            row["reason"] = row["reason"] or str(error)
-    return row, config
-
-
-def measured(run: Run) -> tuple[dict[str, float], int]:
-    """All that `dlcli eval` measured on the test split, and at which step; empty and 0 if it did not. RunError if
-    test.json is damaged."""
-    folder = os.path.join(run.path, "eval")
-    start = _started(folder)
-    if start is None:
-        return {}, 0
-    step, metrics = start
-    finite = {k: v for k, v in metrics.items() if isinstance(v, int | float) and math.isfinite(v)}
-    return {name: float(value) for name, value in finite.items()}, step
-
-
 def _order(sort: str) -> tuple[str, bool]:
     """The name to sort by, or none, and whether the highest comes first."""
     name, _, direction = sort.partition(":")
     if direction not in ("", "asc", "desc"):
         raise ConfigError(f"--sort {sort} is not of the form NAME, NAME:asc or NAME:desc")
     return name, direction == "desc"
-
-
-def _config(file: str) -> dict[str, Any]:
-    """config.json unchecked, apart from its `given`: nothing is built from it."""
-    config: dict[str, Any] = read_json(file)
-    with told_as_damage(file):
-        check(config, _GIVEN)
-    return config
 
 
 def _value(config: dict[str, Any], name: str) -> Any:
@@ -235,29 +185,3 @@ def _differing(configs: Sequence[dict[str, Any]]) -> list[str]:
     known = [config for config in configs if config]
     names = [n for n in counts if n not in _SHOWN and len({repr(_value(config, n)) for config in known}) > 1]
     return sorted(names, key=lambda name: (-counts[name], _ORDER.get(name, len(_ORDER)), name))[:_MOST]
-
-
-def _test(folder: str, best: str | None) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """The main result, and all metrics."""
-    start = _started(folder)
-    if start is None:
-        return None, {}
-    step, metrics = start
-    names = [best.removeprefix("val/")] if best is not None else _MAIN
-    name = next((name for name in names if name in metrics), None)
-    value = None if name is None else metrics.get(name)
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return None, metrics
-    return {"metric": name, "value": value, "step": step}, metrics
-
-
-def _started(folder: str) -> tuple[int, dict[str, Any]] | None:
-    """Step and metrics of test.json; None if there is none."""
-    with told_as_damage(file := f"{folder}/test.json"):
-        start = read_start(folder, file, most=_START)
-        if start is None:
-            return None
-        found = _MEASURED.search(start)
-        if found is None:
-            raise ValueError("it holds no metrics")
-        return int(found[1]), parse_json(found[2])

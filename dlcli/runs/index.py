@@ -19,6 +19,9 @@ from typing import Any
 from dlcli.core.cache import user_cache
 from dlcli.core.version import __version__
 
+# Changes with what a line holds.
+_VERSION = f"{__version__} 2"
+
 # In smaller folders it would not save anything that a person notices.
 _FEWEST = 200
 
@@ -66,7 +69,7 @@ def _known(file: Path | None) -> tuple[dict[int, tuple[Stamps, Entry, dict[str, 
     for line in lines:
         try:
             version, number, told, *differences = json.loads(line)
-            if version != __version__:
+            if version != _VERSION:
                 continue
             if differences:
                 pattern, row, config = differences
@@ -96,12 +99,12 @@ def _lines(new: list[tuple[int, Stamps, Entry]], patterns: Patterns) -> Iterator
             text = json.dumps(entry)
             digest = digests[_keys(entry)] = hashlib.sha256(text.encode()).hexdigest()[:16]
             patterns = patterns | {digest: entry}
-            yield json.dumps([__version__, digest, entry]) + "\n"
+            yield json.dumps([_VERSION, digest, entry]) + "\n"
         pattern = patterns[digest]
         row, config = (_difference(one, other) for one, other in zip(entry, pattern, strict=True))
         if "metrics" in row and list(row["metrics"]) == list(pattern[0]["metrics"]):
             row["metrics"] = list(row["metrics"].values())
-        yield json.dumps([__version__, number, stamps, digest, row, config], separators=(",", ":")) + "\n"
+        yield json.dumps([_VERSION, number, stamps, digest, row, config], separators=(",", ":")) + "\n"
 
 
 def _keys(entry: Entry) -> tuple[tuple[str, ...], ...]:

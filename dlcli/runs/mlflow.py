@@ -16,7 +16,7 @@ from dlcli.core.errors import ConfigError, ResourceError
 from dlcli.core.reading import files_below, told_as_damage
 from dlcli.runs import metrics
 from dlcli.runs.clock import Clock
-from dlcli.runs.differences import measured
+from dlcli.runs.entries import measured
 from dlcli.runs.given_names import name_of
 from dlcli.runs.run import Run
 from dlcli.runs.tags import note_of, tags_of

@@ -1,10 +1,11 @@
 """The ways to name runs: 42, runs/42, latest, best:accuracy, best:accuracy@digits, 40:45, 4,7, or a given name."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dlcli.core.errors import RunError
 from dlcli.runs.given_names import is_name, with_name
+from dlcli.runs.index import Entry
 from dlcli.runs.numbers import RUN_NUMBER
 from dlcli.runs.ranking import best
 from dlcli.runs.run import Run, all_runs
@@ -13,22 +14,22 @@ _LONGEST_PATH = 4096
 
 
 def find(
-    text: str, root: str | Path, *, listed_by: str = "dlcli runs", among: Container[int] | None = None
+    text: str, root: str | Path, *, listed_by: str = "dlcli runs", among: Sequence[Entry] | None = None
 ) -> list[Run]:
     """The runs that `text` names: `42`, `runs/42`, `latest`, `best:accuracy`, `best:val/loss`, `40:45`, `4,7` or a
     given name.
 
     best: see `runs.ranking.best`; `best:accuracy@digits` is the best run on that data set, `best:accuracy@7` the best
     one with the data and the splits of run 7.
-    listed_by: the command that lists the runs, for the error. among: the numbers of the runs from which `latest` and
-    best: are chosen. RunError (exit 4) if there is no such run.
+    listed_by: the command that lists the runs, for the error. among: what is known of the runs from which `latest`
+    and best: are chosen. RunError (exit 4) if there is no such run.
     """
     root = Path(root)
     if "," in text and "/" not in text:
         listed = [run for part in text.split(",") for run in find(part, root, listed_by=listed_by, among=among)]
         return list(dict.fromkeys(listed))
     if text == "latest":
-        runs = [run for run in all_runs(root) if among is None or run.number in among]
+        runs = all_runs(root) if among is None else [Run(root, row["run"]) for row, _ in among]
         if not runs:
             raise RunError(f"there are no runs in {root}: make one with `dlcli train cnn`")
         return runs[:1]

@@ -1,10 +1,13 @@
 """Which run is the best: only results on the same data, split in the same way, are compared."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dlcli.core.errors import DlcliError, RunError
+from dlcli.core.errors import RunError
+from dlcli.runs import entries
+from dlcli.runs.index import Entry
 from dlcli.runs.numbers import RUN_NUMBER
 from dlcli.runs.run import Run, all_runs
 
@@ -30,18 +33,18 @@ class Candidate:
     ground: tuple[str, ...]
 
 
-def candidates(root: Path, *, among: Container[int] | None = None) -> list[Candidate]:
-    """The runs of a folder, or among these numbers, that have a best evaluation, newest first."""
-    runs = [run for run in all_runs(root) if among is None or run.number in among]
-    return [found for run in runs if (found := _candidate(run)) is not None]
+def candidates(root: Path, *, among: Iterable[Entry] | None = None) -> list[Candidate]:
+    """The runs of a folder, newest first, or among these, that have a best evaluation."""
+    known = entries.of(root, [run.number for run in all_runs(root)]) if among is None else among
+    return [found for row, config in known if (found := _candidate(root, row, config)) is not None]
 
 
-def best(metric: str, root: Path, *, place: str = "", among: Container[int] | None = None) -> Run:
+def best(metric: str, root: Path, *, place: str = "", among: Iterable[Entry] | None = None) -> Run:
     """The run with the best validation value of this metric, among those that monitored it.
 
     Whether higher is better was recorded with the value. Only runs on the same data, split in the same way, are
     compared; the seed, which draws the validation split, may differ.
-    place: selects a data set, by its name or by the number of a run on it. among: the numbers of the runs that count.
+    place: selects a data set, by its name or by the number of a run on it. among: what is known of the runs that count.
     RunError (exit 4) if there is no such run, or if the runs differ in their data and `place` does not select one.
     """
     known = candidates(root, among=among)
@@ -62,16 +65,14 @@ def best(metric: str, root: Path, *, place: str = "", among: Container[int] | No
     return max(chosen, key=lambda found: found.score).run  # the newest of equal ones
 
 
-def _candidate(run: Run) -> Candidate | None:
-    try:
-        best, where = run.info().get("best") or {}, ground(run)
-        name, value = best.get("metric"), best.get("value")
-    except (DlcliError, AttributeError):
+def _candidate(root: Path, row: dict[str, Any], config: dict[str, Any]) -> Candidate | None:
+    """None also for a run whose settings are damaged."""
+    name, value = row["metric"], row["best"]
+    if not config or not isinstance(name, str) or not isinstance(value, int | float):
         return None
-    if not isinstance(name, str) or not isinstance(value, int | float):
-        return None
-    score = float(value) if best.get("higher_is_better") else -float(value)
-    return Candidate(run, name.removeprefix("val/"), score, where[0], where)
+    score = float(value) if row["higher_is_better"] else -float(value)
+    where = _ground(row["data"], row["fingerprint"], config)
+    return Candidate(Run(root, row["run"]), name.removeprefix("val/"), score, where[0], where)
 
 
 def _run(number: str, root: Path) -> Run:
@@ -83,8 +84,12 @@ def _run(number: str, root: Path) -> Run:
 
 def ground(run: Run) -> tuple[str, ...]:
     """The name of a run's data set, its fingerprint, and the split settings."""
-    info, settings = run.info(), run.settings()
-    return str(info.get("data")), *map(repr, (info.get("fingerprint"), *map(settings.get, _SPLIT)))
+    info = run.info()
+    return _ground(info.get("data"), info.get("fingerprint"), run.settings())
+
+
+def _ground(data: Any, fingerprint: Any, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    return str(data), *map(repr, (fingerprint, *map(settings.get, _SPLIT)))
 
 
 def _mixed(metric: str, found: Iterable[Candidate]) -> str:

@@ -10,8 +10,8 @@ from dlcli.runs.run import Run, all_runs
 from dlcli.runs.tags import note_of, tags_of
 
 COLUMNS = (
-    "run", "name", "status", "model", "data", "epochs", "metric", "best", "best_epoch", "best_step",
-    "seconds", "device", "started", "tags", "note", "reason", "sweep", "trial",
+    "run", "name", "status", "model", "data", "fingerprint", "epochs", "metric", "higher_is_better", "best",
+    "best_epoch", "best_step", "seconds", "device", "started", "tags", "note", "reason", "sweep", "trial",
 )  # fmt: skip
 
 
@@ -39,8 +39,10 @@ def row(run: Run) -> dict[str, Any]:
             "best": best.get("value"),
             "best_epoch": best.get("epoch"),
             "best_step": best.get("step"),
+            "higher_is_better": best.get("higher_is_better"),
             "seconds": _seconds_since(info["started"]) if info["status"] == "running" else info["seconds"],
             "device": info["device"],
+            "fingerprint": info.get("fingerprint"),
             "started": info["started"],
             "metrics": (info.get("metrics") or {}) | ({best["metric"]: best["value"]} if best.get("metric") else {}),
             "reason": info.get("reason") or _stop(info),

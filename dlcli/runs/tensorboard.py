@@ -17,7 +17,7 @@ from dlcli.core.files import append, make_folder, sweep, truncate, write_bytes
 from dlcli.core.reading import read_bytes, told_as_damage
 from dlcli.runs import events, metrics
 from dlcli.runs.clock import Clock
-from dlcli.runs.differences import measured
+from dlcli.runs.entries import measured
 from dlcli.runs.given_names import name_of
 from dlcli.runs.run import Run
 
