@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm import slurm as slurm
 from tests.warm import Warm
 
 # For the tests that load ONNX Runtime themselves: its telemetry would create files in the home folder.

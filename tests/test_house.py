@@ -129,6 +129,8 @@ ALLOWED = {
     ("__init__", "importlib.import_module"): "a public name of _PUBLIC",
     ("checkpoints.foreign", "torch.load"): "weights that the user names, with weights_only: nothing is executed",
     ("export.runtime", "torch.export.load"): "opens the .pt2 that its parent has just written, and no other",
+    ("training.launch", "ctypes"): "for the one below",
+    ("training.launch", "ctypes.CDLL"): "prctl of libc, so that no process is left when its parent is killed",
     ("runs.sample_answers", "numpy.lib.format"): "for the one below",
     ("runs.sample_answers", "numpy.lib.format.write_array"): "with allow_pickle=False",
 }

@@ -93,7 +93,10 @@ def test_the_example_model_works(dlcli: Dlcli, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- every command and option that a page shows exists
 
 # Options of other programs: parts of `make bench`.
-OTHERS = {"--only", "--rounds", "--save", "--logdir"}
+OTHERS = {
+    "--only", "--rounds", "--save", "--logdir", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint",
+    "--rdzv-id", "--standalone", "--ntasks-per-node", "--requeue",
+}  # fmt: skip
 
 
 def code(page: str) -> list[str]:

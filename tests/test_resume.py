@@ -354,7 +354,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_why_a_resume_is_not_exact() -> None:
     before = {"device": "cpu", "threads": 2, "eval_threads": 2, "torch": "2.14", "dlcli": "0.1", "fingerprint": "a"}
-    before |= {"cpu": "Z80", "cpu_capability": "AVX2", "environment": {}}
+    before |= {"processes": 1, "cpu": "Z80", "cpu_capability": "AVX2", "environment": {}}
     settings = {"lr": 0.1, "epochs": 10, "schedule": "constant", "seed": 0}
     same = before | {"config": settings}
     assert differences(same, same) == []

@@ -110,7 +110,7 @@ class Door(typer.core.TyperGroup):
             sys.stdout.flush()
             sys.exit(code if isinstance(code, int) else 0)
         except (Exception, KeyboardInterrupt) as error:
-            message, code = _told(error)
+            message, code = told(error)
             _leave(message, code, words, debug, run=getattr(error, "run", None))
         finally:
             if "triton" not in sys.modules:  # triton complains about objects that Python has not cleaned up
@@ -161,7 +161,7 @@ def _limit_spinning() -> None:
         os.environ["GOMP_SPINCOUNT"] = "5000"
 
 
-def _told(error: BaseException) -> tuple[str, int]:
+def told(error: BaseException) -> tuple[str, int]:
     """The message for an error, and the exit code."""
     if isinstance(error, DlcliError):
         return str(error), error.exit_code
@@ -188,7 +188,7 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 def _leave(message: str, code: int, words: Sequence[str], debug: bool, *, run: Any = None) -> None:
     """Print the message and exit. run: the run in which the error happened, if any."""
-    from dlcli.cli.output import cut, say, say_json
+    from dlcli.cli.output import complain, cut, say_json
 
     if debug:
         import traceback
@@ -199,7 +199,7 @@ def _leave(message: str, code: int, words: Sequence[str], debug: bool, *, run: A
         where = {} if run is None else {"run": run.number, "path": str(run.path)}
         say_json({"error": message, "exit_code": code, **where})
     else:
-        say(f"error: {message}")
+        complain(f"error: {message}")
     sys.exit(code)
 
 

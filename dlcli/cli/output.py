@@ -119,8 +119,19 @@ def _is_utf(stream: Any) -> bool:
     return (getattr(stream, "encoding", None) or "").lower().startswith("utf")
 
 
+_silent = False
+
+
+def silence() -> None:
+    """From now on print nothing but errors: another process of the same training speaks for all."""
+    global _silent
+    _silent = True
+
+
 def write(content: str) -> None:
     """Write to stdout and flush. If the reader has closed the pipe, as `head` does, exit without an error."""
+    if _silent:
+        return
     try:
         sys.stdout.write(content)
         sys.stdout.flush()
@@ -131,6 +142,12 @@ def write(content: str) -> None:
 
 def say(line: str) -> None:
     """Print a line for the user, on stderr."""
+    if not _silent:
+        complain(line)
+
+
+def complain(line: str) -> None:
+    """As `say`, also in a process that is silent."""
     _write_to_stderr(plain(cut(line)))
 
 

@@ -1,15 +1,20 @@
 """dlcli resume"""
 
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcli.cli.arguments import RunName, RunsDir, with_format
 from dlcli.cli.flags import typed_layer, with_settings
 from dlcli.cli.output import Format
-from dlcli.cli.training import Print, command_line, show
+from dlcli.cli.processes import Devices, Restarts, in_processes
+from dlcli.cli.training import Print, command_line, continuing, show
 from dlcli.config.environment import read_environment
+
+if TYPE_CHECKING:
+    from dlcli.experiment.kept import Load
+    from dlcli.runs.run import Run
 
 
 @partial(with_settings, defaults=False)
@@ -30,6 +35,8 @@ def resume(
     ] = False,
     runs_dir: RunsDir = "runs",
     print_: Print = None,
+    devices: Devices = None,
+    max_restarts: Restarts = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     format: Format,
 ) -> None:
@@ -46,14 +53,12 @@ def resume(
     changes = ({"data_dir": moved} if moved else {}) | typed_layer(set_ or [], settings)
     from dlcli.training.session import resumed
 
-    def opened() -> Any:
-        return resumed(found, changes, exact=exact, command=command_line())
+    def work(load: "Load", again: "Run | None") -> None:
+        """again: the same run, after a failure; a change is in its settings then."""
 
-    show(opened, lines=_opening, format=format, quiet=quiet, print_=print_)
+        def opened() -> Any:
+            return resumed(found, changes if again is None else {}, exact=exact, command=command_line(), load=load)
 
+        show(opened, lines=continuing, format=format, quiet=quiet, print_=print_)
 
-def _opening(session: Any) -> list[str]:
-    run, state = session.run, session.state
-    epoch = state.epoch + state.at_epoch_end
-    lines = [f"run {run.number} in {run.path}, from epoch {epoch}, step {state.step}; {session.verdict}"]
-    return lines + [f"{name}: {old} -> {new}" for name, (old, new) in session.changes.items()]
+    in_processes(found.config().under(changes), work, devices=devices, max_restarts=max_restarts)

@@ -1,7 +1,7 @@
 """dlcli train"""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,12 +9,17 @@ from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, one_of, wi
 from dlcli.cli.evaluate import Require
 from dlcli.cli.flags import check_options, layer, resolve, with_settings
 from dlcli.cli.output import Column, Format, emit, print_json, write
+from dlcli.cli.processes import Devices, Restarts, in_processes
 from dlcli.cli.sweep import train_seeds
-from dlcli.cli.training import Measuring, Print, command_line, preparation, show
+from dlcli.cli.training import Measuring, Print, command_line, continuing, preparation, show
 from dlcli.config.derived import fine_tunes_all
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError
 from dlcli.runs.given_names import check_free, name_of
+
+if TYPE_CHECKING:
+    from dlcli.experiment.kept import Load
+    from dlcli.runs.run import Run
 
 
 @with_settings
@@ -57,6 +62,8 @@ def train(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="With --seeds: runs at the same time.")
     ] = None,
+    devices: Devices = None,
+    max_restarts: Restarts = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     format: Format,
 ) -> None:
@@ -94,27 +101,43 @@ def train(
 
     from dlcli.evaluation.rules import parse_rules
     from dlcli.experiment.teacher import with_teacher_found
-    from dlcli.training.session import begun, check_alone
+    from dlcli.training.session import begun, join_ranks, of_this_launch, resumed
 
-    check_alone()
     rules = parse_rules(require or [])
     measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None
-    built = build(with_teacher_found(chosen, runs_dir), runs_dir=runs_dir)
-    if measuring is not None:
-        measuring.check(built)
     if dry_run:
         from dlcli.experiment.estimate import check_memory, estimate
 
+        built = build(with_teacher_found(chosen, runs_dir), runs_dir=runs_dir)
+        if measuring is not None:
+            measuring.check(built)
         rows = [{"what": name, "value": value} for name, value in estimate(built).items()]
         columns = [Column("what", "what"), Column("value", "value", _counted, right=True)]
         emit(rows, columns, format=format, document={r["what"]: r["value"] for r in rows})
         check_memory(built)
         return
 
-    def opened() -> Any:
-        return begun(built, runs_dir=runs_dir, name=name, command=command_line())
+    def work(load: "Load", again: "Run | None") -> None:
+        config = join_ranks(with_teacher_found(chosen, runs_dir), asked="processes" in chosen.given)
+        again = again or of_this_launch(runs_dir)
+        if again is None:
+            built = build(config, runs_dir=runs_dir, load=load)
+            if measuring is not None:
+                measuring.check(built)
 
-    show(opened, lines=_opening, format=format, quiet=quiet, print_=print_, measuring=measuring, plots=plots)
+        def opened() -> Any:
+            if again is not None:
+                return resumed(again, command=command_line(), load=load)
+            return begun(built, runs_dir=runs_dir, name=name, command=command_line())
+
+        lines = _opening if again is None else continuing
+        show(opened, lines=lines, format=format, quiet=quiet, print_=print_, measuring=measuring, plots=plots)
+
+    in_processes(chosen, work, devices=devices, max_restarts=max_restarts)
+
+
+# Samples below which the mean and the variance of a batch are too uncertain.
+_FEW_TO_NORMALISE = 16
 
 
 def _refuse_with_seeds(options: Mapping[str, Any]) -> None:
@@ -139,6 +162,7 @@ def _opening(session: Any) -> list[str]:
     if built.teacher is not None:
         about = built.teacher.identity
         lines.append(f"taught by {about['run']} ({about['checkpoint']}), weight {config.distill_weight:g}")
+    lines += _together(built)
     lines += data.notes
     lines += preparation(built)
     lines += built.start.lines if built.start is not None else []
@@ -148,6 +172,22 @@ def _opening(session: Any) -> list[str]:
         )
     if data.val is None:
         lines.append("nothing is held out for validation (val_fraction = 0): best is the last checkpoint")
+    return lines
+
+
+def _together(built: Any) -> list[str]:
+    """How the processes of a training share a batch, and what that changes."""
+    from dlcli.compute.synced_norm import normalises_batches
+
+    size, whole = built.ranks.size, built.batch_size
+    if size == 1:
+        return []
+    each = f"{whole} = {size} x {whole // size}" if whole % size == 0 else f"{whole} in {size} parts"
+    lines = [f"{size} processes on {', '.join(dict.fromkeys(built.ranks.hosts))}; samples of a step: {each}"]
+    if normalises_batches(built.model) and not built.config.sync_batch_norm and whole // size < _FEW_TO_NORMALISE:
+        lines.append(
+            f"batches are normalised over the {whole // size} samples of a process: --sync-batch-norm takes all {whole}"
+        )
     return lines
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -71,10 +72,14 @@ def show(
     Exits with the code of the signal that stopped the training, if one did. CheckError (exit 7) if a rule does not
     hold.
     """
+    from dlcli.compute.ranks import here
+    from dlcli.training.launch import tell_launcher
     from dlcli.training.signals import Stop
 
     stop = Stop(tell=say)
-    with Reporter(quiet=quiet) as reporter, stop.receiving(), opened() as session:
+    first = here().first
+    with Reporter(quiet=quiet or not first) as reporter, stop.receiving(), opened() as session:
+        tell_launcher(session.run)
         with _named_in_errors(session.run):
             if print_:
                 with contextlib.suppress(SystemExit):  # a closed pipe must not stop a training
@@ -84,10 +89,25 @@ def show(
                 session.run.log(line)
                 reporter.line(line)
             follow(session, reporter, stop.reason)
-    with _named_in_errors(session.run):
-        _tell_result(session, measuring, format=format, quiet=quiet, printed=print_ is not None, plots=plots)
-    if stop.signal is not None:
-        raise typer.Exit(128 + stop.signal)
+    if first:
+        with _named_in_errors(session.run):
+            _tell_result(session, measuring, format=format, quiet=quiet, printed=print_ is not None, plots=plots)
+    number = stop.signal or _signal(session.info["stop"])  # another process of the training may have received it
+    if number is not None:
+        raise typer.Exit(128 + number)
+
+
+def _signal(reason: str | None) -> int | None:
+    """The number of the signal for which a training has stopped."""
+    return next((s.value for s in signal.Signals if s.name == reason), None)
+
+
+def continuing(session: "Session") -> list[str]:
+    """The opening lines of a run that goes on."""
+    run, state = session.run, session.state
+    epoch = state.epoch + state.at_epoch_end
+    lines = [f"run {run.number} in {run.path}, from epoch {epoch}, step {state.step}; {session.verdict}"]
+    return lines + [f"{name}: {old} -> {new}" for name, (old, new) in session.changes.items()]
 
 
 def preparation(built: "Experiment") -> list[str]:

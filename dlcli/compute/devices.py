@@ -10,8 +10,20 @@ import torch
 from dlcli.core.errors import ConfigError, ResourceError
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is cuda if available, else mps, else cpu. Any other name is that device; if it is missing, exit 6."""
+def choose_device(name: str, *, process: int = 0) -> torch.device:
+    """`auto` is cuda if available, else mps, else cpu. Any other name is that device; if it is missing, exit 6.
+
+    process: which one of those that train together on this machine; without a number in the name, each has a CUDA
+    device of its own.
+    """
+    if process and name in ("auto", "cuda") and torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        if process >= count:
+            raise ResourceError(
+                f"process {process + 1} of this machine has no GPU of its own, since there are {count}: start fewer "
+                "processes, or name one with --device cuda:0"
+            )
+        return torch.device("cuda", process)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -15,16 +15,17 @@ _FLOPS_WORTH_A_THREAD = 1e8
 _PLACES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
 
-def choose_threads(setting: int | str, *, device: torch.device, flops: float) -> int:
+def choose_threads(setting: int | str, *, device: torch.device, flops: float, processes: int = 1) -> int:
     """The number of CPU threads; `auto` is one for a small step and all usable cores for a large one.
 
-    flops: work that can be done in parallel: of a batch, or, in a recurrent model, of one time step.
+    flops: work that can be done in parallel: of a batch, or, in a recurrent model, of one time step. processes: those
+    on this machine that train together, and share its cores.
     The result depends on the model, the batch and the machine only, not on its load: the number of threads determines
     how sums are rounded, and runs with the same seed must agree.
     """
     if setting != "auto":
         return int(setting)
-    return 1 if device.type != "cpu" or flops < _FLOPS_WORTH_A_THREAD else usable_cores()
+    return 1 if device.type != "cpu" or flops < _FLOPS_WORTH_A_THREAD else max(1, usable_cores() // processes)
 
 
 def usable_cores() -> int:

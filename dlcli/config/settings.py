@@ -225,6 +225,20 @@ class TrainConfig:
         False, "Use deterministic algorithms only; a run on CUDA cannot be resumed exactly without.", group="Machine"
     )
     threads: int | Literal["auto"] = _setting("auto", "CPU threads.", group="Machine", range=f"[1, {MOST_THREADS + 1})")
+    processes: int = _setting(
+        1, "Processes that train one model together, each with a part of each batch.", group="Machine",
+        range="[1, 4097)",
+    )  # fmt: skip
+    rank_timeout: float = _setting(
+        600.0, "Seconds after which one of several processes that does not answer has failed.", group="Machine",
+        range="> 0",
+    )  # fmt: skip
+    sync_batch_norm: bool = _setting(
+        False, "With several processes, normalise batches over the samples of all of them.", group="Machine"
+    )
+    compress_gradients: bool = _setting(
+        False, "With several processes, send gradients as bfloat16: half as many bytes, rounded.", group="Machine"
+    )
     seed: int = _setting(
         0, "Seed of weights, split, order of the samples, augmentation and dropout.", group="Machine",
         range="[0, 4294967296)",

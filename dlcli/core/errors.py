@@ -8,6 +8,7 @@ DlcliError (1)
 ├── ResourceError (6)   disk, memory, device, permissions
 ├── CheckError (7)      a check said no
 ├── TrialsError (8)     some trials of a sweep failed
+├── RankError (8)       a process of a training with several failed, or was lost
 └── BusyError (9)       another process trains this run, or drives this sweep
 
 A message is one sentence: the setting, its value, and what to do.
@@ -54,6 +55,10 @@ class CheckError(DlcliError):
 
 
 class TrialsError(DlcliError):
+    exit_code = 8
+
+
+class RankError(DlcliError):
     exit_code = 8
 
 

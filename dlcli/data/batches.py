@@ -5,7 +5,7 @@ No Python code runs per sample, and nothing waits for the device. B batch, T ste
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +16,11 @@ from dlcli.core.seeds import derive
 from dlcli.data import augment, colours
 from dlcli.data.augment import Augmentation
 from dlcli.data.dataset import Split
+from dlcli.data.draws import Draws
 from dlcli.data.rows import Rows, cut_by
+
+# From the places of a batch, first and end, to those of a part.
+Part = Callable[[int, int], tuple[int, int]]
 
 # Batches that a slow storage reads before they are wanted.
 _AHEAD = 3
@@ -27,20 +31,24 @@ class Batch:
     """x: (B, ...) input. y: (B,) or (B, T) target. seed: for random numbers that the objective needs (mixup).
 
     samples: (B,) where the samples are in the split, counted from 0; None for a batch that is not of `endless`.
+    own: of the part of a batch, how many of the samples count; further ones are there to be mixed with them, or because
+    a part without any sample still has to be computed. None: all count.
     """
 
     x: Tensor
     y: Tensor
     seed: int = 0
     samples: Tensor | None = None
+    own: int | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.x) if self.own is None else self.own
 
 
-def in_order(split: Split, batch_size: int) -> Iterator[Batch]:
-    """All samples once, in the order of the split."""
-    places = (slice(start, start + batch_size) for start in range(0, len(split), batch_size))
+def in_order(split: Split, batch_size: int, *, turn: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+    """All samples once, in the order of the split. turn: which batches are wanted, the first and how many further."""
+    first, every = turn
+    places = (slice(start, start + batch_size) for start in range(first * batch_size, len(split), every * batch_size))
     wanted = (place if split.index is None else split.index[place] for place in places)
     for taken in _taken(split.rows, wanted):
         yield _batch(*taken)
@@ -69,30 +77,39 @@ def shuffled(
     white: Tensor | None = None,
     first: int = 0,
     count: int | None = None,
+    part: Part | None = None,
 ) -> Iterator[Batch]:
     """All samples once, in the order that (seed, epoch) gives, augmented by (seed, epoch, batch number).
 
     first: the number of the first batch that is wanted; skipping batches does not change the later ones.
     count: number of batches, see `positions`; None for the number that the batch size gives.
+    part: which part of each batch is wanted; None for all of it. What a sample gets does not depend on it.
     """
     samples = _permutation(split, seed=seed, epoch=epoch)
     order = samples if split.index is None else split.index.index_select(0, samples)
-    generator = torch.Generator(split.rows.device) if augmentations else None
+    draws = Draws(torch.Generator(split.rows.device)) if augmentations else None
+    mixes = any(a.name in ("mixup", "cutmix") for a in augmentations)
     count = count or -(-len(order) // batch_size)
     rows = split.rows
-    if generator is not None and augmentations[0].name == "crop":
+    if draws is not None and augmentations[0].name == "crop":
         early = list(itertools.takewhile(lambda a: a.name in ("crop", "flip"), augmentations))
-        rows = cut_by(rows, partial(_cropped, early=early, generator=generator))
+        rows = cut_by(rows, partial(_cropped, early=early, draws=draws))
         augmentations = augmentations[len(early) :]
-    wanted = (order[positions(number, batch_size, count=count)] for number in range(first, count))
-    taken = _taken(rows, wanted)
-    for number in range(first, count):
-        if generator is not None:
-            generator.manual_seed(derive(seed, "augment", epoch, number))
-        batch = _batch(*next(taken), samples=samples[positions(number, batch_size, count=count)])
-        if generator is not None:
-            x = _augmented(batch.x, augmentations, blank, white, generator)
-            batch = Batch(x, batch.y, seed=derive(seed, "mixup", epoch, number), samples=batch.samples)
+    places = [positions(number, batch_size, count=count) for number in range(count)]
+    here = [_here(place, len(order), part, mixes=mixes) for place in places]
+    taken = _taken(rows, (order[place][where] for place, (where, _) in zip(places[first:], here[first:], strict=True)))
+    for number, (place, (where, own)) in enumerate(zip(places[first:], here[first:], strict=True), start=first):
+        whole = samples[place]
+        if draws is not None:
+            draws.begin(
+                derive(seed, "augment", epoch, number),
+                whole=len(whole),
+                where=where if isinstance(where, Tensor) else None,
+            )
+        batch = _batch(*next(taken), samples=whole[where], own=own)
+        if draws is not None:
+            x = _augmented(batch.x, augmentations, blank, white, draws)
+            batch = replace(batch, x=x, seed=derive(seed, "mixup", epoch, number))
         yield batch
 
 
@@ -130,11 +147,16 @@ def endless(
     augmentations: Sequence[Augmentation] = (),
     blank: Tensor | None = None,
     white: Tensor | None = None,
+    part: Part | None = None,
 ) -> Iterator[Batch]:
-    """The batches of all epochs without end, starting with batch `first` of `epoch`. count: batches per epoch."""
+    """The batches of all epochs without end, starting with batch `first` of `epoch`. count: batches per epoch; for the
+    other arguments see `shuffled`."""
     if batch_size >= len(split) and not augmentations:
-        batch = full(split)
-        yield from itertools.repeat(replace(batch, samples=torch.arange(len(split), device=split.rows.device)))
+        where, own = _here(slice(0, None), len(split), part, mixes=False)
+        places = where if isinstance(where, slice) else where.to(split.rows.device)
+        samples = torch.arange(len(split), device=split.rows.device)[places]
+        wanted = places if split.index is None else split.index[places]
+        yield from itertools.repeat(_batch(*next(_taken(split.rows, iter([wanted]))), samples=samples, own=own))
     for number in itertools.count(epoch):
         yield from shuffled(
             split,
@@ -146,25 +168,36 @@ def endless(
             white=white,
             first=first if number == epoch else 0,
             count=count,
+            part=part,
         )
 
 
-def _batch(x: Tensor, y: Tensor | None, *, samples: Tensor | None = None) -> Batch:
+def _here(place: slice, samples: int, part: Part | None, *, mixes: bool) -> tuple[slice | Tensor, int | None]:
+    """Which samples of a batch are in this part of it, and how many of them count; see Batch."""
+    if part is None:
+        return slice(None), None
+    first, last, _ = place.indices(samples)
+    start, stop = part(0, last - first)
+    where = torch.arange(start, stop) if stop > start else torch.zeros(1, dtype=torch.int64)
+    if mixes:
+        where = torch.cat([where[: stop - start], last - first - 1 - where[: stop - start]])
+    return where if len(where) else torch.zeros(1, dtype=torch.int64), stop - start
+
+
+def _batch(x: Tensor, y: Tensor | None, *, samples: Tensor | None = None, own: int | None = None) -> Batch:
     if y is not None:
-        return Batch(x, y, samples=samples)
+        return Batch(x, y, samples=samples, own=own)
     rows = x.long()  # (B, T + 1) tokens
-    return Batch(rows[:, :-1], rows[:, 1:], samples=samples)
+    return Batch(rows[:, :-1], rows[:, 1:], samples=samples, own=own)
 
 
-def _cropped(
-    x: Tensor, *, height: int, width: int, early: Sequence[Augmentation], generator: torch.Generator
-) -> Tensor:
+def _cropped(x: Tensor, *, height: int, width: int, early: Sequence[Augmentation], draws: Draws) -> Tensor:
     """What comes first, before the images are normalised: it takes a quarter of the memory."""
     for a in early:
         if a.name == "crop":
-            x = augment.crop(x, a.strength, height, width, generator)
+            x = augment.crop(x, a.strength, height, width, draws)
         else:
-            x = augment.flip(x, generator)
+            x = augment.flip(x, draws)
     return x
 
 
@@ -173,7 +206,7 @@ def _augmented(
     augmentations: Sequence[Augmentation],
     blank: Tensor | None,
     white: Tensor | None,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> Tensor:
     """Applies all augmentations except crop, which is done before, and mixup and cutmix, which also mix the targets:
     see experiment/objective.py."""
@@ -181,17 +214,17 @@ def _augmented(
     bright = black + 1 if white is None else white
     for a in augmentations:
         if a.name == "shift":
-            x = augment.shift(x, int(a.strength), black, generator)
+            x = augment.shift(x, int(a.strength), black, draws)
         elif a.name == "flip":
-            x = augment.flip(x, generator)
+            x = augment.flip(x, draws)
         elif a.name == "rotate":
-            x = augment.rotate(x, a.strength, black, generator)
+            x = augment.rotate(x, a.strength, black, draws)
         elif a.name == "erase":
-            x = augment.erase(x, a.strength, black, generator)
+            x = augment.erase(x, a.strength, black, draws)
         elif a.name == "noise":
-            x = augment.noise(x, a.strength, generator)
+            x = augment.noise(x, a.strength, draws)
         elif a.name == "color":
-            x = colours.jitter(x, a.strength, black, bright, generator)
+            x = colours.jitter(x, a.strength, black, bright, draws)
         elif a.name == "randaugment":
-            x = colours.rand_augment(x, a.strength, black, bright, generator)
+            x = colours.rand_augment(x, a.strength, black, bright, draws)
     return x

@@ -8,21 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlcli.data.draws import Draws
+
 _LUMA = (0.2989, 0.587, 0.114)
 _OPERATIONS = 2  # of each image in RandAugment
 _STEPS = 30  # the largest magnitude of RandAugment
 
 
-def jitter(x: Tensor, strength: float, black: Tensor, white: Tensor, generator: torch.Generator) -> Tensor:
+def jitter(x: Tensor, strength: float, black: Tensor, white: Tensor, draws: Draws) -> Tensor:
     """Brightness, contrast and saturation of each image times a factor between 1 - strength and 1 + strength."""
-    factors = 1 + strength * (2 * torch.rand(3, len(x), 1, 1, 1, generator=generator, device=x.device) - 1)
+    factors = 1 + strength * (2 * draws.rand(3, len(x), 1, 1, 1, dim=1) - 1)
     image = (x - black) / (white - black)
     for change, factor in zip((brightness, contrast, saturation), factors.clamp_min(0), strict=True):
         image = change(image, factor, 1.0)
     return (image * (white - black) + black).contiguous(memory_format=torch.channels_last)
 
 
-def rand_augment(x: Tensor, magnitude: float, black: Tensor, white: Tensor, generator: torch.Generator) -> Tensor:
+def rand_augment(x: Tensor, magnitude: float, black: Tensor, white: Tensor, draws: Draws) -> Tensor:
     """Each image changed by two operations, drawn one after the other, all of one magnitude from 0 to 30.
 
     RandAugment, Cubuk et al. 2020 (arXiv:1909.13719), with the operations and ranges of torchvision.
@@ -30,8 +32,8 @@ def rand_augment(x: Tensor, magnitude: float, black: Tensor, white: Tensor, gene
     image = ((x - black) / (white - black) * 255).round_().clamp_(0, 255)
     part = magnitude / _STEPS
     for _ in range(_OPERATIONS):
-        chosen = torch.randint(14, (len(x),), generator=generator, device=x.device)
-        sign = torch.randint(2, (len(x), 1, 1, 1), generator=generator, device=x.device) * 2 - 1
+        chosen = draws.randint(14, len(x))
+        sign = draws.randint(2, len(x), 1, 1, 1) * 2 - 1
         changed = image.clone()
         for number in range(1, 14):  # 0 leaves the image as it is
             rows = (chosen == number).nonzero()[:, 0]

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import nn
 
 from dlcli.compute.devices import autocast, set_deterministic
+from dlcli.compute.ranks import Ranks
 from dlcli.compute.threads import computing
 from dlcli.config.ranges import check_range
 from dlcli.core.errors import ConfigError, DataError, ResourceError, RunError
@@ -95,10 +98,12 @@ def measure(
     precision: str,
     device: torch.device,
     whole: bool = False,
+    ranks: Ranks | None = None,
 ) -> list[Measures]:
     """The task's measures of every batch, in order; the mode of each module (training or evaluation) is restored.
 
-    whole: those that the tables of the task need, too.
+    whole: those that the tables of the task need, too. ranks: the processes that take turns at the batches; each gets
+    the measures of all.
 
     Training and `dlcli eval` both call this function with the same batches and the same number of threads, so their
     numbers are the same.
@@ -107,11 +112,27 @@ def measure(
     model.eval()
     try:
         with computing(threads), autocast(precision, device):
-            return [task.measure(model(batch.x), batch.y, whole=whole) for batch in in_order(split, batch_size)]
+            turn = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+            batches = in_order(split, batch_size, turn=turn)
+            found = [task.measure(model(batch.x), batch.y, whole=whole) for batch in batches]
     finally:
         model.train(was_training)
         for module, mode in modes:  # what is frozen stays in evaluation mode
             module.training = mode
+    return found if ranks is None or ranks.size == 1 else _of_all(found, ranks, device)
+
+
+def _of_all(found: list[Measures], ranks: Ranks, device: torch.device) -> list[Measures]:
+    """The measures of all ranks, which took turns at the batches, in the order of the batches."""
+    named = {f"{k} {name}": t.detach().cpu().contiguous() for k, one in enumerate(found) for name, t in one.items()}
+    lists = []
+    for content in ranks.gather_bytes(save(named)):
+        measures: dict[int, Measures] = {}
+        for name, tensor in load(content).items():
+            number, _, key = name.partition(" ")
+            measures.setdefault(int(number), {})[key] = tensor.to(device)
+        lists.append([measures[k] for k in sorted(measures)])
+    return [one for turn in zip_longest(*lists) for one in turn if one is not None]
 
 
 def evaluate(

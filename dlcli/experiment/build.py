@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from dlcli.compute import devices
 from dlcli.compute.cost import Cost, choose_eval_batch_size, measure_cost
+from dlcli.compute.ranks import Ranks, here
+from dlcli.compute.synced_norm import synced
 from dlcli.compute.threads import choose_threads
 from dlcli.config.layers import kind
 from dlcli.config.rates import factor
@@ -81,6 +83,11 @@ class Experiment:
         return self.config.total_steps(self.steps_per_epoch)
 
     @property
+    def ranks(self) -> Ranks:
+        """The processes that train together."""
+        return here()
+
+    @property
     def batches_per_epoch(self) -> int:
         return -(-len(self.dataset.train) // self.batch_size) - self.joined
 
@@ -129,7 +136,9 @@ class Experiment:
     def eval_threads(self) -> int:
         """The threads of the training, or more if a batch of the evaluation is large enough to use them."""
         flops = self.cost.flops * self.eval_batch_size / self.cost.chain
-        return max(self.threads, choose_threads(self.config.threads, device=self.device, flops=flops))
+        shared = self.ranks.local_size
+        chosen = choose_threads(self.config.threads, device=self.device, flops=flops, processes=shared)
+        return max(self.threads, chosen)
 
     @property
     def batch_size(self) -> int:
@@ -164,7 +173,7 @@ def build(
     runs_dir: the folder of the runs that the setting `weights` may name.
     load: where the data comes from; a process that trains many runs keeps it.
     """
-    device = devices.choose_device(config.device)
+    device = devices.choose_device(config.device, process=here().local_rank)
     devices.check_precision(config.precision, device)
     devices.set_precision(config.precision)
     devices.set_deterministic(config.deterministic)
@@ -183,13 +192,9 @@ def build(
             "above 0, or give a number"
         )
     try_model(model, task, data.spec, model_name=config.model, data_name=config.data)
-    single = len(data.train) % batch_size == 1 or batch_size == 1
-    joined = single and not trains_on_one(model, data.spec)
-    if joined and batch_size == 1:
-        raise ConfigError(
-            f"model {config.model} cannot be trained on one sample at a time, as with batch normalization: take "
-            f"batch_size above 1 (batch_size = {config.batch_size}, {len(data.train):,} training samples)"
-        )
+    joined = _joins_last(model, data, config, batch_size)
+    if config.sync_batch_norm:
+        synced(model)
     teacher = None
     if config.teacher is not None:
         teacher = read_teacher(Path(config.teacher), data.preprocessing, data_name=config.data, device=device)
@@ -197,8 +202,8 @@ def build(
     frozen = frozen_names(model, config.freeze, model_name=config.model)
     cost = measure_cost(model, sample_input(data.spec, 1))
     # Accumulated batches, like time steps, are computed one after the other, so only one batch counts.
-    flops = _flops_to_train(cost, batch_size) / cost.chain
-    threads = choose_threads(config.threads, device=device, flops=flops)
+    flops = _flops_to_train(cost, batch_size // here().size) / cost.chain
+    threads = choose_threads(config.threads, device=device, flops=flops, processes=here().local_size)
     torch.set_num_threads(threads)
     built = Experiment(
         config=config.with_values(loss=default_loss(data.spec.task)) if config.loss == "auto" else config,
@@ -232,6 +237,23 @@ def resolve_options(config: TrainConfig) -> TrainConfig:
         check_size(known.name, size, size, small_stem=small_stem, told=f"data.size = {size}")
     data_options.pop("path" if split_file(config.data) else "", None)  # it is in the name
     return config.with_values(model_options=model_options, data_options=data_options)
+
+
+def _joins_last(model: nn.Module, data: Dataset, config: TrainConfig, batch_size: int) -> bool:
+    """Whether the last batch is too small for a model that cannot be trained on one sample, as with batch
+    normalization. ConfigError if all batches are."""
+    size = here().size
+    least = 2 if size == 1 else size if config.sync_batch_norm else 2 * size
+    small = 0 < len(data.train) % batch_size < least or batch_size < least
+    if not small or trains_on_one(model, data.spec):
+        return False
+    if batch_size < least:
+        parts = f" in each of {size} processes" if size > 1 else ""
+        raise ConfigError(
+            f"model {config.model} cannot be trained on one sample at a time{parts}, as with batch normalization: take "
+            f"batch_size above {least - 1} (batch_size = {config.batch_size}, {len(data.train):,} training samples)"
+        )
+    return True
 
 
 def _groups(config: TrainConfig, model: nn.Module, frozen: tuple[str, ...]) -> tuple[Group, ...]:

@@ -1,5 +1,6 @@
 """Data that a process keeps while it trains one run after the other."""
 
+import os
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,14 @@ class Kept:
         self._split_of: tuple[Any, ...] = ()
         self._source: Source | Unfitted | None = None
         self._dataset: Dataset | None = None
+
+    def load_before_fork(self, config: TrainConfig) -> None:
+        """Read the data of the config, all of whose options are resolved, so that the processes that are forked from
+        this one have it in common. Not if it is for a GPU: CUDA cannot be used in a fork of a process that used it."""
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asks for GPUs without CUDA
+        if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+            torch.set_num_threads(1)  # the threads of OpenMP do not survive a fork
+            self.load(config, device=torch.device("cpu"), fingerprint=None)
 
     def load(self, config: TrainConfig, *, device: torch.device | str, fingerprint: str | None) -> Dataset:
         """As `load_data`, which it calls for what it does not have."""

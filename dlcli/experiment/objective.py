@@ -44,9 +44,10 @@ def choose_objective(task: Task, augmentations: Sequence[Augmentation], teaching
 
     def mixed(model: nn.Module, batch: Batch) -> Tensor:
         """The losses for both targets, weighted like the inputs."""
-        x, other_y, weight = augment.mixed(batch.x, batch.y, ways, batch.seed)
+        x, other_y, weight = augment.mixed(batch.x, batch.y, ways, batch.seed, own=batch.own)
+        y = batch.y[: len(x)]
         output = model(x)
-        return taught(weight * task.loss(output, batch.y) + (1 - weight) * task.loss(output, other_y), output, x, None)
+        return taught(weight * task.loss(output, y) + (1 - weight) * task.loss(output, other_y), output, x, None)
 
     def distilled(model: nn.Module, batch: Batch) -> Tensor:
         output = model(batch.x)

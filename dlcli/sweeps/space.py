@@ -41,6 +41,7 @@ _NOT_OVER = {
     "test_fraction": "results on different training samples cannot be compared",
     "monitor": "results in different metrics cannot be compared",
     "seed": "it is no setting to choose: train each with several seeds by --seeds N",
+    "processes": "it does not change what is learned: give --processes N to all",
     "data_dir": "it decides which data is read: make a sweep for each",
 }
 

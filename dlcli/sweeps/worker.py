@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.checkpoints import checkpoint
+from dlcli.compute.ranks import here, join
 from dlcli.config.layers import stack
 from dlcli.config.settings import TrainConfig
 from dlcli.core.blame import told
-from dlcli.core.errors import BusyError, ConfigError, DivergedError, DlcliError
+from dlcli.core.errors import BusyError, ConfigError, DivergedError, DlcliError, RankError
 from dlcli.experiment.build import Experiment, build, resolve_options
 from dlcli.experiment.kept import Kept
 from dlcli.experiment.load import import_own
@@ -22,10 +23,14 @@ from dlcli.experiment.teacher import with_teacher_found
 from dlcli.runs.run import Run
 from dlcli.sweeps.messages import receive, send
 from dlcli.sweeps.space import shown
+from dlcli.training.launch import launch, tell_launcher
 from dlcli.training.records import Row
 from dlcli.training.session import PRUNED, Session, begun, check_ready, resumed
 from dlcli.training.signals import Stop
 from dlcli.training.train import fit
+
+# How often the processes of a run are started anew when one of them has failed.
+_RESTARTS = 2
 
 _LEFT = "the process that drives the sweep has ended"
 
@@ -52,12 +57,17 @@ class _Worker:
         self._waiting = select.poll()
         self._waiting.register(connection.fileno(), select.POLLIN)
         self._reason: str | None = None
+        self._speaks = True  # unless it is one of several processes of a run, and not the first
 
     def serve(self, message: Mapping[str, Any]) -> None:
         if message["do"] == "check":
             self._answer_check(message["layers"])
         elif message["do"] == "train":
-            self._train(message)
+            config = self._config(message)
+            if config is None or config.processes == 1:
+                self._train(message)
+            else:
+                self._train_in_processes(message, config)
 
     def _answer_check(self, layers: list[dict[str, Any]]) -> None:
         try:
@@ -70,15 +80,54 @@ class _Worker:
         else:
             self._send("valid")
 
+    def _config(self, message: Mapping[str, Any]) -> TrainConfig | None:
+        """The settings of a run; None if they cannot be read, which is told when it is trained."""
+        try:
+            if message["run"] is not None and (Run(self._runs_dir, message["run"]).path / "config.json").exists():
+                return Run(self._runs_dir, message["run"]).config()
+            return TrainConfig.from_flat(stack(message["base"], message["settings"], {"seed": message["seed"]}))
+        except DlcliError:
+            return None
+
+    def _train_in_processes(self, message: Mapping[str, Any], config: TrainConfig) -> None:
+        """As `_train`, in several processes, of which the first one speaks with the driver."""
+
+        def work(again: Run | None) -> None:
+            ranks = join(config.rank_timeout)
+            self._speaks, self._threads = ranks.first, max(1, self._threads // ranks.size)
+            self._train(message if again is None else {**message, "run": again.number})
+
+        def quiet(line: str) -> None:
+            pass
+
+        try:
+            import_own(config, runs_dir=self._runs_dir)
+            self._kept.load_before_fork(resolve_options(config))
+            code = launch(
+                work, processes=config.processes, max_restarts=_RESTARTS, tell=quiet,
+                sentence=lambda error: (told(error), error.exit_code if isinstance(error, DlcliError) else 1),
+            )  # fmt: skip
+        except Exception as error:
+            self._send("ended", status="failed", busy=False, **_failure(error))
+        else:
+            if code:
+                raise SystemExit(code)
+
     def _train(self, message: Mapping[str, Any]) -> None:
-        """Train a run, new or from its last checkpoint, and tell how it goes."""
+        """Train a run, new or from its last checkpoint, and tell how it goes. RankError if it is one of several
+        processes of which another one has failed."""
         self._reason = None
         stop = Stop()
         try:
             with stop.receiving(), self._opened(message) as session:
                 if session is not None:
+                    tell_launcher(session.run)
                     self._follow(session, stop, answered=message["prunes"])
+        except RankError:
+            raise  # the launcher knows the cause, and tells it
         except Exception as error:
+            if not self._speaks:
+                raise
             status = "diverged" if isinstance(error, DivergedError) else "failed"
             self._send("ended", status=status, busy=isinstance(error, BusyError), **_failure(error))
         else:
@@ -111,7 +160,8 @@ class _Worker:
         if number is None:
             settings = built.config.as_dict()
             self._send("built", config=settings, fingerprint=built.dataset.fingerprint, steps=built.total_steps)
-            number = self._answer().get("run")
+            number = self._answer().get("run") if self._speaks else None
+        number = here().tell(number)
         if number is None:
             yield None
             return
@@ -135,7 +185,7 @@ class _Worker:
         """Train, and report each evaluation. answered: whether the driver then says if the run goes on."""
 
         def reason() -> str | None:
-            if self._reason is None and self._waiting.poll(0):
+            if self._speaks and self._reason is None and self._waiting.poll(0):
                 self._heard()
             return self._reason or stop.reason()
 
@@ -144,7 +194,7 @@ class _Worker:
                 continue
             best = session.info["best"] or {}
             self._send("evaluated", step=record.step, steps=record.steps, best=best)
-            if answered and record.step < record.steps and self._reason is None:
+            if answered and self._speaks and record.step < record.steps and self._reason is None:
                 why = self._answer().get("prune")
                 self._reason = self._reason or (f"{PRUNED}: {why}" if why else None)
 
@@ -166,6 +216,8 @@ class _Worker:
         return message
 
     def _send(self, do: str, **values: Any) -> None:
+        if not self._speaks:
+            return
         try:
             send(self._connection, do, **values)
         except (BrokenPipeError, ConnectionResetError):

@@ -23,8 +23,13 @@ def seconds_of_an_eager_step(built: Experiment) -> float:
     model = built.working_part(training_mode(copy.deepcopy(built.model), built.frozen))
     batch = next(
         batches.shuffled(
-            built.working.train, built.batch_size, seed=config.seed, epoch=1, count=built.batches_per_epoch
-        )
+            built.working.train,
+            built.batch_size,
+            seed=config.seed,
+            epoch=1,
+            count=built.batches_per_epoch,
+            part=built.ranks.part_of if built.ranks.size > 1 else None,
+        )  # fmt: skip
     )
     times = []
     with torch.random.fork_rng(devices=[built.device] if built.device.type == "cuda" else []):

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from dlcli.compute.devices import autocast
+from dlcli.compute.gradients import Gradients
+from dlcli.compute.ranks import Agreed
 from dlcli.compute.schedules import learning_rate
 from dlcli.config.intervals import Interval, interval
 from dlcli.config.settings import TrainConfig
@@ -24,19 +26,23 @@ from dlcli.training.watch import Watch
 def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[Progress | Row, None, None]:
     """Train an opened session to its end. stop: called after every step; if it returns a reason, save and end."""
     run, built, state, saver, info = session.run, session.built, session.state, session.saver, session.info
+    ranks = session.ranks
     config, objective, data = built.config, built.objective, built.working
     part = built.working_part(built.model)
     model: nn.Module = torch.compile(part) if config.compile else part  # type: ignore[assignment]
     meter, watch = state.meter, Watch(built)
+    gradients = Gradients(state.optimizer.parameters, ranks, compress=config.compress_gradients)
+    shared = [*model.buffers()]
     autocasting = autocast(config.precision, built.device)
     total, batches_per_epoch = built.total_steps, built.batches_per_epoch
     stream = batches.endless(
         data.train, built.batch_size, seed=config.seed, epoch=state.epoch, first=state.batch,
         count=batches_per_epoch, augmentations=built.augmentations, blank=data.blank(), white=data.white(),
+        part=ranks.part_of if ranks.size > 1 else None,
     )  # fmt: skip
     evaluations = interval(config.eval_every, name="eval_every")
     columns, lr = _columns(session), _schedule(built)
-    reason = None
+    reason, agreed = None, Agreed(stop=None, show=False, save=saver.ready())
     early = _stopped_early_before(session)
     state.training_mode()
     meter.start()
@@ -50,7 +56,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
         done = reason is not None or early or state.step >= total
 
         # At the chosen interval, and at the end: save.
-        if saver.due(state) or (done and (row is not None or state.step != saver.saved_at)):
+        if saver.due(state, ready=agreed.save) or (done and (row is not None or state.step != saver.saved_at)):
             watch.look(state)  # waits for the device; only finite values are saved
             saver.write(state, metrics=row.metrics if row else {}, info=info)
         if row is not None:
@@ -60,28 +66,37 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             break
 
         # ------------------------------------------------------------------------ the step
-        if state.at_epoch_end:
-            state.begin_epoch()
+        if state.at_epoch_end and state.begin_epoch():
+            gradients.close()  # there are more parameters now
+            gradients = Gradients(state.optimizer.parameters, ranks, compress=config.compress_gradients)
+        ranks.seed(config.seed, state.step)
+        ranks.share(shared)
         state.optimizer.zero_grad()
         group = min(config.accumulate, batches_per_epoch - state.batch)
         for number in range(state.batch, state.batch + group):
             batch = next(stream)
+            if number == state.batch + group - 1:
+                gradients.arm()
             with autocasting:
                 loss = objective(model, batch)
             seen = loss.detach()
-            meter.add(seen, len(batch))
+            meter.add(seen, len(batch), whole=built.samples_of(number, 1))
             watch.add(state, number, seen)
-            if group > 1:  # every sample counts the same, whatever the size of its batch
-                loss = loss / (built.samples_of(state.batch, group) / len(batch))
+            if group > 1 or ranks.size > 1:  # every sample counts the same, whatever the size of its batch
+                loss = loss / (built.samples_of(state.batch, group) / len(batch)) if len(batch) else loss * 0
             state.backward(loss)
+        gradients.finish()
+        session.unused = tuple(state.trained[number] for number in gradients.unused)
         watch.norm = state.update(lr=lr(state.step), clip_norm=config.clip_norm)
         state.batch += group
         # --------------------------------------------------------------------------------
 
         # At intervals: check that all values are finite, report progress, write an extra row.
+        agreed = ranks.agree(stop=None if stop is None else stop(), show=meter.wants_to_show(), save=saver.ready())
+        reason = agreed.stop
         if watch.wants_a_look(state):
             watch.look(state)  # waits for the device
-        if meter.wants_to_show():
+        if agreed.show:
             mean = watch.look(state)  # waits for the device
             yield Progress(state.epoch, state.step, total, mean, meter.times()[1])
         extra = bool(config.log_every) and state.step % config.log_every == 0
@@ -89,8 +104,6 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             watch.look(state)  # waits for the device
             seconds, rate = meter.times()
             _write_row(session, columns, {"train/loss": meter.mean_of_a_row()}, seconds=seconds, rate=rate)
-        if stop is not None:
-            reason = stop()
 
     if early:
         info["stopped_early"] = state.epochs_done
@@ -119,12 +132,13 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
     config, meter = built.config, state.meter
     metrics: dict[str, float | None] = {"train/loss": watch.look(state)}  # waits for the device
     seconds, rate = meter.times()
+    session.ranks.share([*state.evaluated.buffers()])
     if (val := built.working.val) is not None:
         task, further = built.task, _further(session)
         measures = measure(
             built.working_part(state.evaluated), val, task,
             batch_size=built.eval_batch_size, threads=built.eval_threads, precision=config.precision,
-            device=built.device, whole=bool(further),
+            device=built.device, whole=bool(further), ranks=session.ranks,
         )  # fmt: skip
         task = task.settled(measures)
         found = task.metrics(measures)
@@ -148,6 +162,7 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
     for line in (str(row), *warnings):
         session.run.log(line)
     info |= {"epochs_done": state.epochs_done, "step": state.step, "metrics": metrics, "best": state.best}
+    session.tell_speed(seconds=seconds, rate=rate)
     if best:
         session.saver.keep_best(state, metrics)
     state.waited = 0 if best else state.waited + 1

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dlcli.compute.processor import processor
+from dlcli.compute.ranks import launch_key
 from dlcli.core.version import __version__
 from dlcli.experiment.build import Experiment
 from dlcli.runs.run import now
@@ -33,6 +34,8 @@ _HARMLESS = (
     "data_dir",
     "device",
     "threads",
+    "processes",
+    "rank_timeout",
     "checkpoint_every",
     "keep_last",
     "data.storage",
@@ -66,6 +69,7 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
         "cpu": processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "processes": built.ranks.size,
         "threads": built.threads,
         "eval_threads": built.eval_threads,
         "parameters": sum(p.numel() for p in built.model.parameters()),
@@ -76,9 +80,10 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "test_samples": len(built.dataset.test or ()),
         "fingerprint": built.dataset.fingerprint,
         "teacher": None if built.teacher is None else built.teacher.identity,
+        **({"launch": key} if (key := launch_key()) else {}),
         "command": command,
         "host": socket.gethostname(),
-        "pid": os.getpid(),
+        "pid": built.ranks.launcher or os.getpid(),
         "dlcli": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -96,6 +101,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     before, after: run.json before and after the resume, each with `config`, the settings as a flat dict.
     """
     found = []
+    if (earlier := before.get("processes", 1)) != after["processes"]:
+        found.append(f"{earlier} process{'es' * (earlier != 1)} before, {after['processes']} now")
     for name, word in _MACHINERY.items():
         if before.get(name) != after[name]:
             told = f"{word} {before.get(name, 'unknown')} -> {after[name]}"

@@ -20,6 +20,10 @@ def remarks(session: Session, metrics: Mapping[str, float | None]) -> tuple[str,
         found.append(f"warning: {monitored} is undefined, since {reason}: val/loss selects the best checkpoint")
     if state.evaluations == 1 and "val/threshold" in metrics and metrics["val/auc"] is None:
         found.append("warning: the threshold stays 0.5, since not every class has validation samples")
+    if state.evaluations == 1 and session.unused:
+        found.append(
+            f"warning: no gradient reaches {', '.join(session.unused)}: the model does not use what it has there"
+        )
     watched = _watched(session, metrics)
     if not state.warned and baseline.explodes(metrics, than):
         state.warned = True

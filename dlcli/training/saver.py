@@ -23,10 +23,14 @@ _LEAST_SECONDS = 1.0
 
 
 class Saver:
-    """Writes the last and the best checkpoint of a run, and keeps the `keep_last` newest of the former."""
+    """Writes the last and the best checkpoint of a run, and keeps the `keep_last` newest of the former.
 
-    def __init__(self, run: Run, *, every: str, keep_last: int) -> None:
+    writes: False for a process that only takes part in the training: it gives what it has of the state.
+    """
+
+    def __init__(self, run: Run, *, every: str, keep_last: int, writes: bool = True) -> None:
         self.run = run
+        self.writes = writes
         self.keep_last = keep_last
         self.every = interval(every, name="checkpoint_every")
         self._best: tuple[dict[str, Tensor], dict[str, Any]] | None = None
@@ -36,20 +40,27 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def due(self, state: TrainingState) -> bool:
-        """Whether to save now. Called after a step."""
-        if state.step == self.saved_at:
-            return False
+    def ready(self) -> bool:
+        """Whether enough time has gone by since the last save."""
         waited = time.monotonic() - self._written
         if self.every.unit == "epoch":
-            ended = state.at_epoch_end and state.epoch % self.every.count == 0
-            return ended and (self._first or waited >= _LEAST_SECONDS)
+            return self._first or waited >= _LEAST_SECONDS
+        return self.every.unit == "step" or waited >= (self.every.seconds or 0.0)
+
+    def due(self, state: TrainingState, *, ready: bool) -> bool:
+        """Whether to save now. Called after a step. ready: see the method."""
+        if state.step == self.saved_at:
+            return False
+        if self.every.unit == "epoch":
+            return ready and state.at_epoch_end and state.epoch % self.every.count == 0
         if self.every.unit == "step":
             return state.step % self.every.count == 0
-        return waited >= (self.every.seconds or 0.0)
+        return ready
 
     def keep_best(self, state: TrainingState, metrics: Mapping[str, float | None]) -> None:
         """Copy the best weights, since training continues; they are written with the next save."""
+        if not self.writes:
+            return
         weights = _copies(state.evaluated.state_dict())
         self._best = weights, {"epoch": state.epoch, "step": state.step, "metrics": dict(metrics)}
 
@@ -71,6 +82,9 @@ class Saver:
         floating = [t for t in (*weights.values(), *tensors.values()) if t.is_floating_point()]
         if not bool(torch.stack([torch.isfinite(t).all() for t in floating]).all()):
             raise DivergedError(f"the weights are no longer finite at step {state.step}: lower lr or set clip_norm")
+        if not self.writes:
+            self._written, self._first, self.saved_at = time.monotonic(), False, state.step
+            return
         told = {"epoch": state.epoch, "step": state.step, "metrics": dict(metrics)}
         best, self._best = self._best, None
         same = best is not None and best[1] == told

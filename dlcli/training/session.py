@@ -5,22 +5,25 @@ state, decide whether the result will be exact, and record how the training ende
 """
 
 import contextlib
-import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dlcli.checkpoints import checkpoint
 from dlcli.checkpoints.checkpoint import Checkpoint
+from dlcli.compute.ranks import Ranks, here, join, launch_key, restarted
 from dlcli.config.layers import flatten
 from dlcli.config.settings import TrainConfig
 from dlcli.core.blame import asked_for, out_of_memory, told
 from dlcli.core.documents import shown
-from dlcli.core.errors import BusyError, ConfigError, DivergedError, ResourceError, RunError
+from dlcli.core.errors import BusyError, ConfigError, DataError, DivergedError, RankError, ResourceError, RunError
 from dlcli.core.files import write_bytes
+from dlcli.core.version import __version__
 from dlcli.evaluation.baseline import baseline
 from dlcli.experiment.build import Experiment, build, resolve_options
 from dlcli.experiment.estimate import check_memory, check_space, memory_told
@@ -29,7 +32,8 @@ from dlcli.experiment.load import import_own, load_data
 from dlcli.experiment.teacher import with_teacher_found
 from dlcli.runs import events
 from dlcli.runs.given_names import create
-from dlcli.runs.run import Run, now
+from dlcli.runs.onlooker import Onlooker
+from dlcli.runs.run import Run, all_runs, now
 from dlcli.runs.tensorboard import Live
 from dlcli.training.provenance import describe, differences
 from dlcli.training.saver import Saver
@@ -49,7 +53,7 @@ class Session:
     info: the content of run.json, updated by the loop. reasons: why the result will not be bit for bit that of a run
     that never stopped; empty if it will be. changes: setting that differs from the run's -> old and new value.
     damage: one sentence for each newer checkpoint that could not be used. tensorboard: the event file, if log asks
-    for it.
+    for it. unused: the parameters that had no gradient in the last step, if there are several processes.
     """
 
     run: Run
@@ -60,22 +64,78 @@ class Session:
     changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     damage: tuple[str, ...] = ()
     tensorboard: Live | None = None
+    unused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        config = self.built.config
-        self.saver = Saver(self.run, every=config.checkpoint_every, keep_last=config.keep_last)
+        config, model = self.built.config, self.state.model
+        self.ranks = self.built.ranks
+        self.ranks.share([*model.parameters(), *model.buffers()])
+        self.saver = Saver(
+            self.run, every=config.checkpoint_every, keep_last=config.keep_last, writes=self.ranks.first
+        )  # fmt: skip
         self.saver.saved_at = self.state.step
+        self._waited = self.ranks.waited
+
+    def tell_speed(self, *, seconds: float, rate: float) -> None:
+        """Put into run.json how fast the processes are, and which part of the time one of them waits for others.
+
+        seconds: since this was last called. rate: samples per second of all together.
+        """
+        if self.ranks.size == 1:
+            return
+        waited, self._waited = self.ranks.waited - self._waited, self.ranks.waited
+        share = float(self.ranks.sum(torch.tensor(waited, dtype=torch.float64))) / self.ranks.size / max(seconds, 1e-9)
+        self.info["ranks"] = {
+            "hosts": self.ranks.hosts,
+            "samples_per_second": round(rate, 1),
+            "samples_per_second_of_one": round(rate / self.ranks.size, 1),
+            "waiting": round(min(1.0, share), 3),
+        }
 
     @property
     def verdict(self) -> str:
         return f"exact: no ({', '.join(self.reasons)})" if self.reasons else "exact: yes"
 
 
-def check_alone() -> None:
-    """ConfigError if this is one of several processes that torchrun started: each would train the same model."""
-    size = os.environ.get("WORLD_SIZE", "")
-    if size.isdigit() and int(size) > 1:
-        raise ConfigError(f"WORLD_SIZE = {size}, but one run on several processes is not built yet: leave torchrun out")
+def join_ranks(config: TrainConfig, *, asked: bool) -> TrainConfig:
+    """Join the other processes of this training, if a launcher has started several, and put their number into the
+    settings.
+
+    asked: whether the user has asked for the number in the settings now. ConfigError if another one was started, or for
+    settings that only several processes can have.
+    """
+    ranks = join(config.rank_timeout)
+    if ranks.size == config.processes:
+        for name in ("sync_batch_norm", "compress_gradients"):
+            if getattr(config, name) and ranks.size == 1:
+                raise ConfigError(f"{name} is for several processes: give processes above 1, or leave it out")
+        return config
+    if ranks.size == 1:
+        raise ConfigError(
+            f"processes = {config.processes}, but this is one process: start the training with dlcli train, dlcli "
+            "resume or torchrun, or take processes = 1"
+        )
+    if asked:
+        raise ConfigError(f"processes = {config.processes}, but {ranks.size} were started: leave the setting out")
+    return config.with_values(processes=ranks.size)
+
+
+def of_this_launch(runs_dir: str | Path) -> Run | None:
+    """The run that this launch of torchrun or job of SLURM has begun before it was started anew; None if it is new."""
+    if not restarted() or not (key := launch_key()):
+        return None
+    ranks, number = here(), None
+    if ranks.first:
+        with contextlib.suppress(StopIteration):
+            number = next(run.number for run in all_runs(runs_dir) if _launch_of(run) == key)
+    number = ranks.tell(number)
+    return None if number is None else Run(Path(runs_dir), number)
+
+
+def _launch_of(run: Run) -> str | None:
+    with contextlib.suppress(RunError):
+        return run.info().get("launch")
+    return None
 
 
 @contextlib.contextmanager
@@ -95,8 +155,10 @@ def begun(
     Raises ResourceError (exit 6), before the run gets a number, if memory or disk space is too small.
     """
     check_ready(built, runs_dir)
-    run = create(runs_dir, name=name) if run is None else run
+    _check_alike(built)
+    run = _of_first(built.ranks, lambda: create(runs_dir, name=name) if run is None else run)
     with run.locked():
+        built.ranks.barrier()
         run.cut_back({"metrics_bytes": 0, "log_bytes": 0})
         info = describe(built, command) | {"baseline": baseline(built)} | dict(trial or {})
         session = Session(run, built, TrainingState(built), info)
@@ -109,7 +171,6 @@ def begun(
 def check_ready(built: Experiment, runs_dir: str | Path) -> None:
     """All that can be checked before a run gets a number: ConfigError, or ResourceError if memory or disk space is too
     small."""
-    check_alone()
     _check_log(built.config)
     check_memory(built)
     check_space(built, runs_dir)
@@ -132,18 +193,19 @@ def resumed(
     load: where the data comes from.
     Raises BusyError (exit 9) if another process trains the run, ConfigError if it has nothing left to do.
     """
-    check_alone()
     changes = dict(changes or {})
     stored = run.config()
-    before = _info(run)
+    ranks = join(stored.under(changes).rank_timeout)
+    before = ranks.tell(_info(run) if ranks.first else None)
     if before["status"] == "running":
         raise BusyError(f"{run} is being trained by process {before.get('pid')} on {before.get('host')}")
-    config = with_teacher_found(stored.under(changes), run.root)
+    config = join_ranks(with_teacher_found(stored.under(changes), run.root), asked="processes" in changes)
+    run = _of_first(ranks, lambda: run)
     _check_log(config)
     _check_start_is_kept(run, stored, config)
     import_own(config, runs_dir=run.root)
     with run.locked():
-        before = _info(run)
+        before = ranks.tell(_info(run) if ranks.first else None)
         if before.get("parents"):
             raise RunError(
                 f"{run} is an average of {len(before['parents'])} checkpoints: it has no training to go on from"
@@ -162,6 +224,7 @@ def resumed(
         )
         if "teacher" not in changes:
             _check_teacher_is_the_same(before, built)
+        _check_alike(built)
         _check_something_is_left(run, built, saved, finished=before["status"] == "finished")
         check_memory(built)
         now_is = describe(built, command)
@@ -187,6 +250,32 @@ def resumed(
             yield session
 
 
+def _of_first(ranks: Ranks, make: Callable[[], Run]) -> Run:
+    """The run that the first process has opened; the others take part in it, and write nothing."""
+    run = make() if ranks.first else None
+    root, number = ranks.tell(None if run is None else [str(run.root), run.number])
+    return Onlooker(Path(root), number) if run is None else run
+
+
+def _check_alike(built: Experiment) -> None:
+    """ConfigError or DataError if the processes of a training differ in what has to be the same."""
+    ranks, config = built.ranks, built.config.as_dict()
+    for name in ("data_dir", "device"):
+        config.pop(name)
+    told = ranks.gather([__version__, torch.__version__, built.dataset.fingerprint, flatten(config)])
+    for rank, (dlcli, engine, fingerprint, settings) in enumerate(told):
+        versions = [told[0][:2], [dlcli, engine]]
+        where = f"rank {rank} on {ranks.hosts[rank]}"
+        if versions[0] != versions[1]:
+            first, other = (f"dlcli {own} with torch {torch_}" for own, torch_ in versions)
+            raise ConfigError(f"{where} has {other}, and rank 0 has {first}: install the same on all machines")
+        if settings != told[0][3]:
+            names = [name for name in settings | told[0][3] if settings.get(name) != told[0][3].get(name)]
+            raise ConfigError(f"{where} has other settings than rank 0 ({', '.join(names)}): give all the same")
+        if fingerprint != told[0][2]:
+            raise DataError(f"{where} has other data {built.config.data} than rank 0: give all machines the same")
+
+
 @contextlib.contextmanager
 def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
     """Write config.json, data.json and run.json, and at the end how the training ended.
@@ -200,7 +289,7 @@ def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
     started = time.monotonic()
     suppressed: tuple[type[Exception], ...] = (ResourceError,)  # after an error, a full disk must not hide that error
     try:
-        if built.config.log == "tensorboard":
+        if built.config.log == "tensorboard" and built.ranks.first:
             session.tensorboard = Live(run, info)
         yield
         session.saver.close()
@@ -212,6 +301,9 @@ def _recorded(session: Session, *, earlier: float = 0.0) -> Iterator[None]:
         raise
     except (KeyboardInterrupt, SystemExit) as error:
         info["status"], info["stop"] = "interrupted", f"stopped at once ({type(error).__name__})"
+        raise
+    except RankError as error:
+        info["status"], info["reason"] = "failed", str(error)
         raise
     except DivergedError as error:
         info["status"], info["reason"], info["diverged"] = "diverged", str(error), error.details

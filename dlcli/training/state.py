@@ -58,7 +58,7 @@ class TrainingState:
         self.epoch, self.batch, self.step = 1, 0, 0
         self.batches_per_epoch = built.batches_per_epoch
         self.lr = 0.0
-        self.meter = Meter(device)
+        self.meter = Meter(device, built.ranks)
         self.evaluated_at = 0
         self.evaluations = 0
         self.waited = 0
@@ -93,18 +93,19 @@ class TrainingState:
         factors = {name: group.factor for group in self.groups for name in group.members}
         return [factors.get(name, 1.0) for name in names]
 
-    def begin_epoch(self) -> None:
-        """Go to the first batch of the next epoch. From the epoch `unfreeze_at` on, all parameters are trained."""
+    def begin_epoch(self) -> bool:
+        """Go to the first batch of the next epoch. From the epoch `unfreeze_at` on, all parameters are trained. Returns
+        whether that begins now."""
         self.epoch, self.batch = self.epoch + 1, 0
-        self._unfreeze_if_due()
+        return self._unfreeze_if_due()
 
     def training_mode(self) -> None:
         training_mode(self.model, self.frozen)
 
-    def _unfreeze_if_due(self) -> None:
+    def _unfreeze_if_due(self) -> bool:
         """The state of the optimizer for what was frozen begins at zero, and its average at its value."""
         if not self.frozen or self.unfreeze_at is None or self.epoch < self.unfreeze_at:
-            return
+            return False
         named = dict(self.model.named_parameters())
         joining = [named[name] for name in self.frozen]
         for parameter in joining:
@@ -115,6 +116,7 @@ class TrainingState:
         self.trained += self.frozen
         self.frozen = ()
         self.training_mode()
+        return True
 
     def backward(self, loss: Tensor) -> None:
         (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
@@ -169,7 +171,7 @@ class TrainingState:
     def tensors(self) -> dict[str, Tensor]:
         """For training.safetensors. The weights that are evaluated are in model.safetensors instead."""
         found = {f"optimizer.{name}": t for name, t in self.optimizer.state_dict().items()}
-        found["loss_sum"] = self.meter.loss_sum
+        found["loss_sum"] = self.meter.loss_sums()
         found["random.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             found["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -231,7 +233,7 @@ class TrainingState:
             self.meter.samples = values["samples"]
             self.meter.told_samples, self.meter.told_loss = values.get("told_samples", 0), values.get("told_loss", 0.0)
             self.waited, self.best, self.best_loss = values["waited"], values["best"], values["best_loss"]
-            self.meter.loss_sum.copy_(tensors["loss_sum"])
+            self.meter.restore_loss(tensors["loss_sum"])
             torch.set_rng_state(tensors["random.cpu"])
             if self.device.type == "cuda" and "random.cuda" in tensors:
                 torch.cuda.set_rng_state(tensors["random.cuda"], self.device)

@@ -18,7 +18,7 @@ from dlcli.runs.run import Run
 from dlcli.training import compiling
 from dlcli.training.loop import steps
 from dlcli.training.records import Progress, Row
-from dlcli.training.session import Session, begun, resumed
+from dlcli.training.session import Session, begun, join_ranks, resumed
 from dlcli.training.signals import Stop
 
 AskedToStop = Callable[[], str | None]
@@ -36,7 +36,7 @@ def train(
     Raises ConfigError, DataError or ResourceError before a run exists, and DivergedError (exit 5) if the loss or a
     gradient is no longer finite; the last checkpoint then has finite weights.
     """
-    config = with_teacher_found(config, runs_dir)
+    config = join_ranks(with_teacher_found(config, runs_dir), asked="processes" in config.given)
     import_own(config, runs_dir=runs_dir)
     asked = Stop()
     with begun(build(config, runs_dir=runs_dir), runs_dir=runs_dir, name=name) as session:

@@ -46,7 +46,7 @@ class Watch:
         """
         mean = state.meter.mean()
         if mean is not None and not abs(mean) < float("inf"):
-            raise self._diverged("loss", mean, *self._first_bad(state), state)
+            raise self._diverged("loss", mean, *self._first_of_all(state), state)
         self._check_gradient(state)
         self._unseen.clear()
         return mean
@@ -64,6 +64,11 @@ class Watch:
         if not norm < float("inf"):
             raise self._diverged("gradient", norm, *self._last_place(state), state)
         self._last_norm = state.step, norm
+
+    def _first_of_all(self, state: TrainingState) -> tuple[int, int, int]:
+        """The first loss that is not finite, in the process that has it."""
+        epoch, batch, step = min(self.built.ranks.gather(self._first_bad(state)), key=lambda place: place[2])
+        return epoch, batch, step
 
     def _first_bad(self, state: TrainingState) -> tuple[int, int, int]:
         for epoch, batch, step, loss in self._unseen:

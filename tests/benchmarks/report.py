@@ -19,7 +19,7 @@ from tests.benchmarks.noise import BOUND, Guard
 
 PARTS = (
     "throughput", "growth", "processes", "startup", "memory", "images", "busy", "cost", "accuracy", "tables",
-    "texts", "sweeps", "trainers", "zoo", "cuda",
+    "texts", "sweeps", "ranks", "trainers", "zoo", "cuda",
 )  # fmt: skip
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
