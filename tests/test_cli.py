@@ -227,6 +227,18 @@ def test_what_is_built_in(command: str) -> None:
     assert len(text.splitlines()) == len(names) + 1
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--augment", "shift=1", "--augment", "flip,noise=0.2"), 'augment = ["shift=1", "flip", "noise=0.2"]'),
+        (("--augment", "none"), "augment = []"),
+        ((), "augment = []"),
+    ],
+)
+def test_a_list_in_one_option_or_in_several(root: Path, words: tuple[str, ...], told: str) -> None:
+    assert told in invoke(root, "train", "cnn", *words, "--print-config")[0].splitlines()
+
+
 def test_print_config_is_taken_back(root: Path, tmp_path: Path) -> None:
     words = ["train", "mlp", "--set", "model.hidden=32,16", "--lr", "0.2", "--augment", "noise=0.1"]
     out, _ = invoke(root, *words, "--print-config")

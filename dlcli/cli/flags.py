@@ -63,7 +63,8 @@ def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Call
     """Replace the parameter `settings` of a command by one option for each field of TrainConfig, and those
     of _STANDS_FOR.
 
-    The argument `settings` is a dict of setting -> text or bool, with only the options that were given.
+    The argument `settings` is a dict of setting -> text or bool, with only the options that were given. A list may be
+    given in several options.
     defaults: whether the help shows TrainConfig's defaults.
     """
     options = [_option(f, default=defaults) for f in fields(TrainConfig) if f.metadata]
@@ -71,7 +72,8 @@ def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Call
 
     def settings(given: Mapping[str, Any]) -> dict[str, Any]:
         names = {name: short.setting for name, short in _STANDS_FOR.items()}
-        return {names.get(name, name): value for name, value in given.items() if value is not None}
+        found = {names.get(name, name): value for name, value in given.items() if value is not None and value != []}
+        return {name: ",".join(value) if isinstance(value, list) else value for name, value in found.items()}
 
     return with_options(command, "settings", options, settings)
 
@@ -146,6 +148,8 @@ def _option(field: Any, *, default: bool) -> inspect.Parameter:
     annotation: Any = str | None
     if hint is bool:
         flag, annotation = f"{flag}/--no-{flag[2:]}", bool | None
+    if hint == tuple[str, ...]:
+        annotation = list[str] | None
     info = typer.Option(flag, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
     return option(field.name, Annotated[annotation, info], default=None)
 

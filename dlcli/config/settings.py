@@ -276,6 +276,7 @@ class TrainConfig:
             elif name == "lr_backbone":
                 value = backbone_rate(value, name=name)
             value = dict(value) if name in _TABLES else convert(value, hints[name], name=name)
+            value = () if name == "augment" and value == ("none",) else value
             check_range(value, f.metadata.get("range", ""), name=name)
             object.__setattr__(self, name, value)
         check_together(self)
