@@ -371,6 +371,40 @@ def test_ranks_that_do_not_come(dlcli: Dlcli, tmp_path: Path) -> None:
     assert re.match(r"error: rank 0 of 2 cannot reach the others at 127.0.0.1:\d+: ", done.stderr)
 
 
+def test_a_port_that_is_taken(dlcli: Dlcli) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        done = dlcli("train", "mlp", *COMMON, "--rank-timeout", "2", check=8, **of_torchrun(0, 2, port))
+    assert re.match(
+        rf"error: rank 0 of 2 cannot reach the others at 127.0.0.1:{port}: .*address already in use", done.stderr
+    )
+
+
+WAITS = """
+import time
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, spec):
+        open("there", "w").close()
+        time.sleep(100)
+"""
+
+
+def test_a_signal_before_the_processes_are_ready(tmp_path: Path) -> None:
+    """Ends them, and is no failure of one of them."""
+    (tmp_path / "mine.py").write_text(WAITS)
+    words = [sys.executable, "-m", "dlcli", "train", "mine:Net", "--data", "digits", *COMMON, "--processes", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(words, cwd=tmp_path, text=True, stderr=subprocess.PIPE, env=environment) as process:
+        wait_for((tmp_path / "there").exists, seconds=60)
+        process.terminate()
+        assert process.wait(30) == 143
+    assert not alive(tmp_path) and not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_torchrun_starts_a_failed_training_anew(dlcli: Dlcli, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FAILS)

@@ -97,11 +97,13 @@ def launch(
                 _kill(started)
             run = _run_of(started) or run
             failure = _first_failure(started)
+            if signals.seen is not None and (failure is None or not failure.plain):
+                return 128 + signals.seen
             if failure is None:
                 return max(one.status or 0 for one in started)
             if run is not None and not failure.plain:
                 _record(run, failure)
-            if signals.seen or failure.plain or run is None or attempt == max_restarts:
+            if signals.seen is not None or failure.plain or run is None or attempt == max_restarts:
                 break
             tell(f"{failure.message}; restart {attempt + 1} of {max_restarts} from the last checkpoint")
     assert failure is not None
@@ -286,11 +288,11 @@ def _write(pipe: int, document: dict[str, Any]) -> None:
 
 
 class _Signals:
-    """Passes signals on to the processes, and waits for them instead of ending. seen: whether there was one."""
+    """Passes signals on to the processes, and waits for them instead of ending. seen: the first of them."""
 
     def __init__(self) -> None:
         self.group: list[int] = []
-        self.seen = False
+        self.seen: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Signals":
@@ -304,7 +306,7 @@ class _Signals:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: object) -> None:
-        self.seen = True
+        self.seen = self.seen or number
         for pid in self.group:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
