@@ -204,6 +204,19 @@ class Drops(nn.Module):
 """
 
 
+def test_compressed_gradients_are_rounded(dlcli: Dlcli, tmp_path: Path) -> None:
+    """To the 8 bits of bfloat16: the first step of one process, to a relative error of 2**-8 in each gradient."""
+    words = ("train", "mlp", "--steps", "1", "--lr", "0.1", *COMMON)
+    dlcli(*words, "--lr", "1e-30")
+    dlcli(*words)
+    dlcli(*words, "--processes", "2", "--compress-gradients")
+    start, one, several = (weights(tmp_path, number) for number in (1, 2, 3))
+    for name in start:
+        step, other = one[name] - start[name], several[name] - start[name]
+        torch.testing.assert_close(other, step, rtol=2**-7, atol=2e-6)
+    assert not all(torch.equal(one[name], several[name]) for name in one)
+
+
 def test_what_is_written_and_told(dlcli: Dlcli, tmp_path: Path) -> None:
     done = dlcli("train", "mlp", "--epochs", "2", "--device", "cpu", "--processes", "2", "--json")
     document = json.loads(done.stdout)
