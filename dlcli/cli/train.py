@@ -8,7 +8,7 @@ import typer
 from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, one_of, with_format
 from dlcli.cli.evaluate import Require
 from dlcli.cli.flags import check_options, layer, resolve, with_settings
-from dlcli.cli.output import Column, Format, emit, print_json, write
+from dlcli.cli.output import Column, Format, emit, print_json, say, write
 from dlcli.cli.processes import Devices, Restarts, in_processes
 from dlcli.cli.sweep import train_seeds
 from dlcli.cli.training import Measuring, Print, command_line, continuing, preparation, show
@@ -120,6 +120,9 @@ def train(
     def work(load: "Load", again: "Run | None") -> None:
         config = join_ranks(with_teacher_found(chosen, runs_dir), asked="processes" in chosen.given)
         again = again or of_this_launch(runs_dir)
+        if again is not None and again.info()["status"] == "finished":
+            say(f"{again} has finished before the restart: nothing is left to do")
+            return
         if again is None:
             built = build(config, runs_dir=runs_dir, load=load)
             if measuring is not None:
