@@ -139,6 +139,10 @@ class Ranks:
         if self.size > 1:
             torch.manual_seed(derive(seed, "dropout", step, self.rank))
 
+    def settled(self, wish: bool, *, before: bool) -> bool:
+        """What all do now: what this process wishes, if it is alone, else what was agreed on a step before."""
+        return wish if self.size == 1 else before
+
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         if self.size > 1:

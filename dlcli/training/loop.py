@@ -92,11 +92,10 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
         # --------------------------------------------------------------------------------
 
         # At intervals: check that all values are finite, report progress, write an extra row.
-        agreed = ranks.agree(stop=None if stop is None else stop(), show=meter.wants_to_show(), save=saver.ready())
-        reason = agreed.stop
         if watch.wants_a_look(state):
             watch.look(state)  # waits for the device
-        if agreed.show:
+        show = meter.wants_to_show()
+        if ranks.settled(show, before=agreed.show):
             mean = watch.look(state)  # waits for the device
             yield Progress(state.epoch, state.step, total, mean, meter.times()[1])
         extra = bool(config.log_every) and state.step % config.log_every == 0
@@ -104,6 +103,8 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             watch.look(state)  # waits for the device
             seconds, rate = meter.times()
             _write_row(session, columns, {"train/loss": meter.mean_of_a_row()}, seconds=seconds, rate=rate)
+        agreed = ranks.agree(stop=None if stop is None else stop(), show=show, save=saver.ready())
+        reason = agreed.stop
 
     if early:
         info["stopped_early"] = state.epochs_done
