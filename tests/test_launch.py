@@ -305,6 +305,19 @@ def test_processes_that_another_launcher_started_are_one_training(dlcli: Dlcli, 
     assert_equal_but_for_rounding(tmp_path, 2)
 
 
+def test_a_resume_by_another_launcher_takes_as_many_processes_as_there_are(dlcli: Dlcli, tmp_path: Path) -> None:
+    dlcli("train", "mlp", "--epochs", "1", *COMMON, "--processes", "2")
+    port = free_port()
+    first, *_ = together(tmp_path, [of_torchrun(rank, 3, port) for rank in range(3)], "resume", "1", "--epochs", "2")
+    assert first.returncode == 0 and "exact: no (2 processes before, 3 now)\n" in first.stderr
+    port = free_port()
+    words = ("resume", "1", "--epochs", "3", "--processes", "3")
+    first, *_ = together(tmp_path, [of_torchrun(rank, 2, port) for rank in range(2)], *words)
+    assert (first.returncode, first.stderr) == (
+        2, "error: processes = 3, but 2 were started: leave the setting out\n"
+    )  # fmt: skip
+
+
 DIFFERS = """
 import os
 import torch

@@ -217,6 +217,54 @@ def test_compressed_gradients_are_rounded(dlcli: Dlcli, tmp_path: Path) -> None:
     assert not all(torch.equal(one[name], several[name]) for name in one)
 
 
+def test_a_parameter_that_only_one_process_uses(dlcli: Dlcli, tmp_path: Path) -> None:
+    """Gets the gradient of that one, at each step: 32 of 64 samples have a gradient of 1."""
+    (tmp_path / "mine.py").write_text(USES)
+    words = (
+        "train",
+        "mine:Uses",
+        "--data",
+        "digits",
+        "--batch-size",
+        "64",
+        "--set",
+        "momentum=0",
+        "--lr",
+        "0.1",
+        *COMMON,
+    )
+    dlcli(*words, "--steps", "3", "--processes", "2")
+    assert weights(tmp_path, 1)["spare"].tolist() == pytest.approx([-0.15] * 5)
+
+
+USES = """
+import os
+import torch
+from torch import nn
+
+class Uses(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        self.layer, self.spare = nn.Linear(64, spec.outputs), nn.Parameter(torch.zeros(5))
+
+    def forward(self, x):
+        x = self.layer(x.flatten(1))
+        if os.environ.get("RANK") != "0" or not self.training:
+            return x
+        return Added.apply(x, self.spare)
+
+class Added(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, spare):
+        ctx.samples = len(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, torch.full((5,), ctx.samples / 64)
+"""
+
+
 def test_what_is_written_and_told(dlcli: Dlcli, tmp_path: Path) -> None:
     done = dlcli("train", "mlp", "--epochs", "2", "--device", "cpu", "--processes", "2", "--json")
     document = json.loads(done.stdout)
