@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from dlcli import DataSpec, TrainConfig, train
 from dlcli.analysis.profile import profile as profiling
+from dlcli.analysis.profile import trying
 from dlcli.analysis.profile.bound import find_bound
 from dlcli.analysis.profile.counting import Work
 from dlcli.analysis.profile.ledger import Owner
@@ -217,3 +218,65 @@ def test_a_table_says_how_far_from_the_limit_a_model_is_and_what_to_try() -> Non
     assert lines["of the limit"].startswith("mlp: ") and "% of what this processor can do (" in lines["of the limit"]
     assert lines["limit"].strip() == "100.0 GFLOP/s in a matrix product (fp32), 10.0 GB/s in a copy on 2 cores"
     assert lines["bound by"].strip().split(" ")[0] in ("data", "dispatch", "memory", "arithmetic")
+
+
+@pytest.mark.usefixtures("known_limit")
+def test_other_settings_take_turns_and_what_cannot_be_tried_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+    original = trying._Contender.rate
+
+    def noted(self: Any) -> float:
+        config = self.built.config
+        order.append((config.threads, config.batch_size, config.precision))
+        return original(self)
+
+    monkeypatch.setattr(trying._Contender, "rate", noted)
+    monkeypatch.setattr(trying, "usable_cores", lambda: 1)
+    monkeypatch.setattr(trying, "_SECONDS", 0.0)
+    words = ("mlp", "--threads", "1", "--steps", "2", "--batch-size", "500", "--set", "compile=no", "--try")
+    no_compiler = trying.choices
+
+    def without_compilation(built: Any) -> Any:
+        return [c for c in no_compiler(built) if c.name != "--compile"]
+
+    monkeypatch.setattr(trying, "choices", without_compilation)
+    rows = {row["setting"]: row for row in profiled(*words)["tried"]}
+    one, two, bf16 = (1, 500, "fp32"), (1, 1000, "fp32"), (1, 500, "bf16")
+    assert order == [one, two, bf16, one, *[one, two, bf16, one] * 5]  # each is built, then they take turns
+    assert list(rows) == [
+        "as it is", "--threads", "--batch-size 1000", "channels-last", "--precision bf16", "as it is, again",
+    ]  # fmt: skip
+    assert rows["--threads"]["reason"] == "there is one core"
+    assert rows["channels-last"]["reason"] == "images and weights are stored so already"
+    assert rows["as it is"]["ratio"] == 1
+    for name in ("--batch-size 1000", "--precision bf16"):
+        row = rows[name]
+        assert row["reason"] is None and row["low"] <= row["ratio"] <= row["high"]
+        assert row["verdict"] in ("helps", "hurts", "no difference")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_difference_counts_only_beyond_the_noise() -> None:
+    assert trying.verdict(1.2, 1.3, noise=(0.95, 1.1)) == "helps"
+    assert trying.verdict(1.05, 1.3, noise=(0.95, 1.1)) == "no difference"
+    assert trying.verdict(1.02, 1.03, noise=(1.0, 1.0)) == "no difference"
+    assert trying.verdict(0.5, 0.8, noise=(0.9, 1.0)) == "hurts"
+    assert trying.verdict(0.5, 0.95, noise=(0.9, 1.0)) == "no difference"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "reason"),
+    [
+        ({"batch_size": "full"}, "--batch-size", "batch_size = full takes all samples at once"),
+        ({"batch_size": 1000}, "--batch-size", "there are 1,294 training samples, less than twice a batch"),
+        ({"precision": "bf16"}, "--precision bf16", "precision = bf16 already"),
+        ({"compile": True}, "--compile", "it is in use already"),
+        ({"data": "iris"}, "channels-last", "the data is not images"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_tried(settings: dict[str, Any], name: str, reason: str) -> None:
+    built = build(TrainConfig("mlp", **{"data": "digits", "device": "cpu", "threads": 1, **settings}))
+    assert {c.name: c.reason for c in trying.choices(built)}[name] == reason

@@ -10,7 +10,7 @@ import typer
 
 from dlcli.cli.arguments import Assignments, Configs, RunsDir, one_of, with_format
 from dlcli.cli.flags import check_options, resolve, typed_layer, with_settings
-from dlcli.cli.output import Column, Format, byte_size, emit, say
+from dlcli.cli.output import Column, Format, byte_size, emit, say, write
 from dlcli.config.environment import read_environment
 from dlcli.core.errors import ConfigError
 
@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 
 _MOST_OPERATORS = 20  # in a table; JSON and CSV have all
 _SHARE = Column("share", "share", lambda share: f"{share:.1%}", right=True)
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+_TRIED = [
+    Column("setting", "setting", fixed=True),
+    Column("samples_per_second", "samples/s", lambda rate: "-" if rate is None else f"{rate:,.0f}", right=True),
+    Column("ratio", "ratio", _ratio, right=True),
+    Column("low", "from", _ratio, right=True, drop=1),
+    Column("high", "to", _ratio, right=True, drop=2),
+    Column("verdict", "verdict"),
+    Column("reason", "why it was not tried"),
+]
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -114,6 +129,14 @@ def profile(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --trace if it exists.")] = False,
+    try_: Annotated[
+        bool,
+        typer.Option(
+            "--try",
+            help="Measure also, in turns, what other settings would change: threads, batch size, precision, "
+            "compilation. --csv and --md then have these rows.",
+        ),
+    ] = False,
     runs_dir: RunsDir = "runs",
     format: Format,
 ) -> None:
@@ -142,9 +165,14 @@ def profile(
     found = profiling.profile(
         built, steps=steps, warmup=warmup, by=by, memory=memory, trace=Path(trace) if trace else None, force=force
     )
-    _show(found, memory=memory, format=format)
     if trace is not None:
         say(f"written: {trace}")
+    tried = None
+    if try_:
+        from dlcli.analysis.profile.trying import try_settings
+
+        tried = try_settings(built, steps=steps, tell=say)
+    _show(found, tried, memory=memory, format=format)
 
 
 def _quieten() -> None:
@@ -185,10 +213,14 @@ def _run_of(name: str, runs_dir: str) -> "Run | None":
     return None
 
 
-def _show(found: "Profile", *, memory: bool, format: Format) -> None:
+def _show(found: "Profile", tried: "list[dict[str, Any]] | None", *, memory: bool, format: Format) -> None:
     columns = [*_COLUMNS[found.by], *(_MEMORY[: 1 if found.by == "operator" else 2] if memory else [])]
+    if tried is not None and format in (Format.csv, Format.md):
+        emit(tried, _TRIED, format=format)
+        return
     if format is not Format.table:
-        emit(found.rows, columns, format=format, document=found.as_dict())
+        document = found.as_dict() | ({} if tried is None else {"tried": tried})
+        emit(found.rows, columns, format=format, document=document)
         return
     about = [{"what": what, "value": value} for what, value in _facts(found).items()]
     emit(about, [Column("what", "what", fixed=True), Column("value", "value")], format=format, title=_title(found))
@@ -199,6 +231,11 @@ def _show(found: "Profile", *, memory: bool, format: Format) -> None:
         sums = {key: sum(row[key] for row in rest) for key in rest[0] if key != "operator"}
         rows = [*rows[:_MOST_OPERATORS], {"operator": name, **sums}, last]
     emit(rows, columns, format=format)
+    if tried is not None:
+        write("\n")
+        emit(tried, _TRIED, format=format, title="other settings, in turns: samples per second, and their ratio")
+        helped = [row["setting"] for row in tried if row.get("verdict") == "helps"]
+        say(f"what helped: {', '.join(helped)}" if helped else "none of these settings helped")
 
 
 def _title(found: "Profile") -> str:

@@ -47,10 +47,3 @@ class Ledger:
             self._annotation = torch.profiler.record_function(name)
             self._annotation.__enter__()
         self._since = time.perf_counter()
-
-
-def waiting(device: torch.device) -> Callable[[], None]:
-    """A function that waits for the device."""
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return torch.mps.synchronize if device.type == "mps" else lambda: None

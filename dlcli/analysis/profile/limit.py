@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from dlcli.analysis.profile.counting import Counting
-from dlcli.analysis.profile.ledger import Ledger, Owner, waiting
+from dlcli.analysis.profile.ledger import Ledger, Owner
 from dlcli.compute import devices
+from dlcli.compute.devices import waiting
 from dlcli.compute.threads import computing, usable_cores
 
 _SIDES = {"cpu": (1024,), "cuda": (4096, 8192)}  # of the matrices

@@ -10,11 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlcli.analysis.profile.counting import Counting, Work
-from dlcli.analysis.profile.ledger import Ledger, Owner, waiting
+from dlcli.analysis.profile.ledger import Ledger, Owner
 from dlcli.analysis.profile.modules import Modules
+from dlcli.compute.devices import waiting
 from dlcli.data.batches import Batch
 from dlcli.experiment.build import Experiment
 from dlcli.training.practice import practice
+from dlcli.training.step_clock import StepClock
 from dlcli.training.train import fit
 
 
@@ -85,8 +87,8 @@ class _Watcher:
         self.found = Watched(built.samples_of(0, min(config.accumulate, built.batches_per_epoch)))
         self._plan, self._place = plan, 0
         self._profiler = profiler
-        self._wait = waiting(built.device)
-        self._ledger = Ledger(self._wait)
+        self._ledger = Ledger(waiting(built.device))
+        self._clock = StepClock(built.device)
         self._part = built.working_part(built.model)
         self._modules = Modules(self._part, self._ledger, name=built.trained_part or config.model)
         self._looks_inside = {"counted"} | ({"watched"} if by_module else set())
@@ -94,7 +96,6 @@ class _Watcher:
         self._opened: ExitStack | None = None  # while there is a step
         self._counting: Counting | None = None
         self._samples = 0
-        self._start = self._left_out = self._checks_since = 0.0
 
     @property
     def _kind(self) -> str:
@@ -107,12 +108,7 @@ class _Watcher:
             self._ledger.turn(Owner(phase))
             if phase == "forward":
                 self._modules.begin()
-        if phase == "checks":
-            self._wait()
-            self._checks_since = time.perf_counter()
-        elif phase == "logging" and self._checks_since:
-            self._left_out += time.perf_counter() - self._checks_since
-            self._checks_since = 0.0
+        self._clock.turn(phase)
 
     def model(self, model: nn.Module) -> Callable[[Tensor], Any]:
         return self._part if self._kind == "counted" else model  # torch.compile would hide the operators
@@ -126,8 +122,7 @@ class _Watcher:
     def stop(self) -> str | None:
         """After each step: why the training ends, if it does."""
         self._ledger.turn(None)
-        self._wait()
-        seconds = time.perf_counter() - self._start - self._left_out
+        seconds = self._clock.end()
         assert self._opened is not None
         self._opened.close()
         self._opened = None
@@ -139,7 +134,7 @@ class _Watcher:
     def _begun(self) -> ExitStack:
         """What is open during the step; then its clock starts."""
         opened = ExitStack()
-        self._samples, self._left_out, self._checks_since = 0, 0.0, 0.0
+        self._samples = 0
         self._ledger.seconds.clear()
         self._ledger.annotating = self._kind == "recorded"
         if self._kind in self._looks_inside:
@@ -150,8 +145,7 @@ class _Watcher:
             self._profiler.start()
         if self._kind == "counted":
             self._counting = opened.enter_context(Counting(self._ledger))
-        self._wait()
-        self._start = time.perf_counter()
+        self._clock.start()
         return opened
 
     def _write_down(self, seconds: float) -> None:
@@ -178,5 +172,5 @@ class _Watcher:
         self._ledger.turn(None)
         start = time.perf_counter()
         yield
-        self._left_out += time.perf_counter() - start
+        self._clock.left_out += time.perf_counter() - start
         self._ledger.turn(owner)
