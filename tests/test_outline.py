@@ -84,6 +84,19 @@ def test_odd_models_are_drawn_and_no_name_is_markup() -> None:
     assert 'a"]<b>&' in texts and "twice" in texts and "64" in texts
 
 
+class Deaf(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError("no, thanks")
+
+
+def test_a_model_that_cannot_be_called_has_no_tree_and_says_why() -> None:
+    error = f"model {__name__}:Deaf cannot be called with a sample: ValueError: no, thanks"
+    done = CliRunner().invoke(app, ["models", f"{__name__}:Deaf", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["layers"] == []
+    assert done.stderr.endswith(f"no tree is shown: {error}\n")
+    assert shown(f"{__name__}:Deaf", "--svg", check=2).endswith(f"error: {error}\n")
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [

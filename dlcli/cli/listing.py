@@ -7,7 +7,7 @@ import typer
 
 from dlcli.cli.arguments import Assignments, with_format
 from dlcli.cli.flags import typed_layer, with_data_options
-from dlcli.cli.output import Column, Format, byte_size, emit, setting, write
+from dlcli.cli.output import Column, Format, byte_size, emit, say, setting, write
 from dlcli.config.environment import read_environment
 from dlcli.config.registry import DATASETS, MODELS
 from dlcli.core.errors import ConfigError
@@ -89,11 +89,11 @@ def models(
         shape, layers = _tree(name, found)
         found |= {"input": None if shape is None else list(shape), "layers": [layer.as_dict() for layer in layers]}
         _tell(name, facts, found, owner="model", format=format)
+        if "weights" in found and format is Format.table:
+            emit(found["weights"], _WEIGHTS, format=format, title="published weights, for --pretrained ENTRY")
         if layers and format is Format.table:
             title = f"modules, with the shape of what they give for one sample of {_shape(shape)}"
             emit(_rows_of(layers), _LAYERS, format=format, title=title)
-        if "weights" in found and format is Format.table:
-            emit(found["weights"], _WEIGHTS, format=format, title="published weights, for --pretrained ENTRY")
         return
     rows = [
         {"model": name, "summary": e.summary, "takes": e.takes, "data": e.data, "defaults": dict(e.defaults)}
@@ -114,17 +114,16 @@ def models(
 
 
 def _tree(name: str, found: Mapping[str, Any]) -> tuple[Any, list[Any]]:
-    """The shape of a sample and the layers; neither for a model with an option that must be given, or one of a zoo that
-    is not installed."""
+    """The shape of a sample and the layers; neither for a model with an option that must be given, and for one that
+    cannot be built or called, which is told."""
     if any(option["required"] for option in found["options"]):
         return None, []
     from dlcli.analysis.profile.outline import outline_of
 
     try:
         return outline_of(name)
-    except ConfigError:
-        if "weights" not in found:
-            raise
+    except ConfigError as error:
+        say(f"no tree is shown: {error}")
         return None, []
 
 

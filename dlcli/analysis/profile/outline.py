@@ -14,6 +14,7 @@ from dlcli.analysis.profile.ledger import Ledger, Owner
 from dlcli.analysis.profile.modules import Modules
 from dlcli.config.schemes import listed_model, zoo_name
 from dlcli.config.settings import TrainConfig
+from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
 from dlcli.data.kinds import sample_input
 from dlcli.experiment.guard import build_model
@@ -45,7 +46,7 @@ def outline_of(name: str) -> tuple[tuple[int, ...], list[Layer]]:
     """The shape of a sample, and the layers in the order of the model, each before what is in it.
 
     Of a model of a zoo with its own image size and 1000 classes, without memory for its weights; of any other with its
-    default data. Raises what building it raises.
+    default data. Raises what building it raises, and ConfigError for one that cannot be called with a sample.
     """
     config = TrainConfig(name)
     if zoo_name(name) is not None:
@@ -80,6 +81,9 @@ def outline(model: nn.Module, x: Tensor, *, name: str) -> list[Layer]:
         try:
             ledger.turn(Owner("forward"))
             model(x)
+        except Exception as error:
+            told = " ".join(str(error).split())[:200]
+            raise ConfigError(f"model {name} cannot be called with a sample: {type(error).__name__}: {told}") from error
         finally:
             ledger.turn(None)
             modules.detach()
