@@ -7,6 +7,7 @@ import typer
 
 from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, one_of, with_format
 from dlcli.cli.evaluate import Require
+from dlcli.cli.find_lr import check_find_lr, find
 from dlcli.cli.flags import check_options, layer, resolve, with_settings
 from dlcli.cli.output import Column, Format, emit, print_json, write
 from dlcli.cli.sweep import train_seeds
@@ -57,6 +58,20 @@ def train(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="With --seeds: runs at the same time.")
     ] = None,
+    find_lr: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            help="Raise the learning rate from step to step, draw the loss, suggest a rate, and stop without making a "
+            "run.",
+        ),
+    ] = False,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="With --find-lr: the file of the curve: .svg, .html, .png or .csv."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     format: Format,
 ) -> None:
@@ -67,11 +82,17 @@ def train(
     """
     if seeds is not None:
         others = {"--name": name, "--dry-run": dry_run, "--eval": eval_, "--require": require, "--plots": plots}
-        _refuse_with_seeds(others | {"--print": print_, "--print-config": print_config})
+        others |= {"--print": print_, "--print-config": print_config, "--find-lr": find_lr, "--output": output}
+        _refuse_with_seeds(others)
         base = layer(model=model, files=config or [], assignments=set_ or [], settings=settings)
         check_options(TrainConfig.from_flat(base), settings)
         train_seeds(base, seeds, runs_dir, jobs=jobs or 1, quiet=quiet, format=format)
         return
+    if output is not None and not find_lr:
+        raise ConfigError(f"--output {output} is for --find-lr: add it, or draw a run with dlcli plot")
+    if find_lr:
+        others = {"--name": name, "--dry-run": dry_run, "--eval": eval_, "--require": require, "--plots": plots}
+        check_find_lr(others | {"--print": print_, "--print-config": print_config, "--jobs": jobs}, output)
     if jobs is not None:
         raise ConfigError(f"--jobs {jobs} is for several runs: give --seeds, or take dlcli sweep")
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
@@ -100,6 +121,9 @@ def train(
     rules = parse_rules(require or [])
     measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None
     built = build(with_teacher_found(chosen, runs_dir), runs_dir=runs_dir)
+    if find_lr:
+        find(built, output=output, format=format)
+        return
     if measuring is not None:
         measuring.check(built)
     if dry_run:
