@@ -9,7 +9,7 @@ from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, one_of, wi
 from dlcli.cli.evaluate import Require
 from dlcli.cli.find_lr import check_find_lr, find
 from dlcli.cli.flags import check_options, layer, resolve, with_settings
-from dlcli.cli.output import Column, Format, emit, print_json, write
+from dlcli.cli.output import Column, Format, emit, print_json, say, write
 from dlcli.cli.sweep import train_seeds
 from dlcli.cli.training import Measuring, Print, command_line, preparation, show
 from dlcli.config.derived import fine_tunes_all
@@ -120,7 +120,18 @@ def train(
     check_alone()
     rules = parse_rules(require or [])
     measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None
-    built = build(with_teacher_found(chosen, runs_dir), runs_dir=runs_dir)
+    chosen = with_teacher_found(chosen, runs_dir)
+    taken: list[str] = []
+    if chosen.batch_size == "auto":
+        if not quiet:
+            say("batch_size = auto: measuring")
+        from dlcli.training.batch_size import find_batch_size
+
+        found = find_batch_size(chosen, runs_dir=runs_dir)
+        chosen, taken = found.config, [found.line]
+        if dry_run or find_lr:
+            say(found.line)
+    built = build(chosen, runs_dir=runs_dir)
     if find_lr:
         find(built, output=output, format=format)
         return
@@ -138,7 +149,10 @@ def train(
     def opened() -> Any:
         return begun(built, runs_dir=runs_dir, name=name, command=command_line())
 
-    show(opened, lines=_opening, format=format, quiet=quiet, print_=print_, measuring=measuring, plots=plots)
+    def lines(session: Any) -> list[str]:
+        return [*_opening(session), *taken]
+
+    show(opened, lines=lines, format=format, quiet=quiet, print_=print_, measuring=measuring, plots=plots)
 
 
 def _refuse_with_seeds(options: Mapping[str, Any]) -> None:
