@@ -27,7 +27,8 @@ _LEAST = 10  # steps, before which nothing can be said
 class Search:
     """rates, losses, smoothed: of each step. diverged: whether the loss grew, so that the ramp ended early.
 
-    lowest: the rate at the lowest smoothed loss. steepest: where it falls fastest. suggestion: a rate to train with.
+    lowest: the rate at the lowest smoothed loss. steepest: where it falls fastest. suggestion: a rate to train with, at
+    which the smoothed loss has fallen half as far as it does in all.
     """
 
     rates: list[float]
@@ -48,7 +49,8 @@ class Search:
 
     @property
     def suggestion(self) -> float:
-        return float(f"{self.lowest / 10:.1e}")
+        half = (self.smoothed[0] + min(self.smoothed)) / 2
+        return float(f"{next(r for r, loss in zip(self.rates, self.smoothed, strict=True) if loss <= half):.1e}")
 
     def as_dict(self) -> dict[str, Any]:
         return {
