@@ -122,7 +122,7 @@ def test_a_loss_that_never_falls_has_no_suggestion(monkeypatch: pytest.MonkeyPat
 def test_the_lowest_and_the_steepest_of_a_curve() -> None:
     found = Search([0.1, 0.2, 0.4, 0.8], [9, 5, 4, 8], [9, 5, 4, 8], True)
     assert (found.lowest, found.steepest) == (0.4, 0.2)
-    assert found.suggestion == 0.2  # where the loss is at most 6.5, half way down
+    assert found.suggestion == 0.08
 
 
 @pytest.mark.parametrize(

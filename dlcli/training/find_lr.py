@@ -20,6 +20,9 @@ from dlcli.training.train import fit
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 160
 _SMOOTH = 0.9  # weight of the past in the mean of the losses
 _DIVERGED = 4.0  # the loss is so many times the lowest
+# At the lowest loss a rate is already too high. Against the best of a grid a fifth was 1.3 (mlp), 0.64 (cnn) and 0.46
+# (rnn), a tenth 0.65, 0.32 and 0.23, and the steepest fall 0.85, 2.4 and 0.02.
+_BELOW = 5.0
 _LEAST = 10  # steps, before which nothing can be said
 
 
@@ -27,8 +30,8 @@ _LEAST = 10  # steps, before which nothing can be said
 class Search:
     """rates, losses, smoothed: of each step. diverged: whether the loss grew, so that the ramp ended early.
 
-    lowest: the rate at the lowest smoothed loss. steepest: where it falls fastest. suggestion: a rate to train with, at
-    which the smoothed loss has fallen half as far as it does in all.
+    lowest: the rate at the lowest smoothed loss. steepest: where it falls fastest. suggestion: a rate to train with, a
+    fifth of the lowest.
     """
 
     rates: list[float]
@@ -49,8 +52,7 @@ class Search:
 
     @property
     def suggestion(self) -> float:
-        half = (self.smoothed[0] + min(self.smoothed)) / 2
-        return float(f"{next(r for r, loss in zip(self.rates, self.smoothed, strict=True) if loss <= half):.1e}")
+        return float(f"{self.lowest / _BELOW:.1e}")
 
     def as_dict(self) -> dict[str, Any]:
         return {
