@@ -29,6 +29,15 @@ def test_a_model_tells_its_options_parameters_and_defaults(dlcli: Dlcli) -> None
         "model.hidden    a whole number           128\n"
         "model.dropout   a number                 0\n"
         "\n"
+        "modules, with the shape of what they give for one sample of 1x8x8\n"
+        "module          kind         gives  parameters    FLOPs\n"
+        "cnn             CNN             10      53,002  694,784\n"
+        "  convolutions  ModuleList       -      18,816  626,688\n"
+        "    0           Conv2d      32x8x8         320   36,864\n"
+        "    1           Conv2d      64x4x4      18,496  589,824\n"
+        "  hidden        Linear         128      32,896   65,536\n"
+        "  output        Linear          10       1,290    2,560\n"
+        "\n"
     )
 
 

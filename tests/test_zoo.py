@@ -78,7 +78,7 @@ def test_the_table_of_the_zoo(dlcli: Dlcli) -> None:
 
 
 def test_a_model_of_the_zoo_in_detail(dlcli: Dlcli) -> None:
-    assert dlcli("models", "resnet50").stdout == (
+    assert dlcli("models", "resnet50").stdout.startswith(
         "resnet50\n"
         "what          value\n"
         "what it is    resnet50 of torchvision, designed for images of 224 pixels\n"

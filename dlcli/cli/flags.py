@@ -3,7 +3,7 @@
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, NamedTuple
 
@@ -59,15 +59,18 @@ _PANELS = {"Data": "Data", "Training": "Training", "Optimizer": "Optimizer and s
 _PANELS |= {"Fine-tuning": "Fine tuning", "Selection": "Best checkpoint", "Machine": "Machine"}
 
 
-def with_settings(command: Callable[..., Any], *, defaults: bool = True) -> Callable[..., Any]:
+def with_settings(
+    command: Callable[..., Any], *, defaults: bool = True, without: Collection[str] = ()
+) -> Callable[..., Any]:
     """Replace the parameter `settings` of a command by one option for each field of TrainConfig, and those
     of _STANDS_FOR.
 
     The argument `settings` is a dict of setting -> text or bool, with only the options that were given. A list may be
     given in several options.
-    defaults: whether the help shows TrainConfig's defaults.
+    defaults: whether the help shows TrainConfig's defaults. without: the fields whose options mean something else in
+    this command.
     """
-    options = [_option(f, default=defaults) for f in fields(TrainConfig) if f.metadata]
+    options = [_option(f, default=defaults) for f in fields(TrainConfig) if f.metadata and f.name not in without]
     options[1:1] = [option(name, hint, default=None) for name, hint in _short(defaults=defaults).items()]
 
     def settings(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """dlcli models, dlcli datasets: lists what is built in, and the details of one model or data set."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from dlcli.cli.arguments import Assignments, with_format
 from dlcli.cli.flags import typed_layer, with_data_options
-from dlcli.cli.output import Column, Format, byte_size, emit, setting
+from dlcli.cli.output import Column, Format, byte_size, emit, say, setting, write
 from dlcli.config.environment import read_environment
 from dlcli.config.registry import DATASETS, MODELS
 from dlcli.core.errors import ConfigError
@@ -41,15 +41,29 @@ def models(
     ] = None,
     *,
     zoo: Annotated[bool, typer.Option("--zoo", help="List the models of torchvision instead.")] = False,
+    mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print the tree of NAME as a flowchart for Markdown, and nothing else.")
+    ] = False,
+    svg: Annotated[
+        bool, typer.Option("--svg", help="Print the tree of NAME as an SVG picture, and nothing else.")
+    ] = False,
     format: Format,
 ) -> None:
     """List the built-in models, or show one in detail.
 
     With NAME: its input, its options with their types and defaults, and the
-    number of its parameters; --csv and --md print its options only.
+    tree of its modules with the shape of what they give for one sample, their
+    parameters and FLOPs; --csv and --md print its options only.
     With --zoo: torchvision's models, with what is published of their default
     weights (top-1 accuracy on ImageNet-1K, in percent).
     """
+    drawn = {"--mermaid": mermaid, "--svg": svg}
+    asked = [option for option, given in drawn.items() if given]
+    if asked and name is None:
+        raise ConfigError(f"{asked[0]} draws one model: name it, as in dlcli models cnn {asked[0]}")
+    if len(asked) > 1 or (asked and format is not Format.table):
+        other = asked[1] if len(asked) > 1 else f"--{format}"
+        raise ConfigError(f"{asked[0]} and {other} exclude each other: choose one")
     if zoo:
         if name is not None:
             raise ConfigError(f"--zoo lists all of torchvision: leave {name} or --zoo out")
@@ -58,6 +72,9 @@ def models(
     if name is not None:
         from dlcli.experiment.catalogue import about_model
 
+        if asked:
+            _draw(name, as_svg=svg)
+            return
         found = about_model(name)
         on = f"on {found['data']}" if "weights" not in found else "with 1000 classes"
         parameters = "-" if found["parameters"] is None else f"{found['parameters']:,} {on}"
@@ -69,9 +86,14 @@ def models(
             "its own defaults": _pairs(found["defaults"]),
             **(_sizes(found) if "weights" in found else {}),
         }
+        shape, layers = _tree(name, found)
+        found |= {"input": None if shape is None else list(shape), "layers": [layer.as_dict() for layer in layers]}
         _tell(name, facts, found, owner="model", format=format)
         if "weights" in found and format is Format.table:
             emit(found["weights"], _WEIGHTS, format=format, title="published weights, for --pretrained ENTRY")
+        if layers and format is Format.table:
+            title = f"modules, with the shape of what they give for one sample of {_shape(shape)}"
+            emit(_rows_of(layers), _LAYERS, format=format, title=title)
         return
     rows = [
         {"model": name, "summary": e.summary, "takes": e.takes, "data": e.data, "defaults": dict(e.defaults)}
@@ -89,6 +111,62 @@ def models(
         format=format,
         document=rows,
     )
+
+
+def _tree(name: str, found: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    """The shape of a sample and the layers; neither for a model with an option that must be given, and for one that
+    cannot be built or called, which is told."""
+    if any(option["required"] for option in found["options"]):
+        return None, []
+    from dlcli.analysis.profile.outline import outline_of
+
+    try:
+        return outline_of(name)
+    except ConfigError as error:
+        say(f"no tree is shown: {error}")
+        return None, []
+
+
+def _draw(name: str, *, as_svg: bool) -> None:
+    """Print the tree alone."""
+    from dlcli.analysis.profile.outline import mermaid, outline_of
+
+    shape, layers = outline_of(name)
+    if not as_svg:
+        write(mermaid(layers))
+        return
+    from dlcli.plots.picture import Picture, Tree
+    from dlcli.plots.svg import to_svg
+
+    keys = [column.key for column in _LAYERS]
+    items = [
+        (layer.depth, [column.show(row[key]) for key, column in zip(keys, _LAYERS, strict=True)])
+        for layer, row in zip(layers, _rows_of(layers, indented=False), strict=True)
+    ]
+    tree = Tree(f"{name}, for one sample of {_shape(shape)}", [column.heading for column in _LAYERS], items)
+    write(to_svg(Picture(name, [tree])))
+
+
+def _rows_of(layers: Sequence[Any], *, indented: bool = True) -> list[dict[str, Any]]:
+    """Each layer with the last part of its name, below the layer that holds it."""
+    rows = []
+    for layer in layers:
+        short = layer.name.rpartition(".")[2] if layer.depth else layer.name
+        rows.append(layer.as_dict() | {"name": f"{'  ' * layer.depth * indented}{short}", "output": layer.output})
+    return rows
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "-" if shape is None else "x".join(map(str, shape)) or "a number"
+
+
+_LAYERS = [
+    Column("name", "module", fixed=True),
+    Column("kind", "kind", fixed=True),
+    Column("output", "gives", _shape, right=True),
+    Column("parameters", "parameters", lambda count: f"{count:,}" if count else "-", right=True),
+    Column("flops", "FLOPs", lambda count: f"{count:,}" if count else "-", right=True, drop=1),
+]
 
 
 def _list_zoo(format: Format) -> None:

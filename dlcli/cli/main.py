@@ -35,6 +35,7 @@ COMMANDS = {
         "dlcli.cli.gradcheck:gradcheck",
         "Compare a model's derivatives with numeric ones, and name the wrong module.",
     ),
+    "profile": ("dlcli.cli.profile:profile", "Show where the time and the memory of a training go."),
     "check": (
         "dlcli.cli.check:app",
         "Prove on this machine: exact resume, determinism, a working installation.",

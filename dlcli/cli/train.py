@@ -7,6 +7,7 @@ import typer
 
 from dlcli.cli.arguments import Assignments, Configs, Model, RunsDir, one_of, with_format
 from dlcli.cli.evaluate import Require
+from dlcli.cli.find_lr import check_find_lr, find
 from dlcli.cli.flags import check_options, layer, resolve, with_settings
 from dlcli.cli.output import Column, Format, emit, print_json, say, write
 from dlcli.cli.processes import Devices, Restarts, in_processes
@@ -62,6 +63,20 @@ def train(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="With --seeds: runs at the same time.")
     ] = None,
+    find_lr: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            help="Raise the learning rate from step to step, draw the loss, suggest a rate, and stop without making a "
+            "run.",
+        ),
+    ] = False,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="With --find-lr: the file of the curve: .svg, .html, .png or .csv."
+        ),
+    ] = None,
     devices: Devices = None,
     max_restarts: Restarts = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
@@ -74,11 +89,17 @@ def train(
     """
     if seeds is not None:
         others = {"--name": name, "--dry-run": dry_run, "--eval": eval_, "--require": require, "--plots": plots}
-        _refuse_with_seeds(others | {"--print": print_, "--print-config": print_config})
+        others |= {"--print": print_, "--print-config": print_config, "--find-lr": find_lr, "--output": output}
+        _refuse_with_seeds(others)
         base = layer(model=model, files=config or [], assignments=set_ or [], settings=settings)
         check_options(TrainConfig.from_flat(base), settings)
         train_seeds(base, seeds, runs_dir, jobs=jobs or 1, quiet=quiet, format=format)
         return
+    if output is not None and not find_lr:
+        raise ConfigError(f"--output {output} is for --find-lr: add it, or draw a run with dlcli plot")
+    if find_lr:
+        others = {"--name": name, "--dry-run": dry_run, "--eval": eval_, "--require": require, "--plots": plots}
+        check_find_lr(others | {"--print": print_, "--print-config": print_config, "--jobs": jobs}, output)
     if jobs is not None:
         raise ConfigError(f"--jobs {jobs} is for several runs: give --seeds, or take dlcli sweep")
     chosen = resolve(model=model, files=config or [], assignments=set_ or [], settings=settings)
@@ -99,12 +120,28 @@ def train(
             write(to_toml(chosen))
         return
 
+    from dlcli.compute.ranks import launched
     from dlcli.evaluation.rules import parse_rules
     from dlcli.experiment.teacher import with_teacher_found
     from dlcli.training.session import begun, join_ranks, of_this_launch, resumed
 
     rules = parse_rules(require or [])
     measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None
+    taken: list[str] = []
+    if chosen.batch_size == "auto":
+        if chosen.processes > 1 or launched():
+            raise ConfigError("batch_size = auto is measured in one process: give a number for several")
+        if not quiet:
+            say("batch_size = auto: measuring")
+        from dlcli.training.batch_size import find_batch_size
+
+        found = find_batch_size(with_teacher_found(chosen, runs_dir), runs_dir=runs_dir)
+        chosen, taken = found.config, [found.line]
+        if dry_run or find_lr:
+            say(found.line)
+    if find_lr:
+        find(build(with_teacher_found(chosen, runs_dir), runs_dir=runs_dir), output=output, format=format)
+        return
     if dry_run:
         from dlcli.experiment.estimate import check_memory, estimate
 
@@ -133,7 +170,9 @@ def train(
                 return resumed(again, command=command_line(), load=load)
             return begun(built, runs_dir=runs_dir, name=name, command=command_line())
 
-        lines = _opening if again is None else continuing
+        def lines(session: Any) -> list[str]:
+            return [*_opening(session), *taken] if again is None else continuing(session)
+
         show(opened, lines=lines, format=format, quiet=quiet, print_=print_, measuring=measuring, plots=plots)
 
     in_processes(chosen, work, devices=devices, max_restarts=max_restarts)

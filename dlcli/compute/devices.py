@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -81,6 +82,13 @@ def set_deterministic(wanted: bool) -> None:
     if wanted != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(wanted)  # imports torch._dynamo, more than a second
     torch.backends.cudnn.deterministic = wanted
+
+
+def waiting(device: torch.device) -> Callable[[], None]:
+    """A function that waits for the device."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return torch.mps.synchronize if device.type == "mps" else lambda: None
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:

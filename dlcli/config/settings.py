@@ -107,9 +107,10 @@ class TrainConfig:
         None, "Optimizer steps of the whole training, instead of --epochs.", group="Training", range=">= 1",
         shown="those of --epochs",
     )  # fmt: skip
-    batch_size: int | Literal["full"] = _setting(
-        64, "Samples per batch; full takes all training data.", group="Training", range=">= 1"
-    )
+    batch_size: int | Literal["full", "auto"] = _setting(
+        64, "Samples per batch; full takes all training data; auto measures which size is fast, and records it.",
+        group="Training", range=">= 1",
+    )  # fmt: skip
     accumulate: int = _setting(
         1, "Batches per optimizer step; their gradients are averaged.", group="Training", range=">= 1"
     )

@@ -173,6 +173,8 @@ def build(
     runs_dir: the folder of the runs that the setting `weights` may name.
     load: where the data comes from; a process that trains many runs keeps it.
     """
+    if config.batch_size == "auto":
+        raise ConfigError("batch_size = auto is measured by dlcli train for a new run alone: give a number here")
     device = devices.choose_device(config.device, process=here().local_rank)
     devices.check_precision(config.precision, device)
     devices.set_precision(config.precision)

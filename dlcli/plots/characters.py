@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dlcli.plots.axis import Axis, label
-from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet
+from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet, Tree
 
 _SIGNS, _ASCII = "●▲◆■×○△◇□+", "o^#*x.-=@+"
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
@@ -19,6 +19,9 @@ def to_characters(picture: Picture, *, width: int = 80, ascii_only: bool = False
             drawn.append(_grid(panel, width, _ASCII_SHADES if ascii_only else _SHADES))
         elif isinstance(panel, Bars):
             drawn.append(_bars(panel, width, sign="#" if ascii_only else "█"))
+        elif isinstance(panel, Tree):
+            lines = [f"{'  ' * depth}{'  '.join(cells)}" for depth, cells in panel.items]
+            drawn.append([line[:width] for line in (panel.title, *lines)])
         elif isinstance(panel, Sheet):
             drawn.append([line[:width] for line in (panel.title, *("  ".join(tile.caption) for tile in panel.tiles))])
         else:

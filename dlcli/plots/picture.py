@@ -100,11 +100,27 @@ class Sheet:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """Items below each other, each under the nearest one above it of a smaller depth. headings: of the cells.
+
+    items: depth, from 0, and cells; the first cell is indented.
+    """
+
+    title: str
+    headings: Sequence[str]
+    items: Sequence[tuple[int, Sequence[str]]]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for depth, cells in self.items:
+            yield {"panel": self.title, "depth": depth, **dict(zip(self.headings, cells, strict=True))}
+
+
+@dataclass(frozen=True)
 class Picture:
     """notes: sentences about what is left out or changed, for the person who asked."""
 
     title: str
-    panels: Sequence[Panel | Grid | Sheet | Bars]
+    panels: Sequence[Panel | Grid | Sheet | Bars | Tree]
     notes: Sequence[str] = ()
 
     def beside(self, other: "Picture") -> "Picture":

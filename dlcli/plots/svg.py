@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from dlcli.plots.axis import Axis, label
-from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet
+from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet, Tree
 from dlcli.plots.thinning import evenly
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 720, 70, 20, 34, 240, 44
@@ -38,6 +38,8 @@ def to_svg(picture: Picture, *, styled: bool = True, values: bool = False) -> st
     for panel in picture.panels:
         if isinstance(panel, Panel):
             drawn, height = _panel(panel, values=values)
+        elif isinstance(panel, Tree):
+            drawn, height = _tree(panel)
         else:
             drawn, height = (
                 _grid(panel) if isinstance(panel, Grid) else _bars(panel) if isinstance(panel, Bars) else _sheet(panel)
@@ -202,6 +204,33 @@ def _bars(bars: Bars) -> tuple[str, float]:
             f'<text x="{left + wide + 6:.1f}" y="{y + 12}" font-size="11">{count:,}</text>'
         )
     return "\n".join(parts), 34 + _ROW * len(bars.names) + 14
+
+
+def _tree(tree: Tree) -> tuple[str, float]:
+    """Lines from each item to the one that holds it; the other cells in columns at the right."""
+    columns, wide, top = len(tree.headings) - 1, 105, 54
+    edge = _WIDTH - _RIGHT
+    parts = [f'<text x="20" y="20" font-weight="bold">{text(tree.title, most=90)}</text>']
+    lines = [(0, tree.headings), *tree.items]
+    above: list[float] = []  # the height of the open item of each depth
+    for row, (depth, cells) in enumerate(lines):
+        y, x = top + _ROW * (row - 1), 20 + 16 * depth
+        if row:
+            del above[depth:]
+            if above:
+                parts.append(
+                    f'<path d="M{x - 10} {above[-1] + 5:g}V{y - 4:g}h7" fill="none" stroke="currentColor" '
+                    f'stroke-opacity=".4"/>'
+                )
+            above.append(y)
+        most = max(8, (edge - columns * wide - x) // 7)
+        parts.append(f'<text x="{x}" y="{y}" font-size="12">{text(cells[0], most=most)}</text>')
+        for place, cell in enumerate(cells[1:], 1):
+            right = edge - (columns - place) * wide
+            parts.append(
+                f'<text x="{right}" y="{y}" font-size="12" text-anchor="end">{text(cell, most=wide // 7)}</text>'
+            )
+    return "\n".join(parts), top + _ROW * len(tree.items)
 
 
 def _sheet(sheet: Sheet) -> tuple[str, float]:

@@ -151,7 +151,10 @@ class Run:
         document, given = self._read_config()
         file = self.path / "config.json"
         try:
-            return TrainConfig.from_dict(document, given=given)
+            made = TrainConfig.from_dict(document, given=given)
+            if made.batch_size == "auto":
+                raise ConfigError("batch_size = auto, where the size that was taken should be")
+            return made
         except ConfigError as error:
             mend = "edit it, or use the version that wrote it"
             raise RunError(f"{file} does not fit this version of dlcli ({mend}): {error}") from None

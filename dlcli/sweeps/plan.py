@@ -188,5 +188,9 @@ def make(
         listed=None if listed is None else tuple(listed),
     )  # fmt: skip
     for layer in plan.layers_to_check():
-        TrainConfig.from_flat(layer)
+        if TrainConfig.from_flat(layer).batch_size == "auto":
+            raise ConfigError(
+                "batch_size = auto would measure a size for each run, which then differ by it: give the number that "
+                "dlcli train MODEL --batch-size auto takes"
+            )
     return plan

@@ -38,6 +38,10 @@ def train(
     """
     config = join_ranks(with_teacher_found(config, runs_dir), asked="processes" in config.given)
     import_own(config, runs_dir=runs_dir)
+    if config.batch_size == "auto":
+        from dlcli.training.batch_size import find_batch_size
+
+        config = find_batch_size(config, runs_dir=runs_dir).config
     asked = Stop()
     with begun(build(config, runs_dir=runs_dir), runs_dir=runs_dir, name=name) as session:
         yield from _rows(session, asked, stop)
