@@ -120,7 +120,6 @@ def train(
             write(to_toml(chosen))
         return
 
-    from dlcli.compute.ranks import launched
     from dlcli.evaluation.rules import parse_rules
     from dlcli.experiment.teacher import with_teacher_found
     from dlcli.training.session import begun, join_ranks, of_this_launch, resumed
@@ -129,8 +128,6 @@ def train(
     measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None
     taken: list[str] = []
     if chosen.batch_size == "auto":
-        if chosen.processes > 1 or launched():
-            raise ConfigError("batch_size = auto is measured in one process: give a number for several")
         if not quiet:
             say("batch_size = auto: measuring")
         from dlcli.training.batch_size import find_batch_size

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from dlcli.compute import devices
+from dlcli.compute.ranks import launched
 from dlcli.compute.threads import bound, places
 from dlcli.config.settings import TrainConfig
 from dlcli.core.blame import out_of_memory
+from dlcli.core.errors import ConfigError
 from dlcli.experiment.build import Experiment, build
 from dlcli.experiment.estimate import memory_of
 from dlcli.experiment.load import import_own
@@ -55,8 +57,10 @@ def find_batch_size(config: TrainConfig, *, runs_dir: str | Path = "runs") -> Fo
 
     The search ends at a tenth of the training data, before a fifth of the memory would not be left, or when two
     doublings have not gained 5 %. The loss is not looked at: a larger batch takes fewer steps, and may want a larger
-    learning rate.
+    learning rate. ConfigError for a training in several processes.
     """
+    if config.processes > 1 or launched():
+        raise ConfigError("batch_size = auto is measured in one process: give a number for several")
     import_own(config, runs_dir=runs_dir)
     built = build(config.with_values(batch_size=_SMALLEST), runs_dir=runs_dir)
     most = max(1, len(built.dataset.train) // _BATCHES)
