@@ -128,7 +128,7 @@ def train(
     measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None
     taken: list[str] = []
     if chosen.batch_size == "auto":
-        if not quiet:
+        if not quiet and chosen.processes == 1:
             say("batch_size = auto: measuring")
         from dlcli.training.batch_size import find_batch_size
 
