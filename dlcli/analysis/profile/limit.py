@@ -118,7 +118,8 @@ def _operator(device: torch.device) -> float:
         ledger.turn(Owner("forward"))
         step()
         ledger.turn(None)
-    return _fastest(step, device)[0] / sum(work.operators for work in counting.work.values())
+    count = sum(work.operators for work in counting.work.values())
+    return _fastest(step, device)[0] / count
 
 
 def _fastest(work: Callable[[], Any], device: torch.device) -> tuple[float, bool]:
