@@ -114,7 +114,8 @@ def _operator(device: torch.device) -> float:
 
     step()
     ledger = Ledger(lambda: None)
-    with Counting(ledger) as counting:
+    counting = Counting(ledger)
+    with counting:
         ledger.turn(Owner("forward"))
         step()
         ledger.turn(None)
