@@ -63,7 +63,7 @@ class Limit:
 
 
 def measure_limit(device: torch.device, *, precision: str) -> Limit:
-    """Takes three seconds on a quiet machine. precision: of the products, as in the settings."""
+    """Takes a few seconds. precision: of the products, as in the settings."""
     cores = usable_cores()
     kind = "cuda" if device.type == "cuda" else "cpu"
     devices.set_precision(precision)
