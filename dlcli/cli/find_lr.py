@@ -53,7 +53,11 @@ def find(built: "Experiment", *, output: str | None, format: Format) -> None:
         for step, (rate, loss, mean) in enumerate(zip(found.rates, found.losses, found.smoothed, strict=True), 1)
     ]
     if format is Format.table:
-        row = {"suggestion": f"{found.suggestion:g}", "now": f"{config.lr:g}", "lowest": f"{found.lowest:.2g}"}
+        row: dict[str, Any] = {
+            "suggestion": f"{found.suggestion:g}",
+            "now": f"{config.lr:g}",
+            "lowest": f"{found.lowest:.2g}",
+        }
         row |= {"steepest": f"{found.steepest:.2g}", "loss": number(min(found.smoothed)), "steps": len(found.rates)}
         headings = {
             "suggestion": "suggested --lr", "now": "now", "lowest": "lowest loss at", "steepest": "steepest at",

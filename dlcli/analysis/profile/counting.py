@@ -46,14 +46,14 @@ class Work:
         self.each += other.each
 
 
-class Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, what is computed is added to the work of the ledger's owner.
 
     Memory that operators use for themselves is not seen.
     """
 
     def __init__(self, ledger: Ledger) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.work: defaultdict[Owner, Work] = defaultdict(Work)
         self._ledger = ledger
         self._alive = 0

@@ -45,5 +45,5 @@ class Ledger:
         if self.annotating and owner is not None:
             name = f"{owner.phase}: {owner.module}" if owner.module else owner.phase
             self._annotation = torch.profiler.record_function(name)
-            self._annotation.__enter__()
+            self._annotation.__enter__()  # type: ignore[no-untyped-call]
         self._since = time.perf_counter()

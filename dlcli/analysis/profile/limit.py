@@ -63,7 +63,7 @@ class Limit:
 
 
 def measure_limit(device: torch.device, *, precision: str) -> Limit:
-    """Takes three seconds on a quiet machine. precision: of the products, as in the settings."""
+    """Takes a few seconds. precision: of the products, as in the settings."""
     cores = usable_cores()
     kind = "cuda" if device.type == "cuda" else "cpu"
     devices.set_precision(precision)
@@ -114,11 +114,13 @@ def _operator(device: torch.device) -> float:
 
     step()
     ledger = Ledger(lambda: None)
-    with Counting(ledger) as counting:
+    counting = Counting(ledger)
+    with counting:
         ledger.turn(Owner("forward"))
         step()
         ledger.turn(None)
-    return _fastest(step, device)[0] / sum(work.operators for work in counting.work.values())
+    count = sum(work.operators for work in counting.work.values())
+    return _fastest(step, device)[0] / count
 
 
 def _fastest(work: Callable[[], Any], device: torch.device) -> tuple[float, bool]:

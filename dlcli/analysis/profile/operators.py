@@ -12,6 +12,7 @@ from dlcli.core.errors import ConfigError, DlcliError
 from dlcli.core.files import write_bytes
 
 OUTSIDE = "outside operators"
+_ON_CPU = "DeviceType.CPU"
 _LEFT_OUT = "checks"  # a phase of the first steps only
 
 
@@ -29,7 +30,7 @@ def operators(profiler: Any, *, steps: int, seconds: float, memory: bool) -> lis
     seconds: of a recorded step. Of each step: calls, seconds (of the operator itself, without those that it calls; on a
     GPU those of its kernels) and, with `memory`, allocated, the bytes that it has allocated and not given back.
     """
-    events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CPU]
+    events = [event for event in profiler.events() if str(event.device_type) == _ON_CPU]
     left_out = sorted((e.time_range.start, e.time_range.end) for e in events if e.name == _LEFT_OUT)
     starts = [start for start, _ in left_out]
     on_device = any(event.self_device_time_total for event in events)
