@@ -265,6 +265,35 @@ class Added(torch.autograd.Function):
 """
 
 
+def test_buffers_are_those_of_the_first_process_in_each_step(dlcli: Dlcli, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(REMEMBERS)
+    dlcli("train", "mine:Remembers", "--data", "digits", "--steps", "3", *COMMON, "--processes", "2")
+    seen = [json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2)]
+    assert seen == [[0.0, 1.0, 2.0]] * 2
+
+
+REMEMBERS = """
+import json, os
+import torch
+from torch import nn
+
+class Remembers(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        self.layer, self.seen = nn.Linear(64, spec.outputs), []
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x):
+        rank = os.environ.get("RANK")
+        if self.training and rank is not None and len(x) > 10:
+            self.seen.append(self.count.item())
+            self.count += 1 + 10 * int(rank)
+            with open(f"seen-{rank}.json", "w") as file:
+                json.dump(self.seen, file)
+        return self.layer(x.flatten(1))
+"""
+
+
 def test_what_is_written_and_told(dlcli: Dlcli, tmp_path: Path) -> None:
     done = dlcli("train", "mlp", "--epochs", "2", "--device", "cpu", "--processes", "2", "--json")
     document = json.loads(done.stdout)
