@@ -17,7 +17,7 @@ FLOORS = {
     "experiment": 5,
     "evaluation": 6, "gradcheck": 6,
     "training": 7,
-    "export": 8, "checks": 8, "plots": 8, "sweeps": 8,
+    "export": 8, "checks": 8, "plots": 8, "sweeps": 8, "analysis": 8,
     "report": 9,
     "cli": 10,
 }  # fmt: skip

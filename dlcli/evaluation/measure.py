@@ -148,7 +148,7 @@ def evaluate(
             "with --allow-fallback"
         )
     set_deterministic(config.deterministic)
-    dataset = loaded or _data_of(restored, data, data_dir)
+    dataset = loaded or data_of(restored, data, data_dir)
     part, task = dataset.split(split), restored.task
     if threshold is not None:
         if not isinstance(task, Binary):
@@ -197,7 +197,7 @@ def answer_split(
     sample, and of more than two classes the `probabilities` of all, (N, K) float64. The arguments are as in
     `evaluate`, but nothing is written."""
     restored = restore(run, device="auto" if loaded is None else str(loaded.train.rows.device))
-    dataset = loaded or _data_of(restored, data, data_dir)
+    dataset = loaded or data_of(restored, data, data_dir)
     part = dataset.split(split)
     measures = _measures(restored, part, restored.task)
     found = {"index": _index(part), **restored.task.per_sample(measures)}
@@ -207,7 +207,7 @@ def answer_split(
     return found
 
 
-def _data_of(restored: Restored, name: str | None, data_dir: str | Path | None) -> Dataset:
+def data_of(restored: Restored, name: str | None, data_dir: str | Path | None) -> Dataset:
     """The data of a run, on its device. name, data_dir: other data, or another folder of it, than in the training;
     DataError if the run's own data has changed since."""
     config = restored.config if data_dir is None else restored.config.with_values(data_dir=str(data_dir))

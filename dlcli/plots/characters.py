@@ -20,7 +20,7 @@ def to_characters(picture: Picture, *, width: int = 80, ascii_only: bool = False
         elif isinstance(panel, Bars):
             drawn.append(_bars(panel, width, sign="#" if ascii_only else "█"))
         elif isinstance(panel, Sheet):
-            drawn.append([line[:width] for line in (panel.title, *("  ".join(tile.caption) for tile in panel.tiles))])
+            drawn.append(_sheet(panel, width, _ASCII_SHADES if ascii_only else _SHADES))
         else:
             drawn.append(
                 _panel(panel, width, signs=_ASCII, band=":")
@@ -93,6 +93,22 @@ def _bars(bars: Bars, width: int, *, sign: str) -> list[str]:
         for name, count in zip(names, bars.counts, strict=True)
     ]
     return [bars.title[:width], *drawn]
+
+
+def _sheet(sheet: Sheet, width: int, shades: str) -> list[str]:
+    """The captions, and maps as shades: a character is about twice as high as it is wide."""
+    lines = [sheet.title[:width]]
+    for tile in sheet.tiles:
+        if tile.caption:
+            lines.append("  ".join(tile.caption)[:width])
+        for row in tile.shades:
+            lines.append("".join(_shade(value, shades) * 2 for value in row)[:width])
+    return lines
+
+
+def _shade(value: float, shades: str) -> str:
+    """value: from 0 to 1."""
+    return shades[min(len(shades) - 1, int(value * len(shades)))]
 
 
 def _cell(count: int, total: int, size: int, shades: Sequence[str]) -> str:

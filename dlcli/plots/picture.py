@@ -81,18 +81,21 @@ class Bars:
 
 @dataclass(frozen=True)
 class Tile:
-    """caption: lines of text. png: an image; None where there is only the caption."""
+    """caption: lines of text. png: an image; None where there is only the caption. shades: rows of values from 0 to 1,
+    which a terminal shows in the place of the image."""
 
     caption: Sequence[str]
     png: bytes | None = None
+    shades: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Images with captions, or captions alone, one after the other."""
+    """Images with captions, or captions alone, one after the other. size: of an image, in units of the picture."""
 
     title: str
     tiles: Sequence[Tile]
+    size: int = 80
 
     def rows(self) -> Iterator[dict[str, Any]]:
         for number, tile in enumerate(self.tiles, 1):

@@ -205,18 +205,20 @@ def _bars(bars: Bars) -> tuple[str, float]:
 
 
 def _sheet(sheet: Sheet) -> tuple[str, float]:
-    """Eight images in a row, with a line below for each line of the longest caption."""
+    """Images in rows, eight of the usual size, with a line below for each line of the longest caption."""
     lines = max((len(tile.caption) for tile in sheet.tiles), default=0)
-    high = 15 * lines + (94 if any(tile.png for tile in sheet.tiles) else 8)
+    size, step = sheet.size, sheet.size + 6
+    across, letters = (_WIDTH - 20) // step, 14 * size // 80
+    high = 15 * lines + (size + 14 if any(tile.png for tile in sheet.tiles) else 8)
     parts = [f'<text x="20" y="20" font-weight="bold">{text(sheet.title, most=90)}</text>']
     for number, tile in enumerate(sheet.tiles):
-        x, y = 20 + number % 8 * 86, 34 + number // 8 * high
+        x, y = 20 + number % across * step, 34 + number // across * high
         if tile.png is not None:
             parts.append(
-                f'<image x="{x}" y="{y}" width="80" height="80" image-rendering="pixelated" '
+                f'<image x="{x}" y="{y}" width="{size}" height="{size}" image-rendering="pixelated" '
                 f'href="data:image/png;base64,{base64.b64encode(tile.png).decode()}"/>'
             )
-            y += 80
+            y += size
         for row, line in enumerate(tile.caption, 1):
-            parts.append(f'<text x="{x}" y="{y + 14 * row}" font-size="11">{text(line, most=14)}</text>')
-    return "\n".join(parts), 34 + -(-len(sheet.tiles) // 8) * high + 10
+            parts.append(f'<text x="{x}" y="{y + 14 * row}" font-size="11">{text(line, most=letters)}</text>')
+    return "\n".join(parts), 34 + -(-len(sheet.tiles) // across) * high + 10
