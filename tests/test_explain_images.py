@@ -388,6 +388,8 @@ def test_a_terminal_shows_blocks(root: Path, dlcli: Dlcli) -> None:
         (["2", "--samples", "0", "--method", "gradcam"], 2,
          "--method gradcam needs a convolution, and {}/2 (mlp) has none: choose --method gradient, integrated or "
          "occlusion"),
+        (["3", "--samples", "0", "--check"], 2,
+         "--check is for images, and {}/3 expects features of 4: leave it out"),
         (["3", "--samples", "0", "--method", "gradcam"], 2,
          "--method gradcam is for images, and {}/3 expects features of 4: leave it out"),
     ],
@@ -422,3 +424,66 @@ def test_a_run_that_was_copied_gives_the_same_bits(root: Path, tmp_path: Path) -
     there = shutil.copytree(root, tmp_path / "runs")
     ours, theirs = (document(each, "1", "--samples", "2")["inputs"] for each in (root, there))
     assert ours == theirs
+
+
+# The sanity check
+
+
+def test_ranks_are_spearmans() -> None:
+    from scipy.stats import spearmanr
+
+    from dlcli.analysis.explain.sanity import rank_correlation
+
+    first = torch.randint(0, 5, (6, 7), generator=torch.Generator().manual_seed(0)).double()
+    second = first + torch.randint(0, 5, (6, 7), generator=torch.Generator().manual_seed(1))
+    assert rank_correlation(first, second) == pytest.approx(spearmanr(first.flatten(), second.flatten()).statistic)
+    assert rank_correlation(first, torch.ones(6, 7)) is None
+
+
+def test_the_check_tells_the_correlation_of_each_stage(root: Path) -> None:
+    words = ("1", "--samples", "0,1,2,3", "--method", "gradient", "--check")
+    found = document(root, *words)["check"]
+    assert [stage["stage"] for stage in found["stages"]] == ["output", "hidden", "convolutions"]
+    assert found["holds"] and 0 <= found["stages"][-1]["rank_correlation"] <= found["least_change"] == 0.7
+    done = explain(root, *words)
+    assert done.stderr.endswith("the check holds: the maps change with the weights\n")
+    assert f"  output: {found['stages'][0]['rank_correlation']:.4f}\n" in done.stderr
+    plain = document(root, *words[:-1])
+    assert "check" not in plain and plain["inputs"] == document(root, *words)["inputs"]  # the model is as it was
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Bright(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, spec.outputs))
+
+    def forward(self, x):
+        return x.flatten(1).sum(1, keepdim=True) * self.weight
+"""
+
+
+def test_a_map_that_does_not_depend_on_the_weights_fails_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its maps are the image itself, times a number."""
+    (tmp_path / "bright_net.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "bright_net:Bright", "--data", "digits", "--epochs", "1", "--device", "cpu", "--quiet"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "out"
+    words = ["1", "--samples", "0,1", "--method", "integrated", "--check"]
+    done = explain(tmp_path / "runs", *words, "-o", str(out), code=7)
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: the maps of integrated do not depend on the weights: with random ones their rank correlation with the "
+    )
+    assert (out / "explanation.svg").exists() and done.stdout.count("\n") == 3
+    flat = explain(tmp_path / "runs", *words[:3], "--method", "gradient", "--check", code=7)
+    assert flat.stderr.endswith(
+        "error: --check has nothing to compare: the maps are flat, or the model has no weights\n"
+    )

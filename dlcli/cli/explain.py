@@ -56,6 +56,10 @@ def explain(
             callback=one_of("--split", "train", "val", "test"),
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Make the weights of a copy random, and fail (exit 7) if the maps do not change."),
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option(
@@ -106,9 +110,10 @@ def explain(
     restored = restore(found, role=checkpoint, device=device)
     tell_damage(restored.checkpoint.damage)
     subject = Subject.of(restored)
-    for option, value in (("method", method), ("layer", layer)):
+    for option, value in (("method", method), ("layer", layer), ("check", "" if check else None)):
         if value is not None and subject.spec.kind != "image":
-            raise ConfigError(f"--{option} {value} is for images, and {found} expects {subject.spec}: leave it out")
+            told = f"--{option} {value}".strip()
+            raise ConfigError(f"{told} is for images, and {found} expects {subject.spec}: leave it out")
     from dlcli.analysis.explain.inputs import from_files, from_split
 
     if places is None:
@@ -125,6 +130,7 @@ def explain(
         method=method,
         layer=layer,
         class_name=class_name,
+        check=check,
         checkpoint=checkpoint,
         output=output,
         force=force,

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli.cli.explain_files import check_output, write_explanation
 from dlcli.cli.output import Column, Format, emit, say
+from dlcli.core.errors import CheckError
 from dlcli.core.wording import number, text
 
 if TYPE_CHECKING:
     from dlcli.analysis.explain.images import Explained, Method
     from dlcli.analysis.explain.inputs import Sample
+    from dlcli.analysis.explain.sanity import Sanity
     from dlcli.analysis.explain.subject import Subject
 
 _NAMES = {
@@ -26,13 +28,16 @@ def show_images(
     method: str | None,
     layer: str | None,
     class_name: str | None,
+    check: bool,
     checkpoint: str,
     output: str | None,
     force: bool,
     format: Format,
 ) -> None:
-    """Explain, show, write."""
+    """Explain, show, write. check: also make the weights random; CheckError (exit 7), after all is shown, if the maps
+    do not change."""
     from dlcli.analysis.explain.images import as_dict, choose_method, explain_images
+    from dlcli.analysis.explain.sanity import check_sanity
     from dlcli.plots.folder import safe_name
 
     chosen = choose_method(subject, samples[0], method=method, layer=layer)
@@ -41,7 +46,9 @@ def show_images(
     check_output(output, files, force=force)
     found = explain_images(subject, samples, chosen, class_name=class_name)
     rows = [each.facts(subject) for each in found]
-    document = as_dict(subject, found, chosen, checkpoint=checkpoint, check=None)
+    sanity = check_sanity(subject, found, chosen) if check else None
+    told_check = None if sanity is None else sanity.as_dict()
+    document = as_dict(subject, found, chosen, checkpoint=checkpoint, check=told_check)
     told = f"{chosen.name}{f' at {chosen.layer}' if chosen.layer else ''}"
     say(f"{told}, of the {subject.score_name} of {subject.run}'s {checkpoint} checkpoint")
     if format is Format.table and output is None and sys.stdout.isatty():
@@ -58,6 +65,24 @@ def show_images(
             for file, each in zip(files, found, strict=True)
         }
         write_explanation(_picture(subject, found, chosen), output, images=images, force=force)
+    if check:
+        _judge(sanity, chosen.name)
+
+
+def _judge(sanity: "Sanity | None", method: str) -> None:
+    if sanity is None:
+        raise CheckError("--check has nothing to compare: the maps are flat, or the model has no weights")
+    say("rank correlation with the map of the trained model, where the weights are random from this part on:")
+    for stage in sanity.stages:
+        flat = stage.correlation is None
+        say(f"  {stage.name}: {'undefined, the maps are flat' if flat else number(stage.correlation)}")
+    if not sanity.holds:
+        last = number(sanity.stages[-1].correlation)
+        raise CheckError(
+            f"the maps of {method} do not depend on the weights: with random ones their rank correlation with the maps "
+            f"of the trained model is {last}; choose another --method"
+        )
+    say("the check holds: the maps change with the weights")
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
