@@ -220,6 +220,15 @@ def data_of(restored: Restored, name: str | None, data_dir: str | Path | None) -
     )
 
 
+def column_importance(restored: Restored, part: Split) -> Importance:
+    """The importance of each column on a split, as `evaluate` measures it; nothing is written. ConfigError (exit 2) for
+    images and texts."""
+    columns = columns_of(restored.preprocessing, run=restored.run)
+    measures = _measures(restored, part, restored.task)
+    metrics = finite(restored.task.metrics(measures)) | finite(restored.task.tables(measures).metrics)
+    return _importance(restored, part, restored.task, columns, metrics)
+
+
 def _measures(restored: Restored, part: Split, task: AnsweringTask) -> list[Measures]:
     return measure(
         restored.model,

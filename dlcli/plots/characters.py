@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dlcli.plots.axis import Axis, label
-from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet
+from dlcli.plots.picture import Bars, Contributions, Grid, Line, Panel, Picture, Sheet, counted
 
 _SIGNS, _ASCII = "●▲◆■×○△◇□+", "o^#*x.-=@+"
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
@@ -19,6 +19,8 @@ def to_characters(picture: Picture, *, width: int = 80, ascii_only: bool = False
             drawn.append(_grid(panel, width, _ASCII_SHADES if ascii_only else _SHADES))
         elif isinstance(panel, Bars):
             drawn.append(_bars(panel, width, sign="#" if ascii_only else "█"))
+        elif isinstance(panel, Contributions):
+            drawn.append(_contributions(panel, width, signs="#-" if ascii_only else "█░"))
         elif isinstance(panel, Sheet):
             drawn.append(_sheet(panel, width, _ASCII_SHADES if ascii_only else _SHADES))
         else:
@@ -74,7 +76,7 @@ def _grid(grid: Grid, width: int, shades: str) -> list[str]:
     """Counts beside shades where they fit, else shades; a grid that is still too wide is cut, and says so."""
     names = [name[:12] for name in grid.names]
     margin = max(map(len, names), default=0) + 1
-    digits = max((len(str(count)) for row in grid.counts for count in row), default=1)
+    digits = max((len(counted(count)) for row in grid.counts for count in row), default=1)
     size = digits + 2 if margin + (digits + 2) * len(names) <= width else 1
     shown = (width - margin) // size
     lines = [grid.title[:width], f"rows: {grid.y}; columns: {grid.x}, in the same order"[:width]]
@@ -111,7 +113,19 @@ def _shade(value: float, shades: str) -> str:
     return shades[min(len(shades) - 1, int(value * len(shades)))]
 
 
-def _cell(count: int, total: int, size: int, shades: Sequence[str]) -> str:
+def _contributions(panel: Contributions, width: int, *, signs: str) -> list[str]:
+    """A full sign adds, the other takes."""
+    names = [name[:26] for name in panel.names]
+    margin, most = max(map(len, names), default=0), max(map(abs, panel.values), default=0.0) or 1.0
+    room = width - margin - 14
+    drawn = [
+        f"{name:>{margin}} {value:+11.4g} {signs[value < 0] * round(room * abs(value) / most)}"
+        for name, value in zip(names, panel.values, strict=True)
+    ]
+    return [panel.title[:width], *drawn]
+
+
+def _cell(count: float, total: float, size: int, shades: Sequence[str]) -> str:
     share = count / total if total else 0.0
     shade = shades[min(len(shades) - 1, -int(-share * (len(shades) - 1) // 1))]
-    return shade if size == 1 else f"{count:>{size - 1}}{shade}"
+    return shade if size == 1 else f"{counted(count):>{size - 1}}{shade}"

@@ -52,18 +52,23 @@ class Panel:
 
 @dataclass(frozen=True)
 class Grid:
-    """Counts of pairs: counts[row][column], shaded by their share of the row."""
+    """Counts, or weights, of pairs: counts[row][column], shaded by their share of the row."""
 
     title: str
     x: str
     y: str
     names: Sequence[str]
-    counts: Sequence[Sequence[int]]
+    counts: Sequence[Sequence[float]]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         for name, counts in zip(self.names, self.counts, strict=True):
             for other, count in zip(self.names, counts, strict=True):
                 yield {"panel": self.title, "row": name, "column": other, "count": count}
+
+
+def counted(value: float) -> str:
+    """A count as it is, a weight with two decimals."""
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,19 @@ class Bars:
     def rows(self) -> Iterator[dict[str, Any]]:
         for name, count in zip(self.names, self.counts, strict=True):
             yield {"panel": self.title, "bar": name, "count": count}
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """How much each of some parts adds to a number, or takes from it, in the order of the parts."""
+
+    title: str
+    names: Sequence[str]
+    values: Sequence[float]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for name, value in zip(self.names, self.values, strict=True):
+            yield {"panel": self.title, "part": name, "contribution": value}
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,7 @@ class Picture:
     """notes: sentences about what is left out or changed, for the person who asked."""
 
     title: str
-    panels: Sequence[Panel | Grid | Sheet | Bars]
+    panels: Sequence[Panel | Grid | Sheet | Bars | Contributions]
     notes: Sequence[str] = ()
 
     def beside(self, other: "Picture") -> "Picture":

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from dlcli.plots.axis import Axis, label
-from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet
+from dlcli.plots.picture import Bars, Contributions, Grid, Line, Panel, Picture, Sheet, counted
 from dlcli.plots.thinning import evenly
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 720, 70, 20, 34, 240, 44
@@ -39,9 +39,7 @@ def to_svg(picture: Picture, *, styled: bool = True, values: bool = False) -> st
         if isinstance(panel, Panel):
             drawn, height = _panel(panel, values=values)
         else:
-            drawn, height = (
-                _grid(panel) if isinstance(panel, Grid) else _bars(panel) if isinstance(panel, Bars) else _sheet(panel)
-            )
+            drawn, height = _of_other_kind(panel)
         parts.append(f'<g transform="translate(0 {y:g})">{drawn}</g>')
         y += height
     for note in picture.notes:
@@ -61,6 +59,14 @@ def text(value: str, *, most: int = 60) -> str:
     """A name as XML text, also inside quotes: escaped, without control characters, cut to `most` characters."""
     value = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
     return escape(value if len(value) <= most else f"{value[: most - 1]}…")
+
+
+def _of_other_kind(panel: Grid | Bars | Contributions | Sheet) -> tuple[str, float]:
+    if isinstance(panel, Grid):
+        return _grid(panel)
+    if isinstance(panel, Bars):
+        return _bars(panel)
+    return _contributions(panel) if isinstance(panel, Contributions) else _sheet(panel)
 
 
 def _panel(panel: Panel, *, values: bool) -> tuple[str, float]:
@@ -175,7 +181,7 @@ def _grid(grid: Grid) -> tuple[str, float]:
             parts.append(f'<text transform="{place}" font-size="11">{text(grid.names[row], most=8)}</text>')
         for column, count in enumerate(counts):
             x, share = left + column * size, count / total
-            about = text(f"{grid.names[row]}, {grid.names[column]}: {count}", most=120)
+            about = text(f"{grid.names[row]}, {grid.names[column]}: {counted(count)}", most=120)
             parts.append(
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{size:.1f}" height="{size:.1f}" fill="#0072b2" '
                 f'fill-opacity="{share:.3f}" stroke="currentColor" stroke-opacity=".15"><title>{about}</title></rect>'
@@ -184,7 +190,7 @@ def _grid(grid: Grid) -> tuple[str, float]:
                 white = ' class="on"' if share > 0.5 else ""
                 parts.append(
                     f'<text x="{x + size / 2:.1f}" y="{y + size / 2 + 4:.1f}" text-anchor="middle" '
-                    f'font-size="11"{white}>{count}</text>'
+                    f'font-size="11"{white}>{counted(count)}</text>'
                 )
     return "\n".join(parts), end + 20
 
@@ -202,6 +208,25 @@ def _bars(bars: Bars) -> tuple[str, float]:
             f'<text x="{left + wide + 6:.1f}" y="{y + 12}" font-size="11">{count:,}</text>'
         )
     return "\n".join(parts), 34 + _ROW * len(bars.names) + 14
+
+
+def _contributions(panel: Contributions) -> tuple[str, float]:
+    """One below the other, to the right of a line if they add, and to its left if they take."""
+    left, wide = 200, 300
+    most = max(map(abs, panel.values), default=0.0) or 1.0
+    middle = left + wide / 2
+    parts = [f'<text x="20" y="20" font-weight="bold">{text(panel.title, most=90)}</text>']
+    for row, (name, value) in enumerate(zip(panel.names, panel.values, strict=True)):
+        y, long = 34 + _ROW * row, wide / 2 * abs(value) / most
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 12}" font-size="11" text-anchor="end">{text(name, most=30)}</text>'
+            f'<rect x="{middle if value >= 0 else middle - long:.1f}" y="{y + 2}" width="{long:.1f}" '
+            f'height="{_ROW - 4}" fill="{_COLOURS[1] if value >= 0 else _COLOURS[0]}"/>'
+            f'<text x="{left + wide + 8}" y="{y + 12}" font-size="11">{value:+.4g}</text>'
+        )
+    end = 34 + _ROW * len(panel.names)
+    parts.append(f'<path d="M{middle:g} 34V{end}" stroke="currentColor"/>')
+    return "\n".join(parts), end + 14
 
 
 def _sheet(sheet: Sheet) -> tuple[str, float]:

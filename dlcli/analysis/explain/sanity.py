@@ -25,8 +25,8 @@ CHANGED = 0.7  # a rank correlation above which a map is called the same
 @dataclass(frozen=True)
 class Stage:
     """name: of the part of the model that is random from here on, with all parts after it. correlation: the mean of
-    the absolute value of Spearman's rank correlation between the maps before and after; None if all maps after it are flat, or the model
-    gives no numbers any more."""
+    the absolute value of Spearman's rank correlation between the maps before and after; None if all maps after it are
+    flat, or the model gives no numbers any more."""
 
     name: str
     correlation: float | None
