@@ -154,7 +154,7 @@ def explain(
         from dlcli.analysis.explain.attention import attention_maps
         from dlcli.cli.explain_attention import show_attention
 
-        (text,) = _samples(subject, [attention], [])
+        (text,) = _samples(subject, [attention])
         show_attention(subject, attention_maps(subject, text.x), **shown)
         return
     dataset = None
@@ -176,7 +176,7 @@ def explain(
 
         chosen = from_split(subject, dataset, split or "test", places)
     else:
-        chosen = _samples(subject, inputs or [], _kept(subject))
+        chosen = _samples(subject, inputs or [])
     if nearest is not None:
         assert dataset is not None
         from dlcli.analysis.explain import nearest as near
@@ -230,19 +230,11 @@ def _check_options(inputs: Sequence[str] | None, given: Mapping[str, str | None]
         raise ConfigError(f"--data {options['--data']} is for --samples: add it, or leave out --data")
 
 
-def _samples(subject: "Subject", inputs: Sequence[str], keep: Sequence[str]) -> "list[Sample]":
+def _samples(subject: "Subject", inputs: Sequence[str]) -> "list[Sample]":
     if subject.spec.task == "next-token":
         from dlcli.analysis.explain.texts import prompts
 
         return prompts(subject, inputs)
     from dlcli.analysis.explain.inputs import from_files
 
-    return from_files(subject, inputs, keep=keep, tell=say)
-
-
-def _kept(subject: "Subject") -> list[str]:
-    """The columns of a table whose cells are shown as the file has them."""
-    encoding = subject.about.encoding
-    if encoding is None or not encoding.header:
-        return []
-    return [column.name for column in encoding.columns if column.features]
+    return from_files(subject, inputs, tell=say)

@@ -9,9 +9,8 @@ from dlcli.plots.pixels import Place, data_of
 from dlcli.runs.run import Run
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
-    from dlcli.data.dataset import Split
     from dlcli.data.preprocessing import Preprocessing
 
 _MOST = 2000  # samples
@@ -54,7 +53,7 @@ def embedding(run: Run, notes: list[str], *, split: str, place: Place) -> Panel:
     return Panel(f"{title}: {shares[0]:.1%} + {shares[1]:.1%} of the variance", x, y, lines)
 
 
-def _groups(target: "Tensor", about: "Preprocessing", notes: list[str], run: Run) -> list[tuple[str, "torch.Tensor"]]:
+def _groups(target: "Tensor", about: "Preprocessing", notes: list[str], run: Run) -> list[tuple[str, "Tensor"]]:
     """Names, and which samples are in each group: bool (N,)."""
     import torch
 

@@ -75,7 +75,8 @@ def explain_columns(
     x = rows_of(data, split, _ROWS)
     if number is None:
         number = _usual_class(subject, x)
-    told = f"probability of {subject.names[number]}" if subject.names else "answer"
+    target = "" if subject.about.encoding is None else subject.about.encoding.target
+    told = f"probability of {subject.names[number]}" if subject.names else f"predicted {target or 'value'}"
     chosen = [row["column"] for row in ranked.columns[:_DRAWN]]
     found = [Dependence(name, told, len(x), _points(subject, x, name, places[name], number)) for name in chosen]
     return Columns(split, ranked, found)

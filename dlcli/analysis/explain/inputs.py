@@ -1,7 +1,7 @@
 """What is explained: samples in files, or samples of a split of the run's own data."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,28 +17,24 @@ MOST = 500  # samples at a time
 
 @dataclass(frozen=True)
 class Sample:
-    """x: (1, ...) model input, on the device of the model. target: in words; empty if it is not known. kept: column of
-    a table -> its cell, if the sample comes from a file."""
+    """x: (1, ...) model input, on the device of the model. target: in words; empty if it is not known."""
 
     name: str
     x: Tensor
     target: str = ""
-    kept: dict[str, str] = field(default_factory=dict)
 
 
-def from_files(
-    subject: Subject, inputs: Sequence[str], *, keep: Sequence[str] = (), tell: Callable[[str], None]
-) -> list[Sample]:
+def from_files(subject: Subject, inputs: Sequence[str], *, tell: Callable[[str], None]) -> list[Sample]:
     """The samples in files, as `dlcli predict` reads them. DataError (exit 3) for a file that does not suit the run,
     and if there is no sample or more than 500."""
     found = []
-    for samples in read_inputs(inputs, subject.about, keep=keep, tell=tell):
+    for samples in read_inputs(inputs, subject.about, keep=(), tell=tell):
         if samples.note:
             tell(samples.note)
-        for name, raw, kept in zip(samples.names, samples.raw, samples.kept, strict=True):
+        for name, raw in zip(samples.names, samples.raw, strict=True):
             if len(found) == MOST:
                 raise DataError(f"there are more than {MOST} samples in the input: explain some of them")
-            found.append(Sample(name, subject.about.apply(raw[None].to(subject.device)), kept=kept))
+            found.append(Sample(name, subject.about.apply(raw[None].to(subject.device))))
     if not found:
         raise DataError("there is no sample in the input")
     return found

@@ -43,7 +43,7 @@ def explain_rows(
             score=lambda points, k=of_class: subject.scores_of(points, k),
         )
         parts = [
-            Part(name, sample.kept.get(name, cell(subject.about, name, place, sample.x[0])), float(values))
+            Part(name, cell(subject.about, name, place, sample.x[0]), float(values))
             for name, place in columns
             for values in [attributions.values[place].sum()]
         ]
