@@ -113,9 +113,9 @@ def test_integrated_gradients_and_occlusion_are_captums(root: Path) -> None:
     x = restored.preprocessing.apply(torch.randint(0, 256, (1, 1, 8, 8), generator=torch.Generator().manual_seed(1)))
     ours = compute(subject, x, 7, method="integrated", layer=None)
     black = restored.preprocessing.blank(torch.device("cpu")).expand_as(x)
-    found = theirs.IntegratedGradients(model).attribute(x, black, target=7, n_steps=ours.facts["points"])
-    torch.testing.assert_close(ours.values, found[0, 0].double(), rtol=1e-3, atol=1e-4)
-    assert ours.facts["attributions"] == pytest.approx(float(found.sum()), rel=1e-3)
+    found = theirs.IntegratedGradients(model).attribute(x, black, target=7, n_steps=400)
+    torch.testing.assert_close(ours.values, found[0, 0].double(), rtol=0.02, atol=0.01 * float(found.abs().max()))
+    assert ours.facts["attributions"] == pytest.approx(float(found.sum()), rel=0.011)
     with torch.no_grad():
         difference = float(model(x)[0, 7] - model(black)[0, 7])
     assert ours.facts["difference"] == pytest.approx(difference, rel=1e-5)
@@ -239,9 +239,11 @@ def test_deletion_and_insertion_of_a_model_that_looks_at_one_corner() -> None:
     deletion, insertion = areas(subject, x, 1, right)
     assert deletion < 0.1 and insertion > 0.9
     assert areas(subject, x, 1, -right)[0] > 0.9
+    flat = removal_scores(subject, torch.ones(1, 1, 16, 16), 1, compute(subject, x, 1, method="gradient", layer=None))
+    assert flat is not None and flat.emptied > 0.99  # an empty image is of this class, too
     for method in ("gradient", "integrated", "occlusion"):
         scores = removal_scores(subject, x, 1, compute(subject, x, 1, method=method, layer=None))
-        assert scores is not None and scores.beats_random, method
+        assert scores is not None and scores.beats_random and scores.emptied < 0.01, method
     noise = random_map(x, (4, 4), torch.Generator().manual_seed(0))
     assert noise.shape == (16, 16) and len(noise.unique()) > 16
 
@@ -262,7 +264,13 @@ def test_the_table_says_what_the_model_says_and_how_good_the_maps_are(root: Path
         )
     wins = sum(row["beats_random"] == "True" for row in rows)
     assert done.stderr.splitlines()[0] == f"gradcam at convolutions.1, of the logit of {subject.run}'s best checkpoint"
-    assert done.stderr.splitlines()[-1].endswith(f", by both in {wins}")
+    assert f", by both in {wins}\n" in done.stderr
+    found = document(root, "1", "--samples", "0,5,7")["inputs"]
+    subject = Subject.of(restore(Run(root, 1)))
+    for each in found:
+        assert 0 <= each["emptied"] <= 1
+    left = sum(each["emptied"] > 0.5 for each in found)
+    assert (f"the class of {left} of 3 images stays when all their pixels" in done.stderr) == (left > 0)
     assert "val:3" in explain(root, "1", "--samples", "3", "--split", "val", "--md").stdout
 
 

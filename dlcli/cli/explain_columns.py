@@ -26,9 +26,7 @@ def show_columns(
     say(f"importance: how much worse {found.importance.metric} becomes on {found.split} when a column is shuffled")
     if found.dependences:
         first = found.dependences[0]
-        say(
-            f"answer: the {first.answer}, its mean over {first.rows:,} rows of {found.split} with this value in the column"
-        )
+        say(f"answer: the {first.answer}, its mean over {first.rows:,} rows of {found.split} that get this value")
     if output is not None:
         write_explanation(_picture(subject, found), output, images={}, force=force)
 

@@ -86,7 +86,9 @@ def _judge(sanity: "Sanity | None", method: str) -> None:
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
-    keys = list(dict.fromkeys(key for row in rows for key in row if key not in ("attributions", "difference")))
+    keys = list(
+        dict.fromkeys(key for row in rows for key in row if key not in ("attributions", "difference", "emptied"))
+    )
     words = ("input", "target", "class", "explained")
     return [
         Column(
@@ -118,6 +120,11 @@ def _remarks(found: "Sequence[Explained]") -> list[str]:
         told.append(
             f"better than random maps by deletion in {deletion} of {len(scores)}, by insertion in {insertion}, by both "
             f"in {both}"
+        )
+    if left := sum(each.emptied > 0.5 for each in scores):
+        told.append(
+            f"the class of {left} of {len(scores)} images stays when all their pixels have their mean colour: deletion "
+            "says little of these"
         )
     if empty := sum(not bool(each.map.values.any()) for each in found):
         told.append(f"{empty} of {len(found)} maps are empty: nothing in the layer or the image speaks for the class")

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dlcli.analysis.explain.subject import at_once
 
-_FEWEST, _MOST = 32, 256  # points of the path
+_PIECE = 32  # points
+_MOST, _MOST_OF_LARGE, _LARGE = 2048, 256, 10_000  # points; values of an input that is large
 _CLOSE = 0.01  # of the difference of the scores
 
 Gradient = Callable[[Tensor], Tensor]  # (N, ...) points -> the derivative of the score at each
@@ -37,26 +38,30 @@ class Attributions:
 
 def integrated_gradients(x: Tensor, baseline: Tensor, *, gradient: Gradient, score: Score) -> Attributions:
     """Of one input x (...), against a baseline (...): (x - b) times the mean of the derivative over b + t (x - b), t
-    from 0 to 1 (Sundararajan et al. 2017, equation 1), by the Gauss-Legendre rule. The points are doubled from 32 to at
-    most 256 until the sum is within 1 % of what it should be."""
+    from 0 to 1 (Sundararajan et al. 2017, equation 1), by the Gauss-Legendre rule with 32 points on each of 1, 2, 4 and
+    so on equal pieces of the path, until the sum is within 1 % of what it should be; at most 2048 points, 256 if the input
+    has more than 10,000 values."""
     ends = score(torch.stack([x, baseline]))
     difference = float(ends[0] - ends[1])
-    points = _FEWEST
+    points, most = _PIECE, _MOST_OF_LARGE if x.numel() > _LARGE else _MOST
     while True:
         found = Attributions(_integral(x, baseline, points, gradient), difference, points)
-        if points == _MOST or abs(found.total - difference) <= _CLOSE * abs(difference):
+        if points == most or abs(found.total - difference) <= _CLOSE * abs(difference):
             return found
         points *= 2
 
 
 def _integral(x: Tensor, baseline: Tensor, points: int, gradient: Gradient) -> Tensor:
-    nodes, weights = np.polynomial.legendre.leggauss(points)
+    pieces = points // _PIECE
+    of_piece, weight_of_piece = np.polynomial.legendre.leggauss(_PIECE)
+    nodes = (((of_piece + 1) / 2)[None] + np.arange(pieces)[:, None]).flatten() / pieces
+    weights = np.tile(weight_of_piece / 2, pieces) / pieces
     total = torch.zeros_like(x, dtype=torch.float64)
     size = at_once(x[None])
     for start in range(0, points, size):
         some = slice(start, start + size)
         shape = (-1, *(1,) * x.dim())
-        along = torch.from_numpy((nodes[some] + 1) / 2).to(x).view(shape)
-        weight = torch.from_numpy(weights[some] / 2).to(total).view(shape)
+        along = torch.from_numpy(nodes[some]).to(x).view(shape)
+        weight = torch.from_numpy(weights[some]).to(total).view(shape)
         total += (gradient(baseline + along * (x - baseline)).double() * weight).sum(0)
     return total * (x - baseline).double()

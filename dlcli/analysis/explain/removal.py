@@ -21,10 +21,12 @@ _RANDOM = 3  # maps
 class Scores:
     """Areas under the probability of the class over the share of pixels. deletion: pixels get the mean colour of the
     image, the highest of the map first: low is good. insertion: pixels come into the blurred image: high is good.
-    random_: the mean of three random maps of the same grain."""
+    random_: the mean of three random maps of the same grain. emptied: the probability when all pixels have the mean
+    colour; if it is high, the class is what is left of nothing, and deletion says little."""
 
     deletion: float
     insertion: float
+    emptied: float
     random_deletion: float
     random_insertion: float
 
@@ -35,7 +37,7 @@ class Scores:
     def as_dict(self) -> dict[str, float | bool]:
         return {
             "deletion": self.deletion, "random_deletion": self.random_deletion, "insertion": self.insertion,
-            "random_insertion": self.random_insertion, "beats_random": self.beats_random,
+            "random_insertion": self.random_insertion, "emptied": self.emptied, "beats_random": self.beats_random,
         }  # fmt: skip
 
 
@@ -44,12 +46,14 @@ def removal_scores(subject: Subject, x: Tensor, number: int, found: Map) -> Scor
     if subject.spec.task == "regression":
         return None
     deletion, insertion = areas(subject, x, number, found.values)
+    emptied = subject.probabilities_of(neutral(x).expand_as(x))
+    assert emptied is not None
     others = []
     for k in range(_RANDOM):
         generator = torch.Generator().manual_seed(derive(0, "explain", k))
         others.append(areas(subject, x, number, random_map(x, found.grain, generator)))
     by_deletion, by_insertion = (sum(areas) / _RANDOM for areas in zip(*others, strict=True))
-    return Scores(deletion, insertion, by_deletion, by_insertion)
+    return Scores(deletion, insertion, float(emptied[0, number]), by_deletion, by_insertion)
 
 
 def areas(subject: Subject, x: Tensor, number: int, order: Tensor) -> tuple[float, float]:
