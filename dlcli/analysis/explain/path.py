@@ -39,8 +39,8 @@ class Attributions:
 def integrated_gradients(x: Tensor, baseline: Tensor, *, gradient: Gradient, score: Score) -> Attributions:
     """Of one input x (...), against a baseline (...): (x - b) times the mean of the derivative over b + t (x - b), t
     from 0 to 1 (Sundararajan et al. 2017, equation 1), by the Gauss-Legendre rule with 32 points on each of 1, 2, 4 and
-    so on equal pieces of the path, until the sum is within 1 % of what it should be; at most 2048 points, 256 if the input
-    has more than 10,000 values."""
+    so on equal pieces of the path, until the sum is within 1 % of what it should be; at most 2048 points, 256 if the
+    input has more than 10,000 values."""
     ends = score(torch.stack([x, baseline]))
     difference = float(ends[0] - ends[1])
     points, most = _PIECE, _MOST_OF_LARGE if x.numel() > _LARGE else _MOST
