@@ -179,7 +179,10 @@ def test_what_is_done_in_place_changes_nothing(method: str, layer: str) -> None:
 
 def test_a_model_that_changes_its_input_in_place() -> None:
     torch.manual_seed(3)
-    subject, x = subject_of(Net(inplace=True, on_input=True), SPEC), image(3, 16, 16)
+    subject, x = (
+        subject_of(Net(inplace=True, on_input=True), SPEC),
+        image(3, 16, 16).contiguous(memory_format=torch.channels_last),
+    )
     before = x.clone()
     for method in ("gradient", "integrated", "gradcam", "occlusion"):
         assert compute(subject, x, 1, method=method, layer="second").values.abs().sum() > 0

@@ -115,5 +115,6 @@ def _torchs(layer: nn.MultiheadAttention, given: tuple[Any, ...], named: dict[st
     names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights")
     arguments = {**dict(zip(names, given, strict=False)), **named}
     arguments |= {"need_weights": True, "average_attn_weights": False}
-    found: Tensor = layer.forward(**arguments)[1]
+    found = layer.forward(**arguments)[1]
+    assert found is not None
     return found[0] if found.dim() == 4 else found

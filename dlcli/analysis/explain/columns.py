@@ -92,8 +92,8 @@ def _points(subject: Subject, x: Tensor, name: str, place: slice, number: int) -
         ordered = sorted(value for value in cells if not isinstance(value, str))
         at = torch.linspace(0, len(ordered) - 1, _VALUES).round().long().tolist()
         numbers = sorted({ordered[k] for k in at})
-    found = []
-    for value in [*numbers, *words]:
+    found, values = [], list[str | float](numbers)
+    for value in values + words:
         changed = x.clone()
         changed[:, place] = x[first[value], place]
         answers = _answers(subject, changed, number)

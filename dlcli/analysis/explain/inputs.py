@@ -27,7 +27,7 @@ class Sample:
 def from_files(subject: Subject, inputs: Sequence[str], *, tell: Callable[[str], None]) -> list[Sample]:
     """The samples in files, as `dlcli predict` reads them. DataError (exit 3) for a file that does not suit the run,
     and if there is no sample or more than 500."""
-    found = []
+    found: list[Sample] = []
     for samples in read_inputs(inputs, subject.about, keep=(), tell=tell):
         if samples.note:
             tell(samples.note)

@@ -1,6 +1,7 @@
 """What each column of a row adds to the answer: integrated gradients from the mean of the training rows."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,12 +36,11 @@ def explain_rows(
     found = []
     for sample in samples:
         answer = answer_of(subject, sample.x, number)
-        of_class = answer.number
         attributions = integrated_gradients(
             sample.x[0],
             baseline.to(sample.x),
-            gradient=lambda points, k=of_class: subject.gradient(points, k),
-            score=lambda points, k=of_class: subject.scores_of(points, k),
+            gradient=partial(subject.gradient, number=answer.number),
+            score=partial(subject.scores_of, number=answer.number),
         )
         parts = [
             Part(name, cell(subject.about, name, place, sample.x[0]), float(values))

@@ -117,6 +117,7 @@ def rank_correlation(first: Tensor, second: Tensor) -> float | None:
 
 def _ranks(values: Tensor) -> Tensor:
     """(N,) float64."""
-    _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
+    inverse: Tensor
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
     ends = counts.cumsum(0).double()
     return (ends - (counts.double() - 1) / 2)[inverse]

@@ -1,6 +1,7 @@
 """What each token of a text adds to the answer: integrated gradients over the vectors of the tokens."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def explain_texts(subject: Subject, samples: Sequence[Sample], *, class_name: st
         attributions = integrated_gradients(
             vectors,
             torch.zeros_like(vectors),
-            gradient=lambda points, t=tokens, m=name, k=answer.number: _gradient(subject, t, m, points, k),
-            score=lambda points, t=tokens, m=name, k=answer.number: _scores(subject, t, m, points, k),
+            gradient=partial(_gradient, subject, tokens, name, answer.number),
+            score=partial(_scores, subject, tokens, name, answer.number),
         )
         sums = _of_tokens(subject.model, attributions.values.sum(1), tokens.shape[1])
         names = token_names(subject.about, tokens[0].tolist())
@@ -94,7 +95,7 @@ def _embedded(subject: Subject, tokens: Tensor) -> tuple[str, Tensor]:
     return found[0]
 
 
-def _with_vectors(subject: Subject, tokens: Tensor, name: str, points: Tensor, number: int) -> Tensor:
+def _with_vectors(subject: Subject, tokens: Tensor, name: str, number: int, points: Tensor) -> Tensor:
     """(n,) scores of the tokens (1, T), with the vectors (n, N, D) in the place of those of the embedding."""
     hook = subject.model.get_submodule(name).register_forward_hook(lambda *heard: points.clone())
     try:
@@ -103,16 +104,16 @@ def _with_vectors(subject: Subject, tokens: Tensor, name: str, points: Tensor, n
         hook.remove()
 
 
-def _gradient(subject: Subject, tokens: Tensor, name: str, points: Tensor, number: int) -> Tensor:
+def _gradient(subject: Subject, tokens: Tensor, name: str, number: int, points: Tensor) -> Tensor:
     leaf = points.detach().clone().requires_grad_()
     with recording():
-        (found,) = torch.autograd.grad(_with_vectors(subject, tokens, name, leaf, number).sum(), leaf)
+        (found,) = torch.autograd.grad(_with_vectors(subject, tokens, name, number, leaf).sum(), leaf)
     return found
 
 
 @torch.no_grad()
-def _scores(subject: Subject, tokens: Tensor, name: str, points: Tensor, number: int) -> Tensor:
-    return _with_vectors(subject, tokens, name, points, number).double()
+def _scores(subject: Subject, tokens: Tensor, name: str, number: int, points: Tensor) -> Tensor:
+    return _with_vectors(subject, tokens, name, number, points).double()
 
 
 def _of_tokens(model: nn.Module, values: Tensor, steps: int) -> list[float]:
