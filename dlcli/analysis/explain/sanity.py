@@ -117,7 +117,7 @@ def rank_correlation(first: Tensor, second: Tensor) -> float | None:
 
 def _ranks(values: Tensor) -> Tensor:
     """(N,) float64."""
-    inverse: Tensor
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    order, counts = torch.unique(values, return_inverse=True, return_counts=True)[1:]
     ends = counts.cumsum(0).double()
-    return (ends - (counts.double() - 1) / 2)[inverse]
+    ranks: Tensor = (ends - (counts.double() - 1) / 2)[order]
+    return ranks
