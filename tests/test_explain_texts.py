@@ -129,6 +129,11 @@ def test_a_language_model_is_asked_for_the_next_character(root: Path, run: str, 
     assert [each["place"] for each in found["tokens"]] == list(range(8))
     assert sum(each["attribution"] for each in found["tokens"]) == pytest.approx(found["attributions"])
     assert found["attributions"] == pytest.approx(found["difference"], rel=0.011)
+    restored = restore(Run(root / "runs", int(run)))
+    alphabet = restored.preprocessing.alphabet
+    logits = restored.answer(torch.tensor([[alphabet.index(letter) for letter in " be or n"]]))[0, -1]
+    assert found["logit"] == pytest.approx(float(logits.max()), abs=1e-4)
+    assert found["class"] == alphabet[int(logits.argmax())]
     file = tmp_path / "a.txt"
     file.write_text("to be or n")
     assert document(root, run, str(file))["inputs"][0]["tokens"] == found["tokens"]
