@@ -151,6 +151,8 @@ def test_a_run_that_was_made_to_harm(name: str, good: Good, root: Path) -> None:
     for what in ("curves", "errors"):  # of metrics.csv; of the stored answers, or of data and checkpoint
         call("plot", "1", "--what", what, "--runs-dir", str(root), refused=None)
         assert not (root / evil.MARKER).exists(), "plot executed what came with the run"
+    call("explain", "1", str(good.rows), "--runs-dir", str(root), refused=None)
+    assert not (root / evil.MARKER).exists(), "explain executed what came with the run"
     call("report", "1", "-o", str(root / "report.html"), "--runs-dir", str(root), refused=None)
     assert not (root / evil.MARKER).exists(), "report executed what came with the run"
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "average": ("dlcli.cli.average:average", "Average the weights of several runs, as a new run."),
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
+    "explain": ("dlcli.cli.explain:explain", "Show why a trained run answers what it answers."),
     "export": (
         "dlcli.cli.export:export",
         "Write a trained run as a file for other programs, and compare the two.",

@@ -169,7 +169,7 @@ def evaluate(
             "with --allow-fallback"
         )
     set_deterministic(config.deterministic)
-    dataset = loaded or _data_of(restored, data, data_dir)
+    dataset = loaded or data_of(restored, data, data_dir)
     part, task = dataset.split(split), restored.task
     if threshold is not None:
         if not isinstance(task, Binary):
@@ -218,7 +218,7 @@ def answer_split(
     sample, and of more than two classes the `probabilities` of all, (N, K) float64. The arguments are as in
     `evaluate`, but nothing is written."""
     restored = restore(run, device="auto" if loaded is None else str(loaded.train.rows.device))
-    dataset = loaded or _data_of(restored, data, data_dir)
+    dataset = loaded or data_of(restored, data, data_dir)
     part = dataset.split(split)
     measures = _measures(restored, part, restored.task)
     found = {"index": _index(part), **restored.task.per_sample(measures)}
@@ -228,7 +228,7 @@ def answer_split(
     return found
 
 
-def _data_of(restored: Restored, name: str | None, data_dir: str | Path | None) -> Dataset:
+def data_of(restored: Restored, name: str | None, data_dir: str | Path | None) -> Dataset:
     """The data of a run, on its device. name, data_dir: other data, or another folder of it, than in the training;
     DataError if the run's own data has changed since."""
     config = restored.config if data_dir is None else restored.config.with_values(data_dir=str(data_dir))
@@ -239,6 +239,15 @@ def _data_of(restored: Restored, name: str | None, data_dir: str | Path | None) 
         preprocessing=restored.preprocessing,
         fingerprint=restored.run.data().get("fingerprint") if name is None else None,
     )
+
+
+def column_importance(restored: Restored, part: Split) -> Importance:
+    """The importance of each column on a split, as `evaluate` measures it; nothing is written. ConfigError (exit 2) for
+    images and texts."""
+    columns = columns_of(restored.preprocessing, run=restored.run)
+    measures = _measures(restored, part, restored.task)
+    metrics = finite(restored.task.metrics(measures)) | finite(restored.task.tables(measures).metrics)
+    return _importance(restored, part, restored.task, columns, metrics)
 
 
 def _measures(restored: Restored, part: Split, task: AnsweringTask) -> list[Measures]:

@@ -83,7 +83,7 @@ def _predictions(
         for path in sample_files(inputs, about.spec, tell=tell):
             yield Prediction(str(path), _score_text(restored, path))
         return
-    for samples in _read(inputs, about, keep=keep, tell=tell):
+    for samples in read_inputs(inputs, about, keep=keep, tell=tell):
         if samples.note:
             tell(samples.note)
         if not samples.names:
@@ -104,9 +104,10 @@ def _predictions(
         tell(warning)
 
 
-def _read(
+def read_inputs(
     inputs: Sequence[str], about: Preprocessing, *, keep: Sequence[str], tell: Callable[[str], None]
 ) -> Iterator[Samples]:
+    """The samples in files, as `predict` takes them, in pieces; not for a language model."""
     if about.tokens is not None:
         yield from text_samples(inputs, about.tokens, keep=keep, tell=tell)
         return

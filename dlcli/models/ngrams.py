@@ -57,6 +57,10 @@ class NGrams(nn.Module):
         total = (weights[:, None] @ self.embedding(buckets))[:, 0]  # (B, 1, N) @ (B, N, D) -> (B, D)
         return self.output(total)  # type: ignore[no-any-return]
 
+    def spans(self, steps: int) -> list[tuple[int, int]]:
+        """Where in a text of so many tokens each n-gram of `hashed` begins, and how many tokens it has."""
+        return [(start, n) for n in range(self.shortest, self.longest + 1) for start in range(steps)]
+
     def hashed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) the buckets of all n-grams, and their weights: 0 for those that reach beyond the text."""
         steps = tokens.shape[1]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dlcli.plots.axis import Axis, label
-from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet, Tree
+from dlcli.plots.picture import Bars, Contributions, Grid, Line, Panel, Picture, Sheet, Tree, counted
 
 _SIGNS, _ASCII = "●▲◆■×○△◇□+", "o^#*x.-=@+"
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
@@ -22,8 +22,10 @@ def to_characters(picture: Picture, *, width: int = 80, ascii_only: bool = False
         elif isinstance(panel, Tree):
             lines = [f"{'  ' * depth}{'  '.join(cells)}" for depth, cells in panel.items]
             drawn.append([line[:width] for line in (panel.title, *lines)])
+        elif isinstance(panel, Contributions):
+            drawn.append(_contributions(panel, width, signs="#-" if ascii_only else "█░"))
         elif isinstance(panel, Sheet):
-            drawn.append([line[:width] for line in (panel.title, *("  ".join(tile.caption) for tile in panel.tiles))])
+            drawn.append(_sheet(panel, width, _ASCII_SHADES if ascii_only else _SHADES))
         else:
             drawn.append(
                 _panel(panel, width, signs=_ASCII, band=":")
@@ -77,7 +79,7 @@ def _grid(grid: Grid, width: int, shades: str) -> list[str]:
     """Counts beside shades where they fit, else shades; a grid that is still too wide is cut, and says so."""
     names = [name[:12] for name in grid.names]
     margin = max(map(len, names), default=0) + 1
-    digits = max((len(str(count)) for row in grid.counts for count in row), default=1)
+    digits = max((len(counted(count)) for row in grid.counts for count in row), default=1)
     size = digits + 2 if margin + (digits + 2) * len(names) <= width else 1
     shown = (width - margin) // size
     lines = [grid.title[:width], f"rows: {grid.y}; columns: {grid.x}, in the same order"[:width]]
@@ -98,7 +100,35 @@ def _bars(bars: Bars, width: int, *, sign: str) -> list[str]:
     return [bars.title[:width], *drawn]
 
 
-def _cell(count: int, total: int, size: int, shades: Sequence[str]) -> str:
+def _sheet(sheet: Sheet, width: int, shades: str) -> list[str]:
+    """The captions, and maps as shades: a character is about twice as high as it is wide."""
+    lines = [sheet.title[:width]]
+    for tile in sheet.tiles:
+        if tile.caption:
+            lines.append("  ".join(tile.caption)[:width])
+        for row in tile.shades:
+            lines.append("".join(_shade(value, shades) * 2 for value in row)[:width])
+    return lines
+
+
+def _shade(value: float, shades: str) -> str:
+    """value: from 0 to 1."""
+    return shades[min(len(shades) - 1, int(value * len(shades)))]
+
+
+def _contributions(panel: Contributions, width: int, *, signs: str) -> list[str]:
+    """A full sign adds, the other takes."""
+    names = [name[:26] for name in panel.names]
+    margin, most = max(map(len, names), default=0), max(map(abs, panel.values), default=0.0) or 1.0
+    room = width - margin - 14
+    drawn = [
+        f"{name:>{margin}} {value:+11.4g} {signs[value < 0] * round(room * abs(value) / most)}"
+        for name, value in zip(names, panel.values, strict=True)
+    ]
+    return [panel.title[:width], *drawn]
+
+
+def _cell(count: float, total: float, size: int, shades: Sequence[str]) -> str:
     share = count / total if total else 0.0
     shade = shades[min(len(shades) - 1, -int(-share * (len(shades) - 1) // 1))]
-    return shade if size == 1 else f"{count:>{size - 1}}{shade}"
+    return shade if size == 1 else f"{counted(count):>{size - 1}}{shade}"

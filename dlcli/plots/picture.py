@@ -52,18 +52,23 @@ class Panel:
 
 @dataclass(frozen=True)
 class Grid:
-    """Counts of pairs: counts[row][column], shaded by their share of the row."""
+    """Counts, or weights, of pairs: counts[row][column], shaded by their share of the row."""
 
     title: str
     x: str
     y: str
     names: Sequence[str]
-    counts: Sequence[Sequence[int]]
+    counts: Sequence[Sequence[float]]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         for name, counts in zip(self.names, self.counts, strict=True):
             for other, count in zip(self.names, counts, strict=True):
                 yield {"panel": self.title, "row": name, "column": other, "count": count}
+
+
+def counted(value: float) -> str:
+    """A count as it is, a weight with two decimals."""
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
 @dataclass(frozen=True)
@@ -80,19 +85,35 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Contributions:
+    """How much each of some parts adds to a number, or takes from it, in the order of the parts."""
+
+    title: str
+    names: Sequence[str]
+    values: Sequence[float]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for name, value in zip(self.names, self.values, strict=True):
+            yield {"panel": self.title, "part": name, "contribution": value}
+
+
+@dataclass(frozen=True)
 class Tile:
-    """caption: lines of text. png: an image; None where there is only the caption."""
+    """caption: lines of text. png: an image; None where there is only the caption. shades: rows of values from 0 to 1,
+    which a terminal shows in the place of the image."""
 
     caption: Sequence[str]
     png: bytes | None = None
+    shades: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Images with captions, or captions alone, one after the other."""
+    """Images with captions, or captions alone, one after the other. size: of an image, in units of the picture."""
 
     title: str
     tiles: Sequence[Tile]
+    size: int = 80
 
     def rows(self) -> Iterator[dict[str, Any]]:
         for number, tile in enumerate(self.tiles, 1):
@@ -120,7 +141,7 @@ class Picture:
     """notes: sentences about what is left out or changed, for the person who asked."""
 
     title: str
-    panels: Sequence[Panel | Grid | Sheet | Bars | Tree]
+    panels: Sequence[Panel | Grid | Sheet | Bars | Tree | Contributions]
     notes: Sequence[str] = ()
 
     def beside(self, other: "Picture") -> "Picture":

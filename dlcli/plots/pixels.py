@@ -52,13 +52,21 @@ def check_images(run: Run, about: "Preprocessing", what: str) -> None:
 
 
 def to_pngs(x: "Tensor", about: "Preprocessing") -> list[bytes]:
-    """Model input (N, C, H, W) as images: the normalisation is undone, and what is darker than black or lighter than
-    white is shown as these."""
+    """As `to_pixels`, encoded."""
+    return [png(image) for image in to_pixels(x, about)]
+
+
+def to_pixels(x: "Tensor", about: "Preprocessing") -> "Array":
+    """Model input (N, C, H, W) as images: uint8 (N, H, W, C), one channel, their mean, where there are not 1 or 3. The
+    normalisation is undone, and what is darker than black or lighter than white is shown as these."""
     import torch
 
+    x = x.cpu()
     black, white = about.blank(torch.device("cpu")), about.white(torch.device("cpu"))
-    pixels = ((x.float() - black) / (white - black)).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return [png(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
+    pixels = ((x.float() - black) / (white - black)).clamp(0, 1)
+    if x.shape[1] not in (1, 3):
+        pixels = pixels.mean(1, keepdim=True)
+    return pixels.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def png(pixels: "Array") -> bytes:

@@ -9,9 +9,13 @@ _ZOOM = 2  # pixels of a dot, so that it is sharp on today's screens
 _LETTER = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><text y="15">{}</text></svg>'
 
 
+def is_installed() -> bool:
+    return importlib.util.find_spec("resvg_py") is not None
+
+
 def check_installed() -> None:
     """ConfigError (exit 2) without resvg."""
-    if importlib.util.find_spec("resvg_py") is None:
+    if not is_installed():
         raise ConfigError("a .png is drawn by resvg: pip install 'dlcli[plots]', or write a .svg")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from dlcli.plots.axis import Axis, label
-from dlcli.plots.picture import Bars, Grid, Line, Panel, Picture, Sheet, Tree
+from dlcli.plots.picture import Bars, Contributions, Grid, Line, Panel, Picture, Sheet, Tree, counted
 from dlcli.plots.thinning import evenly
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 720, 70, 20, 34, 240, 44
@@ -41,9 +41,7 @@ def to_svg(picture: Picture, *, styled: bool = True, values: bool = False) -> st
         elif isinstance(panel, Tree):
             drawn, height = _tree(panel)
         else:
-            drawn, height = (
-                _grid(panel) if isinstance(panel, Grid) else _bars(panel) if isinstance(panel, Bars) else _sheet(panel)
-            )
+            drawn, height = _of_other_kind(panel)
         parts.append(f'<g transform="translate(0 {y:g})">{drawn}</g>')
         y += height
     for note in picture.notes:
@@ -63,6 +61,14 @@ def text(value: str, *, most: int = 60) -> str:
     """A name as XML text, also inside quotes: escaped, without control characters, cut to `most` characters."""
     value = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)
     return escape(value if len(value) <= most else f"{value[: most - 1]}…")
+
+
+def _of_other_kind(panel: Grid | Bars | Contributions | Sheet) -> tuple[str, float]:
+    if isinstance(panel, Grid):
+        return _grid(panel)
+    if isinstance(panel, Bars):
+        return _bars(panel)
+    return _contributions(panel) if isinstance(panel, Contributions) else _sheet(panel)
 
 
 def _panel(panel: Panel, *, values: bool) -> tuple[str, float]:
@@ -177,7 +183,7 @@ def _grid(grid: Grid) -> tuple[str, float]:
             parts.append(f'<text transform="{place}" font-size="11">{text(grid.names[row], most=8)}</text>')
         for column, count in enumerate(counts):
             x, share = left + column * size, count / total
-            about = text(f"{grid.names[row]}, {grid.names[column]}: {count}", most=120)
+            about = text(f"{grid.names[row]}, {grid.names[column]}: {counted(count)}", most=120)
             parts.append(
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{size:.1f}" height="{size:.1f}" fill="#0072b2" '
                 f'fill-opacity="{share:.3f}" stroke="currentColor" stroke-opacity=".15"><title>{about}</title></rect>'
@@ -186,7 +192,7 @@ def _grid(grid: Grid) -> tuple[str, float]:
                 white = ' class="on"' if share > 0.5 else ""
                 parts.append(
                     f'<text x="{x + size / 2:.1f}" y="{y + size / 2 + 4:.1f}" text-anchor="middle" '
-                    f'font-size="11"{white}>{count}</text>'
+                    f'font-size="11"{white}>{counted(count)}</text>'
                 )
     return "\n".join(parts), end + 20
 
@@ -233,19 +239,40 @@ def _tree(tree: Tree) -> tuple[str, float]:
     return "\n".join(parts), top + _ROW * len(tree.items)
 
 
+def _contributions(panel: Contributions) -> tuple[str, float]:
+    """One below the other, to the right of a line if they add, and to its left if they take."""
+    left, wide = 200, 300
+    most = max(map(abs, panel.values), default=0.0) or 1.0
+    middle = left + wide / 2
+    parts = [f'<text x="20" y="20" font-weight="bold">{text(panel.title, most=90)}</text>']
+    for row, (name, value) in enumerate(zip(panel.names, panel.values, strict=True)):
+        y, long = 34 + _ROW * row, wide / 2 * abs(value) / most
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 12}" font-size="11" text-anchor="end">{text(name, most=30)}</text>'
+            f'<rect x="{middle if value >= 0 else middle - long:.1f}" y="{y + 2}" width="{long:.1f}" '
+            f'height="{_ROW - 4}" fill="{_COLOURS[1] if value >= 0 else _COLOURS[0]}"/>'
+            f'<text x="{left + wide + 8}" y="{y + 12}" font-size="11">{value:+.4g}</text>'
+        )
+    end = 34 + _ROW * len(panel.names)
+    parts.append(f'<path d="M{middle:g} 34V{end}" stroke="currentColor"/>')
+    return "\n".join(parts), end + 14
+
+
 def _sheet(sheet: Sheet) -> tuple[str, float]:
-    """Eight images in a row, with a line below for each line of the longest caption."""
+    """Images in rows, eight of the usual size, with a line below for each line of the longest caption."""
     lines = max((len(tile.caption) for tile in sheet.tiles), default=0)
-    high = 15 * lines + (94 if any(tile.png for tile in sheet.tiles) else 8)
+    size, step = sheet.size, sheet.size + 6
+    across, letters = (_WIDTH - 20) // step, 14 * size // 80
+    high = 15 * lines + (size + 14 if any(tile.png for tile in sheet.tiles) else 8)
     parts = [f'<text x="20" y="20" font-weight="bold">{text(sheet.title, most=90)}</text>']
     for number, tile in enumerate(sheet.tiles):
-        x, y = 20 + number % 8 * 86, 34 + number // 8 * high
+        x, y = 20 + number % across * step, 34 + number // across * high
         if tile.png is not None:
             parts.append(
-                f'<image x="{x}" y="{y}" width="80" height="80" image-rendering="pixelated" '
+                f'<image x="{x}" y="{y}" width="{size}" height="{size}" image-rendering="pixelated" '
                 f'href="data:image/png;base64,{base64.b64encode(tile.png).decode()}"/>'
             )
-            y += 80
+            y += size
         for row, line in enumerate(tile.caption, 1):
-            parts.append(f'<text x="{x}" y="{y + 14 * row}" font-size="11">{text(line, most=14)}</text>')
-    return "\n".join(parts), 34 + -(-len(sheet.tiles) // 8) * high + 10
+            parts.append(f'<text x="{x}" y="{y + 14 * row}" font-size="11">{text(line, most=letters)}</text>')
+    return "\n".join(parts), 34 + -(-len(sheet.tiles) // across) * high + 10
