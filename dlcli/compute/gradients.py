@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from dlcli.compute.ranks import Ranks
 
-_BUCKET = 8_000_000  # bytes
+# How many buckets there should be, and the bytes of one: what is sent last is not hidden behind the backward pass.
+_BUCKETS = 10
+_LEAST, _MOST = 64_000, 25_000_000
 
 
 class _Bucket:
@@ -102,11 +104,12 @@ class Gradients:
 def _dealt(parameters: list[Tensor]) -> list[list[Tensor]]:
     """Buckets of parameters of one kind, the last ones first."""
     buckets: list[list[Tensor]] = []
+    most = min(_MOST, max(_LEAST, sum(p.nbytes for p in parameters) // _BUCKETS))
     room, kind = 0, None
     for p in reversed(parameters):
         if room < p.nbytes or (p.dtype, p.device) != kind:
             buckets.append([])
-            room, kind = max(_BUCKET, p.nbytes), (p.dtype, p.device)
+            room, kind = max(most, p.nbytes), (p.dtype, p.device)
         buckets[-1].append(p)
         room -= p.nbytes
     return buckets

@@ -60,6 +60,7 @@ class Ranks:
     _control: Any = None  # the group for everything but gradients
     _spare: Any = None  # a group that is only used when another has failed
     _hosts: list[str] = field(default_factory=list)
+    _asked: Any = None  # the wishes after the last step, their sum on its way, and why this rank wants to stop
 
     @property
     def first(self) -> bool:
@@ -124,14 +125,25 @@ class Ranks:
                     tensor.copy_(values.view(tensor.shape))
 
     def agree(self, *, stop: str | None, show: bool, save: bool) -> Agreed:
-        """Of what each rank would do after a step, what all do: stop if any has to; the first one decides the rest."""
+        """Of what each rank would do after a step, what all do: stop if any has to; the first one decides the rest.
+
+        With several ranks it is the answer to what they wished a step before: so none has to wait for it.
+        """
         if self.size == 1:
             return Agreed(stop, show, save)
         wishes = torch.tensor([stop is not None, self.first and show, self.first and save], dtype=torch.int32)
-        self._wait(lambda: _distributed().all_reduce(wishes, group=self._control))
-        wanted, showing, saving = wishes.tolist()
-        reason = next(told for told in self.gather(stop) if told is not None) if wanted else None
+        before, self._asked = self._asked, (wishes, self._control_sum(wishes), stop)
+        if before is None:
+            return Agreed(None, False, False)
+        answer, work, told = before
+        self.finish([work])
+        wanted, showing, saving = answer.tolist()
+        reason = next(text for text in self.gather(told) if text is not None) if wanted else None
         return Agreed(reason, bool(showing), bool(saving))
+
+    def _control_sum(self, values: Tensor) -> Any:
+        with self._told():
+            return _distributed().all_reduce(values, group=self._control, async_op=True)
 
     def seed(self, seed: int, step: int) -> None:
         """Seed torch's generator for a step, by (seed, step, rank): dropout differs between the ranks, and needs no
