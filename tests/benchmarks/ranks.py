@@ -17,9 +17,10 @@ from tests.benchmarks.rounds import compare
 TITLE = "Several processes"
 ROUNDS = 5
 ABOUT = """
-Samples per second of one training after its first quarter: in one process with one thread and with two, in two processes with a thread each,
-and in two processes of a hand-written loop with DistributedDataParallel. Then seconds of a whole `dlcli train mlp` of
-one step, and the memory (proportional set size, in MB) of `dlcli train mlp --data mnist` with all its processes.
+Samples per second of one training after its first quarter: in one process with one thread and with two, in two
+processes with a thread each, and in two processes of a hand-written loop with DistributedDataParallel. Then seconds of
+a whole `dlcli train mlp` of one step, and the memory (proportional set size, in MB) of `dlcli train mlp --data mnist`
+with all its processes.
 """
 
 _STEPS = {"cnn 64": 400, "resnet18 64, 64 pixels": 30}
