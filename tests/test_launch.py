@@ -57,6 +57,7 @@ class Fails(nn.Module):
             os.kill(os.getpid(), getattr(signal, do))
         return self.layer(x.flatten(1))
 """
+SLOW = pytest.mark.slow
 TRAIN = (
     "train", "mine:Fails", "--data", "digits", "--batch-size", "50", "--steps", "60", "--eval-every", "25step",
     "--checkpoint-every", "10step", *COMMON, "--processes", "2",
@@ -72,11 +73,11 @@ def failing(tmp_path: Path) -> None:
     ("do", "who", "told"),
     [
         ("raise", "1", r"rank 1 on \S+ failed: ValueError in mine.py, line \d+: a fault of mine.*"),
-        ("raise", "0", r"rank 0 on \S+ failed: ValueError in mine.py, line \d+: a fault of mine.*"),
-        ("memory", "1", r"rank 1 on \S+ failed: there is not enough memory.*"),
-        ("SIGKILL", "1", r"rank 1 on \S+ was killed by SIGKILL \(not enough memory\?\).*"),
         ("SIGKILL", "0", r"rank 0 on \S+ was killed by SIGKILL \(not enough memory\?\).*"),
         ("exit", "1", r"rank 1 on \S+ ended with exit code 3; it printed last: what I said last"),
+        pytest.param("raise", "0", r"rank 0 on \S+ failed: ValueError in mine.py, line \d+: a fault.*", marks=SLOW),
+        pytest.param("memory", "1", r"rank 1 on \S+ failed: there is not enough memory.*", marks=SLOW),
+        pytest.param("SIGKILL", "1", r"rank 1 on \S+ was killed by SIGKILL \(not enough memory\?\).*", marks=SLOW),
     ],
 )
 @pytest.mark.usefixtures("failing")
@@ -102,7 +103,7 @@ def test_a_process_that_hangs_is_named(dlcli: Dlcli, tmp_path: Path) -> None:
     assert not alive(tmp_path)
 
 
-@pytest.mark.parametrize("who", ["0", "1"])
+@pytest.mark.parametrize("who", [pytest.param("0", marks=SLOW), "1"])
 @pytest.mark.usefixtures("failing")
 def test_a_restart_ends_with_the_bits_of_an_undisturbed_training(dlcli: Dlcli, tmp_path: Path, who: str) -> None:
     dlcli(*TRAIN)

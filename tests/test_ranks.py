@@ -69,7 +69,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_numbers_are_those_of_one_process(dlcli: Dlcli, tmp_path: Path, kind: str, processes: int) -> None:
     if "images:photos" in KINDS[kind]:
