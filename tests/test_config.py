@@ -112,10 +112,10 @@ def test_replace_changes_what_it_is_told_and_keeps_the_rest() -> None:
         ({"loss": "nll"}, "loss = 'nll' is not one of auto, mse, l1, huber, bce, cross-entropy"),
         ({"lr": "fast"}, "lr = 'fast' is not a number"),
         ({"epochs": 1.5}, "epochs = 1.5 is not a whole number"),
-        ({"batch_size": "half"}, "batch_size = 'half' is not a whole number or one of full"),
+        ({"batch_size": "half"}, "batch_size = 'half' is not a whole number or one of full, auto"),
         ({"threads": "all"}, "threads = 'all' is not a whole number or one of auto"),
         ({"normalize": "maybe"}, "normalize = 'maybe' is not true or false"),
-        ({"batch_size": None}, "batch_size = None is not a whole number or one of full"),
+        ({"batch_size": None}, "batch_size = None is not a whole number or one of full, auto"),
         ({"eval_every": 0}, "eval_every = 0 is not of the form 250steps or 1epoch"),
         ({"eval_every": "30s"}, "eval_every = '30s' is not of the form 250steps or 1epoch"),
         (

@@ -201,6 +201,7 @@ def test_what_bounds_a_step(work: Work, seconds: dict[Owner, float], by: str, sh
     assert found.share == pytest.approx(share)
 
 
+@pytest.mark.slow
 def test_the_limit_is_what_a_product_and_a_copy_reach(tmp_path: Path) -> None:
     limit = measure_limit(torch.device("cpu"), precision="fp32")
     a = torch.rand(1024, 1024)

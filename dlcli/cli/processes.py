@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 Devices = Annotated[
     str | None,
-    typer.Option(
-        "--devices", metavar="0,1", help="With --processes: the CUDA device of each.", rich_help_panel="Machine"
-    ),
+    typer.Option("--devices", metavar="0,1", help="With --processes: the CUDA device of each."),
 ]
 Restarts = Annotated[
     str | None,
@@ -24,7 +22,6 @@ Restarts = Annotated[
         "--max-restarts",
         metavar="N",
         help="With --processes: how often to start them anew, from the last checkpoint, after one has failed.",
-        rich_help_panel="Machine",
     ),
 ]
 
