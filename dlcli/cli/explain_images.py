@@ -89,13 +89,17 @@ def _columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
     keys = list(
         dict.fromkeys(key for row in rows for key in row if key not in ("attributions", "difference", "emptied"))
     )
-    words = ("input", "target", "class", "explained")
+    words, spare = (
+        ("input", "target", "class", "explained"),
+        {"logit": 3, "explained": 2, "random_deletion": 1, "random_insertion": 1},
+    )
     return [
         Column(
-            key, _NAMES.get(key, key.replace("_", " ")), _told, right=key not in words, cut=24 if key == "input" else 0
+            key, _NAMES.get(key, key.replace("_", " ")), _told, right=key not in words, cut=24 if key == "input" else 0,
+            drop=spare.get(key, 0),
         )
         for key in keys
-    ]
+    ]  # fmt: skip
 
 
 def _told(value: Any) -> str:
