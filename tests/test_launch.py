@@ -501,7 +501,7 @@ def wait_for(what: Any, *, seconds: float) -> None:
 
 # ------------------------------------------------------------------------------------------------ chaos
 
-LONG = ("train", "cnn", "--batch-size", "32", "--epochs", "16", "--eval-every", "100step", *COMMON)
+LONG = ("train", "cnn", "--batch-size", "32", "--epochs", "24", "--eval-every", "100step", *COMMON)
 
 
 def killed_at_random(root: Path, words: Sequence[str], draw: random.Random, *, kills: int) -> "tuple[int, int]":
@@ -512,7 +512,7 @@ def killed_at_random(root: Path, words: Sequence[str], draw: random.Random, *, k
     )  # fmt: skip
     done = 0
     while process.poll() is None and done < kills:
-        time.sleep(draw.uniform(0, 4))
+        time.sleep(draw.uniform(0, 2))
         there = ranks_of(process) if process.poll() is None else []
         if there:
             os.kill(draw.choice(there), signal.SIGKILL)
@@ -525,7 +525,7 @@ def test_fifty_kills_that_are_restarted(dlcli: Dlcli, tmp_path: Path) -> None:
     dlcli(*LONG, "--processes", "2")
     words = (*LONG, "--processes", "2", "--checkpoint-every", "1step", "--max-restarts", "1000")
     killed, code = killed_at_random(tmp_path, words, random.Random(0), kills=50)
-    assert code == 0 and killed >= 20
+    assert code == 0 and killed >= 40
     assert_same_bits(tmp_path)
     assert not alive(tmp_path)
 
@@ -546,5 +546,5 @@ def test_fifty_kills_that_are_resumed_by_hand(dlcli: Dlcli, tmp_path: Path) -> N
             words = ("resume", "2", "--exact")
         elif (tmp_path / "runs/2").is_dir():
             words = ("resume", "2")
-    assert total >= 20
+    assert total >= 10
     assert_same_bits(tmp_path)
