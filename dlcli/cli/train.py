@@ -224,7 +224,7 @@ def _together(built: Any) -> list[str]:
     each = f"{whole} = {size} x {whole // size}" if whole % size == 0 else f"{whole} in {size} parts"
     lines = [f"{size} processes on {', '.join(dict.fromkeys(built.ranks.hosts))}; samples of a step: {each}"]
     if built.device.type == "cpu" and len(set(built.ranks.hosts)) == 1:
-        lines.append(f"on one processor, one process with {size} threads is mostly faster")
+        lines.append(f"on one processor, one process with {size} threads may be as fast")
     if normalises_batches(built.model) and not built.config.sync_batch_norm and whole // size < _FEW_TO_NORMALISE:
         lines.append(
             f"batches are normalised over the {whole // size} samples of a process: --sync-batch-norm takes all {whole}"
