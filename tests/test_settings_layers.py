@@ -385,6 +385,7 @@ def test_the_help_shows_each_default_once_and_what_a_value_looks_like() -> None:
         assert line.count("(default: ") == 1, line
     for start in (
         "--data-dir PATH Folder", "--augment LIST Aug", "--eval-every INTERVAL How", "--checkpoint-every INTERVAL How",
-        "--batch-size N|full|auto Samples", "--threads N|auto CPU", "--normalize, --no-normalize Sub", "--lr X Learning",
+        "--batch-size N|full|auto Samples", "--threads N|auto CPU", "--normalize, --no-normalize Sub",
+        "--lr X Learning",
     ):  # fmt: skip
         assert any(line.startswith(start) for line in lines), start
