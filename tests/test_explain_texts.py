@@ -1,6 +1,5 @@
 """`dlcli explain` of texts: tokens against captum, attention against torch's own, language models."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from dlcli.analysis.explain.attention import attention_maps
 from dlcli.analysis.explain.inputs import Sample
@@ -23,16 +22,7 @@ from dlcli.experiment.restore import restore
 from dlcli.models.blocks import SelfAttention
 from dlcli.runs.run import Run
 from dlcli.tasks.choose import choose_task
-
-
-def explain(root: Path, *words: str, code: int = 0) -> Result:
-    done = CliRunner().invoke(app, ["explain", *words, "--runs-dir", str(root / "runs")])
-    assert done.exit_code == code, done.output
-    return done
-
-
-def document(root: Path, *words: str) -> Any:
-    return json.loads(explain(root, *words, "--json").stdout)
+from tests.test_explain_tables import document, explain
 
 
 @pytest.fixture(scope="module")

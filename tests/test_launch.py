@@ -327,7 +327,7 @@ DIFFERS = """
 import os
 import torch
 from dlcli import DataSpec, Source
-import dlcli.training.session as session
+import dlcli.training.joining as joining
 
 def load(data_dir) -> Source:
     differs = float(os.environ["DIFFERS"] == "data " + os.environ["RANK"])
@@ -335,7 +335,7 @@ def load(data_dir) -> Source:
     return Source(DataSpec("multiclass", "features", (2,), 3), torch.rand(40, 2) + differs, labels)
 
 if os.environ["DIFFERS"] == "version " + os.environ["RANK"]:
-    session.__version__ = "0.0"
+    joining.__version__ = "0.0"
 """
 
 

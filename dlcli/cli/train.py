@@ -122,7 +122,8 @@ def train(
 
     from dlcli.evaluation.rules import parse_rules
     from dlcli.experiment.teacher import with_teacher_found
-    from dlcli.training.session import begun, join_ranks, of_this_launch, resumed
+    from dlcli.training.joining import join_ranks, of_this_launch
+    from dlcli.training.session import begun, resumed
 
     rules = parse_rules(require or [])
     measuring = Measuring(eval_ or "test", rules) if eval_ or rules else None

@@ -7,7 +7,7 @@ state, decide whether the result will be exact, and record how the training ende
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ import torch
 
 from dlcli.checkpoints import checkpoint
 from dlcli.checkpoints.checkpoint import Checkpoint
-from dlcli.compute.ranks import Ranks, here, join, launch_key, restarted
+from dlcli.compute.ranks import join
 from dlcli.config.layers import flatten
 from dlcli.config.settings import TrainConfig
 from dlcli.core.blame import asked_for, out_of_memory, told
 from dlcli.core.documents import shown
-from dlcli.core.errors import BusyError, ConfigError, DataError, DivergedError, RankError, ResourceError, RunError
+from dlcli.core.errors import BusyError, ConfigError, DivergedError, RankError, ResourceError, RunError
 from dlcli.core.files import write_bytes
-from dlcli.core.version import __version__
 from dlcli.evaluation.baseline import baseline
 from dlcli.experiment.build import Experiment, build, resolve_options
 from dlcli.experiment.estimate import check_memory, check_space, memory_told
@@ -32,9 +31,9 @@ from dlcli.experiment.load import import_own, load_data
 from dlcli.experiment.teacher import with_teacher_found
 from dlcli.runs import events
 from dlcli.runs.given_names import create
-from dlcli.runs.onlooker import Onlooker
-from dlcli.runs.run import Run, all_runs, now
+from dlcli.runs.run import Run, now
 from dlcli.runs.tensorboard import Live
+from dlcli.training.joining import check_alike, join_ranks, of_first
 from dlcli.training.provenance import describe, differences
 from dlcli.training.saver import Saver
 from dlcli.training.state import TrainingState
@@ -97,47 +96,6 @@ class Session:
         return f"exact: no ({', '.join(self.reasons)})" if self.reasons else "exact: yes"
 
 
-def join_ranks(config: TrainConfig, *, asked: bool) -> TrainConfig:
-    """Join the other processes of this training, if a launcher has started several, and put their number into the
-    settings.
-
-    asked: whether the user has asked for the number in the settings now. ConfigError if another one was started, or for
-    settings that only several processes can have.
-    """
-    ranks = join(config.rank_timeout)
-    if ranks.size == config.processes:
-        for name in ("sync_batch_norm", "compress_gradients"):
-            if getattr(config, name) and ranks.size == 1:
-                raise ConfigError(f"{name} is for several processes: give processes above 1, or leave it out")
-        return config
-    if ranks.size == 1:
-        raise ConfigError(
-            f"processes = {config.processes}, but this is one process: start the training with dlcli train, dlcli "
-            "resume or torchrun, or take processes = 1"
-        )
-    if asked:
-        raise ConfigError(f"processes = {config.processes}, but {ranks.size} were started: leave the setting out")
-    return config.with_values(processes=ranks.size)
-
-
-def of_this_launch(runs_dir: str | Path) -> Run | None:
-    """The run that this launch of torchrun or job of SLURM has begun before it was started anew; None if it is new."""
-    if not restarted() or not (key := launch_key()):
-        return None
-    ranks, number = here(), None
-    if ranks.first:
-        with contextlib.suppress(StopIteration):
-            number = next(run.number for run in all_runs(runs_dir) if _launch_of(run) == key)
-    number = ranks.tell(number)
-    return None if number is None else Run(Path(runs_dir), number)
-
-
-def _launch_of(run: Run) -> str | None:
-    with contextlib.suppress(RunError):
-        return run.info().get("launch")
-    return None
-
-
 @contextlib.contextmanager
 def begun(
     built: Experiment,
@@ -155,8 +113,8 @@ def begun(
     Raises ResourceError (exit 6), before the run gets a number, if memory or disk space is too small.
     """
     check_ready(built, runs_dir)
-    _check_alike(built)
-    run = _of_first(built.ranks, lambda: create(runs_dir, name=name) if run is None else run)
+    check_alike(built)
+    run = of_first(built.ranks, lambda: create(runs_dir, name=name) if run is None else run)
     with run.locked():
         built.ranks.barrier()
         run.cut_back({"metrics_bytes": 0, "log_bytes": 0})
@@ -200,7 +158,7 @@ def resumed(
     if before["status"] == "running":
         raise BusyError(f"{run} is being trained by process {before.get('pid')} on {before.get('host')}")
     config = join_ranks(with_teacher_found(stored.under(changes), run.root), asked="processes" in changes)
-    run = _of_first(ranks, lambda: run)
+    run = of_first(ranks, lambda: run)
     _check_log(config)
     _check_start_is_kept(run, stored, config)
     import_own(config, runs_dir=run.root)
@@ -224,7 +182,7 @@ def resumed(
         )
         if "teacher" not in changes:
             _check_teacher_is_the_same(before, built)
-        _check_alike(built)
+        check_alike(built)
         _check_something_is_left(run, built, saved, finished=before["status"] == "finished")
         check_memory(built)
         now_is = describe(built, command)
@@ -248,32 +206,6 @@ def resumed(
         run.cut_back(saved.state["training"] if saved else {"metrics_bytes": 0, "log_bytes": 0})
         with _recorded(session, earlier=float(before.get("seconds") or 0.0)):
             yield session
-
-
-def _of_first(ranks: Ranks, make: Callable[[], Run]) -> Run:
-    """The run that the first process has opened; the others take part in it, and write nothing."""
-    run = make() if ranks.first else None
-    root, number = ranks.tell(None if run is None else [str(run.root), run.number])
-    return Onlooker(Path(root), number) if run is None else run
-
-
-def _check_alike(built: Experiment) -> None:
-    """ConfigError or DataError if the processes of a training differ in what has to be the same."""
-    ranks, config = built.ranks, built.config.as_dict()
-    for name in ("data_dir", "device"):
-        config.pop(name)
-    told = ranks.gather([__version__, torch.__version__, built.dataset.fingerprint, flatten(config)])
-    for rank, (dlcli, engine, fingerprint, settings) in enumerate(told):
-        versions = [told[0][:2], [dlcli, engine]]
-        where = f"rank {rank} on {ranks.hosts[rank]}"
-        if versions[0] != versions[1]:
-            first, other = (f"dlcli {own} with torch {torch_}" for own, torch_ in versions)
-            raise ConfigError(f"{where} has {other}, and rank 0 has {first}: install the same on all machines")
-        if settings != told[0][3]:
-            names = [name for name in settings | told[0][3] if settings.get(name) != told[0][3].get(name)]
-            raise ConfigError(f"{where} has other settings than rank 0 ({', '.join(names)}): give all the same")
-        if fingerprint != told[0][2]:
-            raise DataError(f"{where} has other data {built.config.data} than rank 0: give all machines the same")
 
 
 @contextlib.contextmanager

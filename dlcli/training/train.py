@@ -16,9 +16,10 @@ from dlcli.experiment.teacher import with_teacher_found
 from dlcli.runs.names import as_run
 from dlcli.runs.run import Run
 from dlcli.training import compiling
+from dlcli.training.joining import join_ranks
 from dlcli.training.loop import steps
 from dlcli.training.records import Progress, Row
-from dlcli.training.session import Session, begun, join_ranks, resumed
+from dlcli.training.session import Session, begun, resumed
 from dlcli.training.signals import Stop
 
 AskedToStop = Callable[[], str | None]
