@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dlcli.compute.ranks import Ranks
 
-# How many buckets there should be, and the bytes of one: what is sent last is not hidden behind the backward pass.
+# At most so many buckets of one kind, and the bytes that fill one: what is sent last is not hidden behind the backward
+# pass.
 _BUCKETS = 10
 _LEAST, _MOST = 64_000, 25_000_000
 
@@ -102,14 +103,15 @@ class Gradients:
 
 
 def _dealt(parameters: list[Tensor]) -> list[list[Tensor]]:
-    """Buckets of parameters of one kind, the last ones first."""
+    """Buckets of parameters of one kind, the last ones first. The one that fills a bucket is its last: a small bucket
+    costs as many messages as a large one."""
     buckets: list[list[Tensor]] = []
     most = min(_MOST, max(_LEAST, sum(p.nbytes for p in parameters) // _BUCKETS))
-    room, kind = 0, None
+    size, kind = most, None
     for p in reversed(parameters):
-        if room < p.nbytes or (p.dtype, p.device) != kind:
+        if size >= most or (p.dtype, p.device) != kind:
             buckets.append([])
-            room, kind = max(most, p.nbytes), (p.dtype, p.device)
+            size, kind = 0, (p.dtype, p.device)
         buckets[-1].append(p)
-        room -= p.nbytes
+        size += p.nbytes
     return buckets
