@@ -323,6 +323,7 @@ CONFIGS = {
         rank_timeout=7.5,
         sync_batch_norm=True,
         compress_gradients=True,
+        shard=False,
         label_smoothing=0.1,
         class_weights=("1", "2", "3", "4"),
         optimizer="sgd",

@@ -204,6 +204,9 @@ def test_an_error_of_all_is_that_of_one_process(dlcli: Dlcli, tmp_path: Path) ->
         (("--processes", "2", "--max-restarts", "-1"), "--max-restarts -1 is not a number from 0 on"),
         (("--processes", "0"), "processes = 0 is out of range: it must be in [1, 4097)"),
         (("--processes", "2", "--batch-size", "auto"), "batch_size = auto is measured in one process: give a number"),
+        (("--shard",), "shard is for several processes: give processes above 1, or leave it out"),
+        (("--processes", "2", "--shard", "--compile"), "shard does not go with compile = True: leave one out"),
+        (("--processes", "2", "--shard", "--precision", "fp16"), "shard does not go with precision = fp16: leave one"),
         (("--sync-batch-norm",), "sync_batch_norm is for several processes: give processes above 1, or leave it out"),
     ],
 )

@@ -1,5 +1,6 @@
 """Runs a training in this process, as one of those that torchrun or srun has started, or in several that it starts."""
 
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,6 +62,8 @@ def in_processes(
     from dlcli.experiment.kept import Kept
     from dlcli.training.launch import launch
 
+    if config.shard:
+        importlib.import_module("torch.distributed.fsdp")  # takes seconds: once, before the fork
     kept = Kept()
     kept.load_before_fork(resolve_options(config))
 

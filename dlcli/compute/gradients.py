@@ -39,9 +39,11 @@ class _Bucket:
 class Gradients:
     """The gradients of these parameters, summed over all ranks. With one rank it does nothing.
 
-    compress: send float32 as bfloat16, half as many bytes. unused: the numbers of parameters that had no gradient at
-    the last step.
+    scale: of the loss of each. compress: send float32 as bfloat16, half as many bytes. unused: the numbers of
+    parameters that had no gradient at the last step.
     """
+
+    scale = 1
 
     def __init__(self, parameters: Iterable[nn.Parameter | Tensor], ranks: Ranks, *, compress: bool = False) -> None:
         self._ranks, self._compress = ranks, compress

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dlcli.compute.sharding import part_of, whole
+
 _ALPHA = 0.99  # rmsprop: decay of the squared gradients
 _BETAS = (0.9, 0.999)  # adam: decay of the gradients and of their squares
 _EPS = 1e-8
@@ -125,7 +127,10 @@ class Optimizer:
         numbers = range(len(self.parameters)) if numbers is None else numbers
         for slot, tensors in self.state.items():
             for number, tensor in zip(numbers, tensors, strict=True):
-                tensor.zero_() if number is None else tensor.copy_(state[f"{slot}.{number}"])
+                if number is None:
+                    tensor.zero_()
+                else:
+                    tensor.copy_(part_of(state[f"{slot}.{number}"], like=tensor))
         self._since = [steps if n is None else 0 if since is None else since[n] for n in numbers]
         self._regroup()
 
@@ -135,7 +140,7 @@ class Optimizer:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not gradients:
             return None
-        norms = torch.stack([n.float() for n in torch._foreach_norm(gradients)])
+        norms = torch.stack([whole(n).float() for n in torch._foreach_norm(gradients)])
         return norms.square().sum().sqrt()
 
     def zero_grad(self) -> None:

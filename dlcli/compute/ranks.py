@@ -152,7 +152,7 @@ class Ranks:
             number = derive(seed, "dropout", step, self.rank)
             # torch.manual_seed takes a millisecond, since it looks for devices of every kind.
             torch.default_generator.manual_seed(number)
-            if torch.cuda.is_initialized():
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.manual_seed(number)
 
     def settled(self, wish: bool, *, before: bool) -> bool:

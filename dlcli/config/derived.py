@@ -116,6 +116,8 @@ def check_together(config: Any) -> None:
         raise ConfigError("temperature and distill_weight need a teacher: teacher = RUN")
     if config.cache_features:
         _check_features_stay(config)
+    if config.shard:
+        _check_shardable(config)
     if config.weights == "":
         raise ConfigError("weights is empty: name a file or a run, or leave it out")
     if config.pretrained and config.weights:
@@ -132,6 +134,15 @@ def check_together(config: Any) -> None:
         raise ConfigError(f"std = {','.join(map(str, config.std))} is out of range: each value must be > 0")
     if config.epochs is not None and config.steps is not None:
         raise ConfigError(f"epochs = {config.epochs} and steps = {config.steps} exclude each other: give one of them")
+
+
+def _check_shardable(config: Any) -> None:
+    """ConfigError for what needs whole weights in each process."""
+    others = ("compile", "cache_features", "unfreeze_at", "log_weights")
+    found = next((name for name in others if getattr(config, name)), None)
+    if found is not None or config.precision == "fp16":
+        told = "precision = fp16" if found is None else f"{found} = {getattr(config, found)}"
+        raise ConfigError(f"shard does not go with {told}: leave one out")
 
 
 def _check_features_stay(config: Any) -> None:

@@ -240,6 +240,10 @@ class TrainConfig:
     compress_gradients: bool = _setting(
         False, "With several processes, send gradients as bfloat16: half as many bytes, rounded.", group="Machine"
     )
+    shard: bool = _setting(
+        False, "With several processes, each keeps a part of weights, gradients and optimizer state (FSDP).",
+        group="Machine",
+    )  # fmt: skip
     seed: int = _setting(
         0, "Seed of weights, split, order of the samples, augmentation and dropout.", group="Machine",
         range="[0, 4294967296)",

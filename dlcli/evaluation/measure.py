@@ -99,11 +99,13 @@ def measure(
     device: torch.device,
     whole: bool = False,
     ranks: Ranks | None = None,
+    together: bool = False,
 ) -> list[Measures]:
     """The task's measures of every batch, in order; the mode of each module (training or evaluation) is restored.
 
     whole: those that the tables of the task need, too. ranks: the processes that take turns at the batches; each gets
-    the measures of all.
+    the measures of all. together: whether they have to make each forward pass at the same time, as with a
+    sharded model.
 
     Training and `dlcli eval` both call this function with the same batches and the same number of threads, so their
     numbers are the same.
@@ -115,6 +117,8 @@ def measure(
             turn = (0, 1) if ranks is None else (ranks.rank, ranks.size)
             batches = in_order(split, batch_size, turn=turn)
             found = [task.measure(model(batch.x), batch.y, whole=whole) for batch in batches]
+            if together and len(found) < -(-len(split) // (batch_size * turn[1])):
+                model(next(iter(in_order(split, 1))).x)
     finally:
         model.train(was_training)
         for module, mode in modes:  # what is frozen stays in evaluation mode

@@ -88,6 +88,11 @@ class Experiment:
         return here()
 
     @property
+    def sharded(self) -> bool:
+        """Whether each process has a part of each weight only; then `model` is moved to the device when it is cut."""
+        return self.config.shard and self.ranks.size > 1
+
+    @property
     def batches_per_epoch(self) -> int:
         return -(-len(self.dataset.train) // self.batch_size) - self.joined
 
@@ -212,7 +217,7 @@ def build(
         device=device,
         threads=threads,
         dataset=data,
-        model=model.to(device),
+        model=model if config.shard and here().size > 1 else model.to(device),  # it may be larger than the device
         task=task,
         augmentations=augment.parse(config.augment, data.spec),
         monitor=_monitor(config, data, task),

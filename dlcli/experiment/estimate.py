@@ -27,6 +27,7 @@ def memory_of(built: Experiment) -> Memory:
     framework itself is not included."""
     parameters = sum(p.numel() for p in built.model.parameters())
     weights = 4 * (parameters + built.trained_parameters * (1 + _copies(built)))
+    weights //= built.ranks.size if built.sharded else 1
     return Memory(weights, built.cost.bytes * built.batch_size, built.dataset.bytes)
 
 

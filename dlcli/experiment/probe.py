@@ -10,6 +10,7 @@ from dlcli.core.blame import blamed, defined
 from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
 from dlcli.data.kinds import sample_input
+from dlcli.models.parts import stages
 from dlcli.tasks.task import Task
 
 
@@ -35,6 +36,34 @@ def trains_on_one(model: nn.Module, spec: DataSpec) -> bool:
     except (ValueError, RuntimeError):
         return False
     return True
+
+
+def separable(model: nn.Module, spec: DataSpec) -> list[nn.Module]:
+    """The modules that can be gathered and given up one by one: the stages of the model, without those whose input or
+    output is changed in place by what comes before or after them."""
+    candidates = [module for name in stages(model) for module in _that_compute(model.get_submodule(name))]
+    seen: dict[nn.Module, list[tuple[Tensor, int]]] = {module: [] for module in candidates if module is not model}
+
+    def keep(module: nn.Module, tensors: object) -> None:
+        found = tensors if isinstance(tensors, tuple | list) else (tensors,)
+        seen[module] += [(tensor, tensor._version) for tensor in found if isinstance(tensor, Tensor)]
+
+    hooks = [module.register_forward_pre_hook(lambda module, inputs: keep(module, inputs)) for module in seen]
+    hooks += [module.register_forward_hook(lambda module, inputs, output: keep(module, output)) for module in seen]
+    try:
+        with _restored(model), torch.no_grad():
+            model.train()(sample_input(spec, 2))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [module for module, kept in seen.items() if kept and all(t._version == version for t, version in kept)]
+
+
+def _that_compute(module: nn.Module) -> list[nn.Module]:
+    """The module, or if it is only a list of modules, which is never called itself, those in it."""
+    if type(module) in (nn.ModuleList, nn.ModuleDict):
+        return [inner for child in module.children() for inner in _that_compute(child)]
+    return [module]
 
 
 @contextlib.contextmanager

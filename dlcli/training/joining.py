@@ -25,7 +25,7 @@ def join_ranks(config: TrainConfig, *, asked: bool) -> TrainConfig:
     """
     ranks = join(config.rank_timeout)
     if ranks.size == config.processes:
-        for name in ("sync_batch_norm", "compress_gradients"):
+        for name in ("sync_batch_norm", "compress_gradients", "shard"):
             if getattr(config, name) and ranks.size == 1:
                 raise ConfigError(f"{name} is for several processes: give processes above 1, or leave it out")
         return config

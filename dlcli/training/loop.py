@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from dlcli.compute.devices import autocast
-from dlcli.compute.gradients import Gradients
 from dlcli.compute.ranks import Agreed
 from dlcli.compute.schedules import learning_rate
 from dlcli.config.intervals import Interval, interval
@@ -31,7 +30,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
     part = built.working_part(built.model)
     model: nn.Module = torch.compile(part) if config.compile else part  # type: ignore[assignment]
     meter, watch = state.meter, Watch(built)
-    gradients = Gradients(state.optimizer.parameters, ranks, compress=config.compress_gradients)
+    gradients = state.gradients(built)
     shared = [*model.buffers()]
     autocasting = autocast(config.precision, built.device)
     total, batches_per_epoch = built.total_steps, built.batches_per_epoch
@@ -68,7 +67,7 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
         # ------------------------------------------------------------------------ the step
         if state.at_epoch_end and state.begin_epoch():
             gradients.close()  # there are more parameters now
-            gradients = Gradients(state.optimizer.parameters, ranks, compress=config.compress_gradients)
+            gradients = state.gradients(built)
         ranks.seed(config.seed, state.step)
         ranks.share(shared)
         state.optimizer.zero_grad()
@@ -83,7 +82,8 @@ def steps(session: Session, stop: Callable[[], str | None] | None) -> Generator[
             meter.add(seen, len(batch), whole=built.samples_of(number, 1))
             watch.add(state, number, seen)
             if group > 1 or ranks.size > 1:  # every sample counts the same, whatever the size of its batch
-                loss = loss / (built.samples_of(state.batch, group) / len(batch)) if len(batch) else loss * 0
+                own = len(batch) * gradients.scale
+                loss = loss / (built.samples_of(state.batch, group) / own) if own else loss * 0
             state.backward(loss)
         gradients.finish()
         session.unused = tuple(state.trained[number] for number in gradients.unused)
@@ -139,7 +139,7 @@ def _evaluate(session: Session, watch: Watch, columns: list[str]) -> Row:
         measures = measure(
             built.working_part(state.evaluated), val, task,
             batch_size=built.eval_batch_size, threads=built.eval_threads, precision=config.precision,
-            device=built.device, whole=bool(further), ranks=session.ranks,
+            device=built.device, whole=bool(further), ranks=session.ranks, together=built.sharded,
         )  # fmt: skip
         task = task.settled(measures)
         found = task.metrics(measures)

@@ -59,10 +59,10 @@ class Saver:
 
     def keep_best(self, state: TrainingState, metrics: Mapping[str, float | None]) -> None:
         """Copy the best weights, since training continues; they are written with the next save."""
+        weights = state.weights(kept=self.writes)
         if not self.writes:
             return
-        weights = _copies(state.evaluated.state_dict())
-        self._best = weights, {"epoch": state.epoch, "step": state.step, "metrics": dict(metrics)}
+        self._best = _copies(weights), {"epoch": state.epoch, "step": state.step, "metrics": dict(metrics)}
 
     def write(
         self,
@@ -78,7 +78,7 @@ class Saver:
         Raises DivergedError, and writes nothing, if a value is not finite; raises the error of the previous save, if
         it failed.
         """
-        tensors, weights = state.tensors(), state.evaluated.state_dict()
+        tensors, weights = state.tensors(kept=self.writes), state.weights(kept=self.writes)
         floating = [t for t in (*weights.values(), *tensors.values()) if t.is_floating_point()]
         if not bool(torch.stack([torch.isfinite(t).all() for t in floating]).all()):
             raise DivergedError(f"the weights are no longer finite at step {state.step}: lower lr or set clip_norm")

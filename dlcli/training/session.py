@@ -68,7 +68,7 @@ class Session:
     def __post_init__(self) -> None:
         config, model = self.built.config, self.state.model
         self.ranks = self.built.ranks
-        self.ranks.share([*model.parameters(), *model.buffers()])
+        self.ranks.share([*([] if self.built.sharded else model.parameters()), *model.buffers()])
         self.saver = Saver(
             self.run, every=config.checkpoint_every, keep_last=config.keep_last, writes=self.ranks.first
         )  # fmt: skip
@@ -84,11 +84,12 @@ class Session:
             return
         waited, self._waited = self.ranks.waited - self._waited, self.ranks.waited
         share = float(self.ranks.sum(torch.tensor(waited, dtype=torch.float64))) / self.ranks.size / max(seconds, 1e-9)
+        told = {} if self.built.sharded else {"waiting": round(min(1.0, share), 3)}  # FSDP waits unseen
         self.info["ranks"] = {
             "hosts": self.ranks.hosts,
             "samples_per_second": round(rate, 1),
             "samples_per_second_of_one": round(rate / self.ranks.size, 1),
-            "waiting": round(min(1.0, share), 3),
+            **told,
         }
 
     @property

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.checkpoints.checkpoint import Checkpoint
+from dlcli.compute.gradients import Gradients
 from dlcli.compute.optimizers import Optimizer, WeightAverage
+from dlcli.compute.sharding import ShardedGradients, divided, gathered, shard, whole
 from dlcli.core.errors import RunError
 from dlcli.core.seeds import derive
 from dlcli.experiment.build import Experiment
+from dlcli.experiment.probe import separable
 from dlcli.models.freezing import training_mode
 from dlcli.tasks.choose import higher_is_better
 from dlcli.training.meter import Meter
@@ -36,6 +39,14 @@ class TrainingState:
         named = dict(built.model.named_parameters())
         for name in built.frozen:
             named[name].requires_grad_(False)
+        average = None
+        if config.ema:
+            shared: dict[int, Any] = {} if built.sharded else {id(named[name]): named[name] for name in built.frozen}
+            average = copy.deepcopy(built.model, shared)
+        if built.sharded:
+            for each in filter(None, (built.model, average)):
+                modules = separable(each, built.dataset.spec)
+                shard(each, modules, device=device, compress=config.compress_gradients)
         self.frozen = built.frozen
         self.groups = built.groups
         self.unfreeze_at = config.unfreeze_at
@@ -50,10 +61,7 @@ class TrainingState:
             decay_all=config.decay_all,
             factors=self._factors(self.trained),
         )
-        self.average = None
-        if config.ema:
-            shared: dict[int, Any] = {id(named[name]): named[name] for name in built.frozen}
-            self.average = WeightAverage(built.model, copy.deepcopy(built.model, shared), config.ema)
+        self.average = None if average is None else WeightAverage(built.model, average, config.ema)
         self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
         self.epoch, self.batch, self.step = 1, 0, 0
         self.batches_per_epoch = built.batches_per_epoch
@@ -127,7 +135,7 @@ class TrainingState:
         if clip_norm is not None:
             if self.scaler:
                 self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
-            norm = torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, clip_norm)
+            norm = whole(torch.nn.utils.clip_grad_norm_(self.optimizer.parameters, clip_norm))
         self.lr = lr
         if self.scaler:
             self.scaler.step(self.optimizer, lr)  # type: ignore[arg-type]
@@ -168,8 +176,21 @@ class TrainingState:
         self.best = {"metric": f"val/{monitor}", "value": value, "higher_is_better": higher, **place}
         return True
 
-    def tensors(self) -> dict[str, Tensor]:
-        """For training.safetensors. The weights that are evaluated are in model.safetensors instead."""
+    def gradients(self, built: Experiment) -> Gradients | ShardedGradients:
+        """Of what is trained now: summed over all processes."""
+        if built.sharded:
+            return ShardedGradients(self.model, built.ranks)
+        return Gradients(self.optimizer.parameters, built.ranks, compress=built.config.compress_gradients)
+
+    def weights(self, *, kept: bool) -> dict[str, Tensor]:
+        """Those that are measured and saved. kept, and who calls this: see `tensors`."""
+        return gathered(self.evaluated.state_dict(), kept=kept)
+
+    def tensors(self, *, kept: bool) -> dict[str, Tensor]:
+        """For training.safetensors. The weights that are evaluated are in model.safetensors instead.
+
+        All processes call this together. kept: whether this one needs the tensors that are divided among them.
+        """
         found = {f"optimizer.{name}": t for name, t in self.optimizer.state_dict().items()}
         found["loss_sum"] = self.meter.loss_sums()
         found["random.cpu"] = torch.get_rng_state()
@@ -177,7 +198,7 @@ class TrainingState:
             found["random.cuda"] = torch.cuda.get_rng_state(self.device)
         if self.average:
             found |= {f"model.{name}": t for name, t in self.model.state_dict().items() if name not in self.frozen}
-        return found
+        return gathered(found, kept=kept)
 
     def values(self) -> dict[str, Any]:
         """For state.json."""
@@ -217,11 +238,11 @@ class TrainingState:
             self._unfreeze_if_due()
             weights = saved.weights
             if self.average:
-                self.average.model.load_state_dict(saved.weights)
+                self.average.model.load_state_dict(divided(saved.weights, like=self.average.model.state_dict()))
                 self.average.steps = values["average_steps"]
                 own = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
                 weights = weights | own if values.get("optimizer_names") else own
-            self.model.load_state_dict(weights)
+            self.model.load_state_dict(divided(weights, like=self.model.state_dict()))
             self._restore_optimizer(tensors, values, regrouped=regrouped)
             if self.scaler:
                 self.scaler.load_state_dict(values["scaler"])
