@@ -304,7 +304,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
 
 
 CONFIGS = {
-    "zoo": TrainConfig(model="resnet18", data="images:/photos", pretrained="DEFAULT"),
+    "zoo": TrainConfig(model="resnet18", data="images:/photos", pretrained="DEFAULT", processes=2, shard=True),
     "plain": TrainConfig(model="cnn"),
     "all": TrainConfig(
         model="mlp",
@@ -323,7 +323,6 @@ CONFIGS = {
         rank_timeout=7.5,
         sync_batch_norm=True,
         compress_gradients=True,
-        shard=False,
         label_smoothing=0.1,
         class_weights=("1", "2", "3", "4"),
         optimizer="sgd",
@@ -395,9 +394,9 @@ def test_toml_reads_back(name: str, tmp_path: Path) -> None:
 def test_the_case_of_every_setting_differs_from_its_default() -> None:
     for f in dataclasses.fields(TrainConfig):
         # nesterov needs sgd, the loss depends on the task, steps exclude epochs, weights exclude pretrained,
-        # and cached features exclude augmentation
+        # cached features exclude augmentation, and sharded weights much
         if f.metadata and f.name not in ("optimizer", "loss", "steps", "cache_features"):
-            case = "zoo" if f.name in ("pretrained", "mean", "std") else "all"
+            case = "zoo" if f.name in ("pretrained", "mean", "std", "shard") else "all"
             assert getattr(CONFIGS[case], f.name) != f.default, f.name
 
 

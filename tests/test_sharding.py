@@ -44,7 +44,7 @@ MODELS = {
     "attention": ("--set", "model.layers=2"), "cnn": (), "lenet": (), "linear": (), "logistic": (), "ngrams": (),
     "simple-cnn": (), "tabular": (), "mlp": ("--compress-gradients",),
     "resnet18": ("--data", "random", "--set", "data.shape=3,32,32", "--set", "data.samples=120", "--set",
-                 "model.stem=small", "--freeze", "backbone", "--lr-backbone", "0.1x", "--batch-size", "16"),
+                 "model.stem=small", "--freeze", "conv1", "--batch-size", "16"),
 }  # fmt: skip
 
 
