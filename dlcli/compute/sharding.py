@@ -5,7 +5,7 @@ DTensor. The parameters of a stage are gathered while the stage computes, and it
 backward pass is over. Its import takes seconds, so it is done when asked for.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class ShardedGradients:
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self.scale = ranks.size
         self._model: Any = model
-        self._model.set_requires_gradient_sync(False)
+        self.finish()
 
     def arm(self) -> None:
         self._model.set_requires_gradient_sync(True)
@@ -60,7 +60,8 @@ def is_part(tensor: Tensor) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor of which this is a part, gathered from all processes, which have to call this together."""
-    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+    gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def gathered(tensors: Mapping[str, Tensor], *, kept: bool) -> dict[str, Tensor]:
@@ -86,4 +87,5 @@ def part_of(tensor: Tensor, *, like: Tensor) -> Tensor:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
+    own: Any = like
+    return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
