@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.checkpoints.checkpoint import Checkpoint
-from dlcli.compute.optimizers import Optimizer, WeightAverage
+from dlcli.compute.optimizers import Optimizer, WeightAverage, keep_zeros
 from dlcli.core.errors import RunError
 from dlcli.core.seeds import derive
 from dlcli.experiment.build import Experiment
@@ -54,6 +54,7 @@ class TrainingState:
         if config.ema:
             shared: dict[int, Any] = {id(named[name]): named[name] for name in built.frozen}
             self.average = WeightAverage(built.model, copy.deepcopy(built.model, shared), config.ema)
+        self.keeps_zeros = config.pruned == "unstructured"
         self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
         self.epoch, self.batch, self.step = 1, 0, 0
         self.batches_per_epoch = built.batches_per_epoch
@@ -122,8 +123,14 @@ class TrainingState:
         (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
 
     def update(self, *, lr: float, clip_norm: float | None) -> Tensor | None:
-        """One optimizer step with the accumulated gradients. Returns their norm if clipping computes it, else None."""
+        """One optimizer step with the accumulated gradients. Returns their norm if clipping computes it, else None.
+
+        With `pruned = unstructured`, a weight of two or more dimensions that is exactly zero stays zero: neither its
+        gradient nor its penalty moves it, so that its momentum and its average stay zero, too.
+        """
         norm = None
+        if self.keeps_zeros:
+            keep_zeros(self.optimizer.parameters)
         if clip_norm is not None:
             if self.scaler:
                 self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]
