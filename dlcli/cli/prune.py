@@ -149,9 +149,10 @@ def _wish(
         raise ConfigError(f"{option} is for the training, and --epochs 0 leaves it out: leave out one of them")
     from dlcli.analysis.prune.prune import Wish
 
-    part = None if share is None else 1 - (1 - share) ** (1 / count)
-    rest = None if left is None else left ** (1 / count)
-    return Wish(structured, by, part, rest, length, rate), count
+    if count > 1:
+        share = None if share is None else 1 - (1 - share) ** (1 / count)
+        left = None if left is None else left ** (1 / count)
+    return Wish(structured, by, share, left, length, rate), count
 
 
 def _made(

@@ -22,7 +22,7 @@ from dlcli.core.blame import blamed, defined
 from dlcli.core.errors import ConfigError, DlcliError, ResourceError, RunError
 from dlcli.core.spec import DataSpec
 from dlcli.data.kinds import sample_input
-from dlcli.experiment.probe import undisturbed
+from dlcli.experiment.probe import expected_output, undisturbed
 from dlcli.models.narrowing import narrow
 
 # Bytes per parameter: its value, its gradient, and at least one value that the optimizer or the average keeps.
@@ -86,13 +86,16 @@ def build_model(
 
 def narrow_to(model: nn.Module, weights: Mapping[str, Tensor], spec: DataSpec, *, where: str) -> None:
     """Make the layers of `model` as narrow as those of `weights`, in place. RunError, which begins with `where`, if
-    they then do not fit each other."""
+    they then do not fit each other, or the data."""
     narrow(model, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     try:
         with undisturbed(model), torch.no_grad():
-            model.eval()(sample_input(spec, 1))
+            output = model.eval()(sample_input(spec, 1))
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         raise RunError(f"{where} (its layers do not fit each other: {' '.join(str(error).split())[:200]})") from None
+    wanted, _ = expected_output(spec, 1)
+    if tuple(output.shape) != wanted:
+        raise RunError(f"{where} (it gives {tuple(output.shape)}, and the data has {wanted})")
 
 
 def maker_of(name: str) -> Callable[..., nn.Module]:

@@ -17,7 +17,7 @@ from dlcli.data.batches import in_order
 from dlcli.evaluation.measure import finite, measure
 from dlcli.experiment.build import Experiment
 
-_FEWEST, _MOST, _SECONDS = 11, 60, 2.0  # rounds, and how long they may take
+_FEWEST, _MOST, _SECONDS = 11, 40, 1.0  # rounds, and how long they may take
 _LEAST = 0.002  # seconds of a turn: a faster network answers several times in it
 
 

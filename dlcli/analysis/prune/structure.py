@@ -74,6 +74,7 @@ def find_structure(model: nn.Module, x: Tensor) -> Structure:
             if makes(module):
                 probe.run(name, module, x)
     units, left = _units(together)
+    units = [unit for unit in units if probe.called.issuperset(unit.makers)]
     for name, module in model.named_modules():
         if makes(module) and name not in probe.called:
             left[name] = "it is not called as a layer"
@@ -107,7 +108,7 @@ class _Probe:
     @contextmanager
     def _listening(self, name: str, source: nn.Module, marked: Tensor) -> Iterator[None]:
         def mark(module: nn.Module, given: Any, output: Any) -> Any:
-            self.called.add(name)
+            self.called |= {name}
             if isinstance(module, nn.GRU):
                 steps, state = output
                 return _marked(steps, marked, -1), state.masked_fill(marked[None].to(state.device), math.nan)
@@ -118,6 +119,7 @@ class _Probe:
             return cleaned, {key: self._read(name, marked, module, value) for key, value in named.items()}
 
         def passed(module: nn.Module, given: tuple[Any, ...]) -> None:
+            self.called |= {self.names[module]}
             self._note(name, marked, given[0], 1, Slot(self.names[module], "out", 0))
 
         hooks: list[Any] = [source.register_forward_hook(mark)]
