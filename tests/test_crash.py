@@ -300,7 +300,7 @@ def test_a_pruned_run_can_be_resumed_or_is_none(tmp_path: Path, monkeypatch: pyt
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
     prepared = partial(shutil.copytree, parent.path)
-    assert at_each_call(tmp_path, cut, check, prepare=lambda folder: prepared(folder / "1"), step=11) >= 10
+    assert at_each_call(tmp_path, cut, check, prepare=lambda folder: prepared(folder / "1"), step=19) >= 10
     assert {"dead", "finished"} <= seen
 
 

@@ -196,6 +196,11 @@ def test_several_rounds_are_runs_in_a_row(runs: Path) -> None:
     channels = [sum(row["after"] for row in about["removed"]) for about in (first, second)]
     assert channels == [31, 22]  # 44 * 0.5 ** 0.5, and 44 * 0.5
     assert Run(runs, 6).config().weights == str(runs / "5")
+    log = (Run(runs, 5).path / "log.txt").read_text()
+    assert "round 1 of 2" in log
+    assert (
+        "after an interruption: dlcli resume 5, and then dlcli prune 5 --amount 0.2929 --structured --rounds 1" in log
+    )
 
 
 def test_an_own_model_and_attention(runs: Path) -> None:

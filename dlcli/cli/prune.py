@@ -169,17 +169,17 @@ def _made(
         made.append(session.run)
 
     if wish.epochs:
-        head = [f"{pruned.record['kind']} pruning of {pruned.parent}, by {wish.by}"]
+        head = f"{pruned.record['kind']} pruning of {pruned.parent}, by {wish.by}"
 
         def opening(session: "Session") -> list[str]:
-            return [f"run {session.run.number} in {session.run.path}", *head, *lines]
+            run = session.run
+            return [f"run {run.number} in {run.path}", head, *lines, *_rounds(pruned, run.number)]
 
         show(
             lambda: opened(pruned, runs_dir=runs_dir, name=name, command=command_line()),
             lines=opening, format=format, quiet=quiet, print_=None, closing=finished,
         )  # fmt: skip
-        if not made:
-            raise typer.Exit(1)
+        assert made, "without a signal a training comes to its end"
     else:
         made.append(written(pruned, runs_dir=runs_dir, name=name, command=command_line()))
         say(f"run {made[0].number} in {made[0].path}")
@@ -194,6 +194,19 @@ def _made(
     if wish.epochs:
         stages.append(_stage(number, "trained", figures["cut"] | {"metrics": report.metrics}, pruned))
     return run, report
+
+
+def _rounds(pruned: "Pruned", number: int) -> list[str]:
+    """Which round this is, and how to go on with the others if it is interrupted."""
+    record = pruned.record
+    left = record["rounds"] - record["round"]
+    lines = [f"round {record['round']} of {record['rounds']}"] if record["rounds"] > 1 else []
+    if left:
+        option = "amount" if record["flops"] is None else "flops"
+        share = record["flops"] ** left if option == "flops" else 1 - (1 - record["amount"]) ** left
+        words = f"--{option} {share:.4g}{' --structured' * (record['kind'] == 'structured')} --rounds {left}"
+        lines.append(f"after an interruption: dlcli resume {number}, and then dlcli prune {number} {words}")
+    return lines
 
 
 def _stage(

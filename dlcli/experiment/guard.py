@@ -94,8 +94,8 @@ def narrow_to(model: nn.Module, weights: Mapping[str, Tensor], spec: DataSpec, *
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         raise RunError(f"{where} (its layers do not fit each other: {' '.join(str(error).split())[:200]})") from None
     wanted, _ = expected_output(spec, 1)
-    if tuple(output.shape) != wanted:
-        raise RunError(f"{where} (it gives {tuple(output.shape)}, and the data has {wanted})")
+    if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
+        raise RunError(f"{where} (its answers are not of the shape {wanted})")
 
 
 def maker_of(name: str) -> Callable[..., nn.Module]:
