@@ -74,7 +74,7 @@ def _tell_sizes(module: nn.Module) -> None:
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = module.weight.shape
     elif isinstance(module, nn.GRU):
-        module.input_size, module.hidden_size = module.weight_ih_l0.shape[1], module.weight_hh_l0.shape[1]
+        module.input_size, module.hidden_size = (len(module.all_weights[0][n][0]) for n in (0, 1))
     elif isinstance(module, _BatchNorm):
         known = module.weight if module.weight is not None else module.running_mean
         module.num_features = module.num_features if known is None else len(known)

@@ -74,4 +74,6 @@ def _by_channel(layer: nn.Module, name: str, side: str, importance: dict[str, Te
 def _size(layer: nn.Module, side: str) -> int:
     if side == "out":
         return channels(layer)
-    return layer.weight_ih_l0.shape[1] if isinstance(layer, nn.GRU) else layer.weight.shape[1]  # type: ignore[union-attr,return-value]
+    if isinstance(layer, nn.GRU):
+        return layer.input_size
+    return len(layer._parameters["weight"][0])  # type: ignore[index]

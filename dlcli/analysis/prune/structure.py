@@ -206,7 +206,8 @@ def _units(together: _Together) -> tuple[list[Unit], dict[str, str]]:
     for slot in together.parents:
         members[together.root(slot)].append(slot)
     why = {together.root(slot): reason for slot, reason in together.blocked.items()}
-    units, left = [], {}
+    units: list[Unit] = []
+    left: dict[str, str] = {}
     for root, slots in members.items():
         if root in why:
             left |= {slot.module: why[root] for slot in slots if slot.side == "out"}

@@ -1,7 +1,5 @@
 """Unstructured pruning: the least important weights become zero, wherever they are."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +25,9 @@ def set_zeros(model: nn.Module, importance: dict[str, Tensor], amount: float, *,
     order = flat.masked_fill(~there, torch.inf).argsort(stable=True)
     gone = torch.zeros(len(flat), dtype=torch.bool)
     gone[order[:count]] = True
-    for (name, parameter), part in zip(weights.items(), gone.split([p.numel() for p in weights.values()]), strict=True):
+    for (name, parameter), part in zip(
+        weights.items(), torch.split(gone, [p.numel() for p in weights.values()]), strict=True
+    ):
         parameter.masked_fill_(part.reshape(parameter.shape).to(parameter.device), 0.0)
         if not bool(parameter.any()):
             raise ConfigError(f"--amount {amount:g} leaves nothing of {name}: take a smaller amount")
@@ -36,5 +36,6 @@ def set_zeros(model: nn.Module, importance: dict[str, Tensor], amount: float, *,
 
 def share_of_zeros(model: nn.Module, frozen: tuple[str, ...] = ()) -> float:
     """Of the weights that are pruned."""
-    weights: list[Any] = list(weights_of(model, frozen).values())
-    return sum(int((p == 0).sum()) for p in weights) / max(1, sum(p.numel() for p in weights))
+    weights = weights_of(model, frozen).values()
+    zeros = sum(int((p == 0).sum()) for p in weights)
+    return zeros / max(1, sum(p.numel() for p in weights))
