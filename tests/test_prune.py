@@ -133,6 +133,7 @@ def test_the_new_run_says_where_it_comes_from(runs: Path) -> None:
         code, out, told = dlcli(runs, *words)
         assert code == 0, told
     assert "structured" in dlcli(runs, "runs", "show", "small")[1]
+    assert f"structured, by magnitude, from {parent.path} ({best.name})" in dlcli(runs, "report", "small", "--md")[1]
 
 
 def test_the_cut_network_is_stored_before_it_is_trained(runs: Path) -> None:
@@ -278,6 +279,8 @@ def test_single_weights_become_zero_wherever_they_are(runs: Path) -> None:
     assert cut["compressed_bytes"] < 0.45 * before["compressed_bytes"]
     again = pruned(runs, str(run.number), "--amount", "0.5", "--epochs", "0")
     assert again["stages"][1]["zeros"] == pytest.approx(0.9, abs=1e-3)
+    code, _, told = dlcli(runs, "prune", str(again["run"]), "--amount", "0.5", "--structured", "--epochs", "0")
+    assert code == 0 and f"the zeros of {runs}/{again['run']} are trained from now on" in told
 
 
 def test_it_says_that_zeros_save_no_time(runs: Path) -> None:

@@ -92,6 +92,8 @@ def prune(
     )  # fmt: skip
     check(built)
     notes: list[str] = [] if run.config().processes == 1 else ["a pruned run is trained by one process"]
+    if wish.structured and run.config().pruned == "unstructured":
+        notes.append(f"the zeros of {run} are trained from now on")
     removed: list[dict[str, Any]] = []
     left: dict[str, str] = {}
     if wish.structured:
