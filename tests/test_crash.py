@@ -280,6 +280,7 @@ def test_a_pruned_run_can_be_resumed_or_is_none(tmp_path: Path, monkeypatch: pyt
     expected = checkpoint.load(Run(tmp_path / "whole", 2).checkpoints, "last").weights
     content = {path.name: path.read_bytes() for path in parent.path.glob("*/*/*")}
     seen: set[str] = set()
+    went_on_from: set[int] = set()
 
     def check(folder: Path, code: int) -> None:
         assert code in (0, KILLED)
@@ -296,12 +297,14 @@ def test_a_pruned_run_can_be_resumed_or_is_none(tmp_path: Path, monkeypatch: pyt
             return
         except ConfigError as error:
             assert "has done its 2 epochs" in str(error)
+        went_on_from.update(resume["step"] for resume in Run(folder, 2).info().get("resumes", []))
         found = checkpoint.load(Run(folder, 2).checkpoints, "last").weights
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
     prepared = partial(shutil.copytree, parent.path)
     assert at_each_call(tmp_path, cut, check, prepare=lambda folder: prepared(folder / "1"), step=19) >= 10
     assert {"dead", "finished"} <= seen
+    assert 0 in went_on_from, "the weights that it starts from are saved before the first step"
 
 
 def test_rm_restore_and_purge(tmp_path: Path) -> None:

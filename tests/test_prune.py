@@ -1,7 +1,9 @@
 """`dlcli prune`: a trained run made smaller, measured, and trained on as a new run."""
 
 import json
+import os
 import shutil
+import signal
 import zlib
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from dlcli.data.kinds import sample_input
 from dlcli.experiment.build import build
 from dlcli.experiment.restore import restore
 from dlcli.runs.run import Run
+from tests.test_cli import start, wait_for
 
 
 class Own(nn.Module):
@@ -390,3 +393,19 @@ def test_weights_of_other_shapes_are_refused(runs: Path) -> None:
     assert str(caught.value).startswith(
         f"{folder} does not fit the model that the run describes (its layers do not fit each other: "
     )
+
+
+def test_ctrl_c_saves_the_training_and_resume_goes_on(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "runs")
+    process = start(tmp_path, "prune", "1", "--amount", "0.5", "--structured", "--epochs", "100000")
+    wait_for(tmp_path / "runs" / "5" / "metrics.csv", "\n2,", process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    run = Run(tmp_path / "runs", 5)
+    assert (run.info()["status"], run.info()["stop"]) == ("interrupted", "SIGINT")
+    assert "interrupted" in out and "trained" not in out
+    assert "continue with: dlcli resume runs/5" in told
+    done = run.info()["epochs_done"]
+    list(resume(run, epochs=done + 1))
+    assert (run.info()["status"], run.info()["epochs_done"]) == ("finished", done + 1)
