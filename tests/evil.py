@@ -7,6 +7,7 @@ A valid manifest does not make a run trustworthy, so every kind that changes a c
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -617,6 +618,52 @@ def a_start_from_weights_that_are_not_finite(run: Path) -> None:
 def a_start_from_a_run_with_another_name_for_its_weights(run: Path) -> None:
     start_from(run, safetensors({NAMES[1]: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
                "start.safetensors")  # fmt: skip
+
+
+def pruned(run: Path, **shapes: list[int]) -> None:
+    """Say that the run was pruned by channels, with weights of zeros in these shapes."""
+    set_in(run / "config.json", "weights", to=str(run))
+    set_in(run / "config.json", "pruned", to="structured")
+    header, at = {}, 0
+    for name, shape in ({"0_weight": [4, 4], "0_bias": [4], "1_weight": [3, 4], "1_bias": [3]} | shapes).items():
+        layer, tensor = name.split("_")
+        size = 4 * math.prod(shape)
+        header[f"layers.{1 + 2 * int(layer)}.{tensor}"] = {
+            "dtype": "F32", "shape": shape, "data_offsets": [at, at + size]
+        }  # fmt: skip
+        at += size
+    replace(run, "model.safetensors", safetensors(header, b"\0" * at))
+
+
+@kind(*WEIGHTS, "train")
+def pruned_to_larger_layers(run: Path) -> None:
+    pruned(run, **{"0_weight": [5, 4], "0_bias": [5], "1_weight": [3, 5]})
+
+
+@kind(*WEIGHTS, "train")
+def pruned_to_layers_that_do_not_fit_each_other(run: Path) -> None:
+    pruned(run, **{"0_weight": [2, 4], "0_bias": [2], "1_weight": [3, 3]})
+
+
+@kind(*WEIGHTS, "train")
+def pruned_to_nothing(run: Path) -> None:
+    pruned(run, **{"0_weight": [0, 4], "0_bias": [0], "1_weight": [3, 0]})
+
+
+@kind(*WEIGHTS)
+def pruned_answers(run: Path) -> None:
+    pruned(run, **{"1_weight": [2, 4], "1_bias": [2]})
+
+
+@kind(*WEIGHTS, "train")
+def a_model_of_exabytes_that_says_it_was_pruned(run: Path) -> None:
+    pruned(run)
+    set_in(run / "config.json", "model", "hidden", to=[10**9])
+
+
+@kind("show", "eval", "predict", "resume", tried=("show", "eval", "predict", "resume"))
+def pruning_that_is_no_table(run: Path) -> None:
+    set_in(run / "run.json", "pruning", to=[1])
 
 
 @kind("eval", "predict", "resume", "train")

@@ -347,6 +347,7 @@ CONFIGS = {
         distill_weight=0.5,
         weights="12",
         partial=True,
+        pruned="structured",
         monitor="accuracy",
         threshold=0.25,
         patience=3,

@@ -18,15 +18,16 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from dlcli import TrainConfig
+from dlcli.analysis.prune.prune import Wish, opened, prune
 from dlcli.checkpoints import checkpoint
 from dlcli.cli.main import app
 from dlcli.core import blame, files, reading
-from dlcli.core.errors import ResourceError, RunError
+from dlcli.core.errors import ConfigError, ResourceError, RunError
 from dlcli.runs import table as summary
 from dlcli.runs import trash
 from dlcli.runs.run import Run, all_runs
 from dlcli.training.average import average
-from dlcli.training.train import resume, train
+from dlcli.training.train import fit, resume, train
 from tests import faults
 from tests.faults import ALL, Call, Disk, at_each_call, failing, forked_away, watched
 from tests.test_resume import assert_same
@@ -258,6 +259,52 @@ def test_an_average_is_finished_or_it_is_not_taken_for_a_run(tmp_path: Path, str
             assert {path.name: path.read_bytes() for path in (folder / number).glob("*/*/*")} == content
 
     assert at_each_call(tmp_path, mean, check, prepare=prepare, step=3) >= 20
+
+
+def test_a_pruned_run_can_be_resumed_or_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before any call: there is no run, or one that resumes to the same, or one that says why it cannot."""
+    monkeypatch.setattr("dlcli.analysis.prune.prune.latencies", lambda before, after: [])
+    parent = undisturbed(
+        TrainConfig("mlp", data="iris", model_options={"hidden": (6,)}, epochs=1, device="cpu", batch_size="full"),
+        tmp_path,
+    )
+    wish = Wish(structured=True, by="magnitude", amount=0.5, flops=None, epochs=2)
+
+    def cut(folder: Path) -> None:
+        pruned = prune(Run(folder, 1), wish, split="val", runs_dir=folder)
+        with opened(pruned, runs_dir=folder, name=None, command="") as session:
+            list(fit(session))
+
+    shutil.copytree(parent.path, tmp_path / "whole" / "1")
+    cut(tmp_path / "whole")
+    expected = checkpoint.load(Run(tmp_path / "whole", 2).checkpoints, "last").weights
+    content = {path.name: path.read_bytes() for path in parent.path.glob("*/*/*")}
+    seen: set[str] = set()
+    went_on_from: set[int] = set()
+
+    def check(folder: Path, code: int) -> None:
+        assert code in (0, KILLED)
+        assert {path.name: path.read_bytes() for path in (folder / "1").glob("*/*/*")} == content
+        statuses = {row["run"]: row["status"] for row in summary.rows(folder)}
+        status = statuses.get(2, "none")
+        seen.add(status)
+        if status in ("none", "broken"):
+            return
+        try:
+            list(resume(Run(folder, 2)))
+        except RunError as error:
+            assert "was stopped before the weights that it starts from were saved" in str(error)
+            return
+        except ConfigError as error:
+            assert "has done its 2 epochs" in str(error)
+        went_on_from.update(resume["step"] for resume in Run(folder, 2).info().get("resumes", []))
+        found = checkpoint.load(Run(folder, 2).checkpoints, "last").weights
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+    prepared = partial(shutil.copytree, parent.path)
+    assert at_each_call(tmp_path, cut, check, prepare=lambda folder: prepared(folder / "1"), step=19) >= 10
+    assert {"dead", "finished"} <= seen
+    assert 0 in went_on_from, "the weights that it starts from are saved before the first step"
 
 
 def test_rm_restore_and_purge(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlcli.analysis.prune.prune import Wish, prune, written
 from dlcli.cli.main import app
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import CheckError, ConfigError
@@ -111,6 +112,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     found: dict[str, Run] = {}
 
     def of(name: str) -> Run:
+        if name.startswith("narrow-"):
+            parent = of(name.removeprefix("narrow-"))
+            wish = Wish(structured=True, by="magnitude", amount=0.5, flops=None, epochs=0)
+            cut = prune(parent, wish, split="val", runs_dir=parent.root)
+            found[name] = written(cut, runs_dir=parent.root, name=None, command="")
         if name not in found:
             settings = {"epochs": 1, **(RUNS | OTHERS)[name]}
             if settings.get("data") == "text:":
@@ -197,11 +203,23 @@ def test_every_model_as_onnx_is_the_trained_model(exported: Export, name: str) -
     assert no_path_in(content, run)
 
 
+@pytest.mark.parametrize("name", ["narrow-cnn", "narrow-attention-text", "narrow-rnn"])
+def test_a_pruned_model_as_onnx_is_the_narrower_model(exported: Export, name: str) -> None:
+    run, record, content = exported(name).run, exported(name).record, exported(name).content
+    assert record["parity"]["holds"] and record["parity"]["max_relative_difference"] <= 1e-4
+    assert len(content) < 0.9 * len(exported(name.removeprefix("narrow-")).content)
+    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+    assert no_path_in(content, run)
+
+
 @pytest.mark.parametrize(
     ("name", "format"),
     [
         ("rnn", "safetensors"),
         ("cnn", "safetensors"),
+        ("narrow-attention", "safetensors"),
+        pytest.param("narrow-cnn", "pt2", marks=pytest.mark.slow),
+        pytest.param("narrow-attention-text", "pt2", marks=pytest.mark.slow),
         pytest.param("rnn", "pt2", marks=pytest.mark.slow),
         pytest.param("linear", "aoti", marks=pytest.mark.slow),
     ],

@@ -77,8 +77,8 @@ READ = (
         ("show 3", "no such command 'show': did you mean `dlcli runs show` or `dlcli sweep show`?"),
         (
             "zzz",
-            "no such command 'zzz': known are train, resume, sweep, average, eval, predict, explain, export, generate, "
-            "gradcheck, profile, check, runs, plot, report, cache, models, datasets, recipes",
+            "no such command 'zzz': known are train, resume, sweep, average, prune, eval, predict, explain, export, "
+            "generate, gradcheck, profile, check, runs, plot, report, cache, models, datasets, recipes",
         ),
     ],
 )

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from dlcli import TrainConfig, train
+from dlcli.analysis.prune.prune import Wish, opened, prune
 from dlcli.checkpoints import checkpoint
 from dlcli.cli.main import app
 from dlcli.core.errors import BusyError, ConfigError, ResourceError, RunError
@@ -22,7 +23,7 @@ from dlcli.runs.run import Run
 from dlcli.training.provenance import differences
 from dlcli.training.saver import Saver
 from dlcli.training.state import TrainingState
-from dlcli.training.train import resume
+from dlcli.training.train import fit, resume
 from tests.conftest import Dlcli
 from tests.test_cli import start
 
@@ -113,6 +114,26 @@ def test_the_resume_matrix(kind: str, stops: Any, tmp_path: Path) -> None:
     assert info["best"] == straight.info()["best"]
     log = [(run.path / "log.txt").read_text().splitlines() for run in (straight, stopped)]
     assert [line.split("  val")[0] for line in log[0]] == [line.split("  val")[0] for line in log[1]]
+
+
+@pytest.mark.parametrize(("structured", "kind"), [(True, "cnn"), (False, "cnn"), (True, "attention")])
+def test_a_pruned_run(structured: bool, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its layers are as narrow as those in its checkpoint, and its zeros those of its weights: nothing else is kept."""
+    monkeypatch.setattr("dlcli.analysis.prune.prune.latencies", lambda before, after: [])
+    list(train(config(kind, epochs=1), runs_dir=tmp_path))
+    wish = Wish(structured=structured, by="gradient", amount=0.5, flops=None, epochs=2)
+    for number, stop in ((2, None), (3, stopping_at(2))):
+        pruned = prune(Run(tmp_path, 1), wish, split="val", runs_dir=tmp_path)
+        with opened(pruned, runs_dir=tmp_path, name=None, command="") as session:
+            list(fit(session, stop=stop))
+        assert session.run.number == number
+    stopped = Run(tmp_path, 3)
+    assert stopped.info()["status"] == "interrupted"
+    torch.manual_seed(random.randrange(1000))
+    list(resume(stopped, stop=stopping_at(3)))
+    list(resume(stopped, exact=True))
+    assert_same(Run(tmp_path, 2), stopped)
+    assert [resume["not_exact"] for resume in stopped.info()["resumes"]] == [[], []]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,6 +24,7 @@ COMMANDS = {
     "resume": ("dlcli.cli.resume:resume", "Continue a stopped run, or extend a finished one."),
     "sweep": ("dlcli.cli.sweep:app", "Train a model with many settings, and find the best of them."),
     "average": ("dlcli.cli.average:average", "Average the weights of several runs, as a new run."),
+    "prune": ("dlcli.cli.prune:prune", "Make a trained run smaller, as a new run that is trained on."),
     "eval": ("dlcli.cli.evaluate:evaluate", "Measure a trained run."),
     "predict": ("dlcli.cli.predict:predict", "Apply a trained run to new inputs."),
     "explain": ("dlcli.cli.explain:explain", "Show why a trained run answers what it answers."),

@@ -65,9 +65,11 @@ def show(
     print_: str | None,
     measuring: Measuring | None = None,
     plots: bool = False,
+    closing: Callable[["Session"], None] | None = None,
 ) -> None:
     """Open a session, train, and show opening lines, one line per evaluation, a progress bar, the result, and what is
-    measured. plots: also write the pictures of the run.
+    measured. plots: also write the pictures of the run. closing: called if the training has finished, with what it
+    shows in the place of the table of the result.
 
     Exits with the code of the signal that stopped the training, if one did. CheckError (exit 7) if a rule does not
     hold.
@@ -91,7 +93,11 @@ def show(
             follow(session, reporter, stop.reason)
     if first:
         with _named_in_errors(session.run):
-            _tell_result(session, measuring, format=format, quiet=quiet, printed=print_ is not None, plots=plots)
+            closed = closing is not None and session.info["status"] == "finished"
+            printed = closed or print_ is not None
+            _tell_result(session, measuring, format=format, quiet=quiet, printed=printed, plots=plots)
+            if closing is not None and closed:
+                closing(session)
     number = stop.signal or _signal(session.info["stop"])  # another process of the training may have received it
     if number is not None:
         raise typer.Exit(128 + number)

@@ -46,8 +46,8 @@ def measure_cost(model: nn.Module, x: Tensor) -> Cost:
             if not list(module.children()) and not _shares_memory(first, inputs):
                 total += size
         if isinstance(module, SelfAttention):
-            b, t, d = inputs[0].shape
-            flops += 4 * b * t * t * d
+            b, t, _ = inputs[0].shape
+            flops += 4 * b * t * t * module.heads * module.head_width
         elif isinstance(module, Periodic):
             flops += 2 * module.weight.numel() * len(inputs[0])
         elif isinstance(module, NGrams):  # the weighted sum of all vectors

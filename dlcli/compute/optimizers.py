@@ -208,6 +208,14 @@ class Optimizer:
             torch._foreach_addcdiv_(group.parameters, gradients, root, -lr)
 
 
+@torch.no_grad()
+def keep_zeros(parameters: Iterable[Tensor]) -> None:
+    """Set the gradient of each value that is exactly zero to zero, in parameters of two or more dimensions."""
+    for p in parameters:
+        if p.dim() >= 2 and p.grad is not None:
+            p.grad.masked_fill_(p == 0, 0.0)
+
+
 class WeightAverage:
     """Exponential moving average of a model's weights, kept in a copy of the model.
 

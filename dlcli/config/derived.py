@@ -126,6 +126,8 @@ def check_together(config: Any) -> None:
         )
     if config.partial and not (config.pretrained or config.weights):
         raise ConfigError("partial needs weights to start from: weights or pretrained")
+    if config.pruned != "none" and not config.weights:
+        raise ConfigError(f"pruned = {config.pruned} needs the weights of a pruned run to start from: weights = RUN")
     if bool(config.mean) != bool(config.std) or len(config.mean) != len(config.std):
         raise ConfigError(f"mean has {len(config.mean)} values and std {len(config.std)}: give as many of both")
     if config.mean and not config.normalize:

@@ -26,6 +26,8 @@ Loss = Literal["auto", "mse", "l1", "huber", "bce", "cross-entropy"]
 
 Log = Literal["none", "tensorboard"]
 
+Pruned = Literal["none", "structured", "unstructured"]
+
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 _TABLES = ("model_options", "data_options")
@@ -100,6 +102,11 @@ class TrainConfig:
     partial: bool = _setting(
         False, "Start from weights that hold less than half of the model's parameters, too.", group="Training"
     )
+    pruned: Pruned = _setting(
+        "none", "How the weights it starts from were pruned: structured, narrower layers, which it takes over; "
+        "unstructured, zeros, which stay zero.",
+        group="Training",
+    )  # fmt: skip
     epochs: int | None = _setting(
         None, "Passes over the training data.", group="Training", range=">= 1", shown="the model's or 10; see --steps"
     )

@@ -190,7 +190,7 @@ def build(
     config = config.with_values(data_options={**config.data_options, **data.resolved})
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
-    start = None if weights is not None else start_from(config, model, runs_dir=runs_dir)
+    start = None if weights is not None else start_from(config, model, data.spec, runs_dir=runs_dir)
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     task = make_task(config, data.preprocessing)
     if isinstance(config.threshold, str) and data.val is None:
@@ -208,9 +208,7 @@ def build(
         devices.set_precision(config.precision)
     frozen = frozen_names(model, config.freeze, model_name=config.model)
     cost = measure_cost(model, sample_input(data.spec, 1))
-    # Accumulated batches, like time steps, are computed one after the other, so only one batch counts.
-    flops = _flops_to_train(cost, batch_size // here().size) / cost.chain
-    threads = choose_threads(config.threads, device=device, flops=flops, processes=here().local_size)
+    threads = _threads(config, cost, batch_size, device)
     torch.set_num_threads(threads)
     built = Experiment(
         config=config.with_values(loss=default_loss(data.spec.task)) if config.loss == "auto" else config,
@@ -230,6 +228,23 @@ def build(
     )
     config.warmup_steps(built.steps_per_epoch)
     return replace(built, trained_part=_trained_part(built)) if config.cache_features else built
+
+
+def with_model(built: Experiment, model: nn.Module) -> Experiment:
+    """`built` with another model in the place of its own, on the CPU, with parameters of the same names. Cost and
+    threads are those of this model, as when it is resumed; sets the number of threads of this process."""
+    if built.dataset.spec.kind == "image":
+        model = model.to(memory_format=torch.channels_last)
+    cost = measure_cost(model, sample_input(built.dataset.spec, 1))
+    threads = _threads(built.config, cost, built.batch_size, built.device)
+    torch.set_num_threads(threads)
+    return replace(built, model=model.to(built.device), cost=cost, threads=threads)
+
+
+def _threads(config: TrainConfig, cost: Cost, batch_size: int, device: torch.device) -> int:
+    # Accumulated batches, like time steps, are computed one after the other, so only one batch counts.
+    flops = _flops_to_train(cost, batch_size // here().size) / cost.chain
+    return choose_threads(config.threads, device=device, flops=flops, processes=here().local_size)
 
 
 def resolve_options(config: TrainConfig) -> TrainConfig:

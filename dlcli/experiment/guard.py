@@ -21,12 +21,18 @@ from dlcli.core import options
 from dlcli.core.blame import blamed, defined
 from dlcli.core.errors import ConfigError, DlcliError, ResourceError, RunError
 from dlcli.core.spec import DataSpec
+from dlcli.data.kinds import sample_input
+from dlcli.experiment.probe import expected_output, undisturbed
+from dlcli.models.narrowing import narrow
 
 # Bytes per parameter: its value, its gradient, and at least one value that the optimizer or the average keeps.
 _BYTES_TO_TRAIN = 12
 
 # Largest number of parameters and buffers of a model that is built without given weights.
 _MOST_TENSORS = 10_000
+
+# With weights of a pruned model: how many times as many values it may have had.
+_MOST_CUT = 200
 
 # With given weights: what the model may have in addition.
 _SPARE_TENSORS, _SPARE_VALUES = 100, 2**24
@@ -38,7 +44,7 @@ def build_model(
     """The model of `config` for data of `spec`, on the CPU; for images in channels-last memory format.
 
     weights: name -> tensor, or an outline without values, which the model must fit. where: names their source in the
-    RunError that is raised if it does not.
+    RunError that is raised if it does not. With `pruned = structured` it becomes as narrow as they are.
     A short setting can ask for a model of any size, so building stops if the model grows beyond its weights (RunError)
     or the memory of this machine (ResourceError). ConfigError if the class cannot be built with its options.
     """
@@ -49,7 +55,8 @@ def build_model(
     most_values, most_tensors = memory // _BYTES_TO_TRAIN, _MOST_TENSORS
     if weights is not None:
         # Some slack: a parameter may be registered twice, and not every buffer is saved.
-        most_values = min(most_values, 2 * sum(t.numel() for t in weights.values()) + _SPARE_VALUES)
+        factor = _MOST_CUT if config.pruned == "structured" else 2
+        most_values = min(most_values, factor * sum(t.numel() for t in weights.values()) + _SPARE_VALUES)
         most_tensors = 2 * len(weights) + _SPARE_TENSORS
 
     def too_large(values: int) -> DlcliError:
@@ -71,8 +78,24 @@ def build_model(
     ):
         model = maker(spec, **chosen)
     if weights is not None:
+        if config.pruned == "structured":
+            narrow_to(model, weights, spec, where=f"{where} does not fit the model that the run describes")
         check_fit(model.state_dict(), weights, f"{where} does not fit the model that the run describes")
     return model.to(memory_format=torch.channels_last) if spec.kind == "image" else model
+
+
+def narrow_to(model: nn.Module, weights: Mapping[str, Tensor], spec: DataSpec, *, where: str) -> None:
+    """Make the layers of `model` as narrow as those of `weights`, in place. RunError, which begins with `where`, if
+    they then do not fit each other, or the data."""
+    narrow(model, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    try:
+        with undisturbed(model), torch.no_grad():
+            output = model.eval()(sample_input(spec, 1))
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        raise RunError(f"{where} (its layers do not fit each other: {' '.join(str(error).split())[:200]})") from None
+    wanted, _ = expected_output(spec, 1)
+    if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
+        raise RunError(f"{where} (its answers are not of the shape {wanted})")
 
 
 def maker_of(name: str) -> Callable[..., nn.Module]:

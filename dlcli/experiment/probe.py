@@ -20,7 +20,7 @@ def try_model(model: nn.Module, task: Task, spec: DataSpec, *, model_name: str, 
     Raises ConfigError if the model fails, if its output does not have the shape `expected_output`, or if the loss does
     not depend on its parameters.
     """
-    with _restored(model):
+    with undisturbed(model):
         for training, samples in ((False, 1), (True, 2)):
             loss = _try(model.train(training), task, spec, samples, model_name=model_name, data_name=data_name)
     if not loss.requires_grad:
@@ -31,7 +31,7 @@ def trains_on_one(model: nn.Module, spec: DataSpec) -> bool:
     """Whether the model, which can be trained on two samples, can be trained on one; batch normalization of features
     cannot."""
     try:
-        with _restored(model), torch.no_grad():
+        with undisturbed(model), torch.no_grad():
             model.train()(sample_input(spec, 1))
     except (ValueError, RuntimeError):
         return False
@@ -67,7 +67,7 @@ def _that_compute(module: nn.Module) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Leaves random state, mode, parameters and buffers as they were: a forward pass may change any of them."""
     was_training = model.training
     saved = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]

@@ -16,7 +16,9 @@ from dlcli.config.schemes import listed_model
 from dlcli.config.settings import TrainConfig
 from dlcli.config.zoo_settings import published
 from dlcli.core.errors import ConfigError, RunError
+from dlcli.core.spec import DataSpec
 from dlcli.data.weights import fetch_weights
+from dlcli.experiment.guard import narrow_to
 from dlcli.experiment.load import data_folder
 from dlcli.models.adapting import adapted
 from dlcli.models.blocks import first_convolution
@@ -71,8 +73,9 @@ class Start:
         }  # fmt: skip
 
 
-def start_from(config: TrainConfig, model: nn.Module, *, runs_dir: str | Path) -> Start | None:
-    """Put the weights that `config.pretrained` or `config.weights` names into `model`; None if there are none.
+def start_from(config: TrainConfig, model: nn.Module, spec: DataSpec, *, runs_dir: str | Path) -> Start | None:
+    """Put the weights that `config.pretrained` or `config.weights` names into `model`; None if there are none. With
+    `pruned = structured` the model becomes as narrow as they are, except for its answers.
 
     Names, runs and numbers are those of the folder `runs_dir`. DataError (exit 3) if published weights cannot be had,
     RunError (exit 4) for a file or run that is not there, damaged or not finite, ConfigError (exit 2) if less than half
@@ -84,7 +87,22 @@ def start_from(config: TrainConfig, model: nn.Module, *, runs_dir: str | Path) -
         origin, digest, found = _named(config.weights, runs_dir)
     else:
         return None
+    if config.pruned == "structured":
+        _narrow(model, found, spec, origin=origin)
     return _taken(model, found, config, origin=origin, digest=digest)
+
+
+def _narrow(model: nn.Module, found: Mapping[str, Tensor], spec: DataSpec, *, origin: str) -> None:
+    """RunError if the layers do not fit each other then."""
+    own, parts = model.state_dict(), head(model)
+    outlines = {}
+    for name, tensor in own.items():
+        if name in found and found[name].dim() == tensor.dim():
+            sizes = [min(pair) for pair in zip(tensor.shape, found[name].shape, strict=True)]
+            if tensor.dim() and inside(name, parts):
+                sizes[0] = tensor.shape[0]  # as many answers as the data has
+            outlines[name] = tensor[tuple(slice(size) for size in sizes)]
+    narrow_to(model, outlines, spec, where=f"the weights of {origin} do not fit model {type(model).__name__}")
 
 
 def _published(config: TrainConfig) -> tuple[str, str, dict[str, Tensor]]:

@@ -169,6 +169,7 @@ class Original:
             "step": state["step"],
             "model": config.model,
             "model_options": config.model_options,
+            **({} if config.pruned == "none" else {"pruned": config.pruned}),
             "data": f"{file[0]}:{Path(file[1]).name}" if file else config.data,
             "fingerprint": self.run.data().get("fingerprint"),
             "task": about.spec.task,

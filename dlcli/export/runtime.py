@@ -149,7 +149,7 @@ def _safetensors(threads: int, signature: Signature) -> Callable[[bytes], tuple[
 
     from dlcli.config.settings import TrainConfig
     from dlcli.data.preprocessing import Preprocessing
-    from dlcli.experiment.guard import build_model
+    from dlcli.experiment.guard import build_model, narrow_to
     from dlcli.export.wrapper import kind_of
 
     torch.set_num_threads(threads)
@@ -159,8 +159,11 @@ def _safetensors(threads: int, signature: Signature) -> Callable[[bytes], tuple[
         metadata: dict[str, str] = header["__metadata__"]
         preprocessing = Preprocessing.from_dict(json.loads(metadata["preprocessing"]))
         config = TrainConfig(metadata["model"], model_options=json.loads(metadata["model_options"]))
+        weights = {name: t.float() if t.is_floating_point() else t for name, t in load(content).items()}
         model = build_model(config, preprocessing.spec)
-        model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in load(content).items()})
+        if metadata.get("pruned") == "structured":
+            narrow_to(model, weights, preprocessing.spec, where="the exported file")
+        model.load_state_dict(weights)
         raw = json.loads(metadata["raw"])
         kind = kind_of(preprocessing, raw=raw, stateful=signature.stateful)
         return _from_torch(kind(model.eval(), preprocessing, raw=raw)), metadata

@@ -28,21 +28,21 @@ class SelfAttention(nn.Module):
     """Multi-head scaled dot-product self-attention (Vaswani et al. 2017, eq. 1): softmax(QK^T / sqrt(D/H)) V.
 
     (B, T, D) -> (B, T, D). `causal`: a step sees itself and the steps before it. real: (B, T), which steps may be seen;
-    None for all.
+    None for all. head_width: D/H; a head that is cut out takes its rows of the three projections with it.
     """
 
     def __init__(self, width: int, *, heads: int = 1, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         if heads < 1 or width % heads:
             raise ConfigError(f"model.heads = {heads} must divide model.width = {width}")
-        self.heads, self.causal, self.dropout = heads, causal, dropout
+        self.heads, self.head_width, self.causal, self.dropout = heads, width // heads, causal, dropout
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        b, t, d = x.shape
+        b, t, _ = x.shape
         seen = None
         if real is not None:
             seen = real[:, None, None]  # (B, 1, 1, T)
@@ -50,7 +50,7 @@ class SelfAttention(nn.Module):
                 seen = seen & torch.ones(t, t, dtype=torch.bool, device=x.device).tril()
 
         def split(y: Tensor) -> Tensor:
-            return y.view(b, t, self.heads, d // self.heads).transpose(1, 2)  # (B, H, T, D/H)
+            return y.view(b, t, self.heads, self.head_width).transpose(1, 2)  # (B, H, T, D/H)
 
         mixed = F.scaled_dot_product_attention(
             split(self.query(x)),
@@ -60,7 +60,7 @@ class SelfAttention(nn.Module):
             is_causal=self.causal and seen is None,
             dropout_p=self.dropout if self.training else 0.0,
         )
-        return self.output(mixed.transpose(1, 2).reshape(b, t, d))  # type: ignore[no-any-return]
+        return self.output(mixed.transpose(1, 2).reshape(b, t, self.heads * self.head_width))  # type: ignore[no-any-return]
 
 
 class MeanMixing(nn.Module):

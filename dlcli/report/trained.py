@@ -18,6 +18,7 @@ def trained(one: Facts) -> Section:
         "starts from": _weights(info.get("weights")),
         "teacher": _teacher(info.get("teacher")),
         "average of": _parents(info.get("parents")),
+        "pruned": _pruning(info.get("pruning")),
         "tags": one.tags or None,
     }
     if model["of them trained"] == model["parameters"]:
@@ -78,6 +79,21 @@ def _teacher(teacher: Any) -> str | None:
     if not isinstance(teacher, dict):
         return None
     return ", ".join(f"{name} {value}" for name, value in teacher.items() if isinstance(value, str | int))
+
+
+def _pruning(about: Any) -> str | None:
+    """Of which run it was cut out, how, and what was left."""
+    if not isinstance(about, dict):
+        return None
+    parent, sizes = about.get("parent"), (about.get("before"), about.get("cut"))
+    told = [f"{about.get('kind')}, by {about.get('by')}"]
+    if isinstance(parent, dict):
+        told.append(f"from {parent.get('run')} ({parent.get('checkpoint')})")
+    for name in ("parameters", "flops"):
+        values = [size.get(name) for size in sizes if isinstance(size, dict)]
+        if len(values) == 2 and all(type(value) is int for value in values):
+            told.append(f"{values[1]:,} of {values[0]:,} {'FLOPs' if name == 'flops' else name}")
+    return ", ".join(told)
 
 
 def _parents(parents: Any) -> Any:

@@ -67,7 +67,7 @@ _INFO: dict[str, Kind] = {
     "status": TEXT, "stop": optional(TEXT), "reason": optional(TEXT), "stopped_early": optional(WHOLE),
     "model": TEXT, "data": TEXT, "epochs": COUNT, "epochs_done": WHOLE, "step": WHOLE, "steps": WHOLE,
     "metrics": TABLE, "best": optional(TABLE), "baseline": TABLE, "warning": optional(TEXT), "resumes": list_of(TABLE),
-    "teacher": optional(TABLE), "parents": list_of(TABLE),
+    "teacher": optional(TABLE), "parents": list_of(TABLE), "pruning": optional(TABLE),
     "started": TIME, "ended": optional(TIME), "seconds": optional(NUMBER),
     "device": TEXT, "threads": _THREADS, "eval_threads": _THREADS,
 }  # fmt: skip

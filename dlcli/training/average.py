@@ -1,6 +1,6 @@
 """`average`: the mean of the weights of several runs, or of several checkpoints of one, as a new run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,16 @@ from dlcli.checkpoints import checkpoint
 from dlcli.checkpoints.checkpoint import Checkpoint
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError, RunError
-from dlcli.core.files import read_manifest
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.evaluation.measure import finite, measure
 from dlcli.experiment.build import Experiment, build
 from dlcli.experiment.estimate import check_memory, check_space
 from dlcli.experiment.guard import check_fit
 from dlcli.experiment.load import import_own
 from dlcli.experiment.restore import preprocessing_of
-from dlcli.runs.given_names import check_free, create
-from dlcli.runs.run import Run, now
-from dlcli.tasks.choose import higher_is_better
+from dlcli.runs.given_names import check_free
+from dlcli.runs.run import Run
 from dlcli.training.normalization import estimate_statistics
-from dlcli.training.provenance import describe
+from dlcli.training.untrained import parent_record, validation_metrics, write_untrained
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,18 @@ def average(
     check_space(built, runs_dir)
     built.model.load_state_dict(mean)
     count = estimate_statistics(built)
-    metrics = _metrics(built)
+    metrics = validation_metrics(built)
     found = Averaged(
-        run=_written(built, parents, metrics, runs_dir=runs_dir, name=name, command=command),
+        run=write_untrained(
+            built,
+            metrics,
+            {"parents": parents},
+            runs_dir=runs_dir,
+            name=name,
+            command=command,
+            epoch=max(parent["epoch"] for parent in parents),
+            step=max(parent["step"] for parent in parents),
+        ),  # fmt: skip
         parents=parents,
         metrics=metrics,
         monitor=None if built.dataset.val is None else f"val/{built.monitor}",
@@ -145,71 +151,11 @@ def _mean(members: Iterator[tuple[Run, Checkpoint]]) -> tuple[dict[str, Tensor],
         for name, value in saved.weights.items():
             if value.is_floating_point():
                 total[name] = total[name] + value.double() if name in total else value.double()
-        parents.append(_record(run, saved))
+        parents.append(parent_record(run, saved))
     mean = {
         name: (total[name] / len(parents)).to(value.dtype) if name in total else value for name, value in like.items()
     }
     return mean, parents
-
-
-def _record(run: Run, saved: Checkpoint) -> dict[str, Any]:
-    return {
-        "run": str(run.path.absolute()),
-        "checkpoint": saved.path.name,
-        "epoch": saved.state["epoch"],
-        "step": saved.state["step"],
-        "sha256": read_manifest(saved.path)["model.safetensors"],
-        "metrics": saved.state["metrics"],
-    }
-
-
-def _metrics(built: Experiment) -> dict[str, float | None]:
-    """val/NAME of the average, and the threshold if the settings choose it; nothing without a validation split."""
-    if built.dataset.val is None:
-        return {}
-    further = [built.monitor] if built.monitor in built.task.table_names else []
-    measures = measure(
-        built.model, built.dataset.val, built.task,
-        batch_size=built.eval_batch_size, threads=built.eval_threads, precision=built.config.precision,
-        device=built.device, whole=bool(further),
-    )  # fmt: skip
-    task = built.task.settled(measures)
-    found = task.metrics(measures)
-    if further:
-        found |= {built.monitor: task.tables(measures).metrics[built.monitor]}
-    if isinstance(built.config.threshold, str):
-        found["threshold"] = task.threshold
-    return {f"val/{name}": value for name, value in finite(found).items()}
-
-
-def _written(
-    built: Experiment, parents: list[dict[str, Any]], metrics: Mapping[str, float | None], *,
-    runs_dir: str | Path, name: str | None, command: str,
-) -> Run:  # fmt: skip
-    """The new run, finished. Its last file is run.json that says so."""
-    epoch, step = max(parent["epoch"] for parent in parents), max(parent["step"] for parent in parents)
-    place = {"epoch": epoch, "step": step}
-    best: dict[str, Any] = {"metric": None, "value": None, "higher_is_better": None, **place}
-    if metrics:
-        monitor = built.monitor if metrics[f"val/{built.monitor}"] is not None else "loss"
-        higher = higher_is_better(monitor)
-        best |= {"metric": f"val/{monitor}", "value": metrics[f"val/{monitor}"], "higher_is_better": higher}
-    if "val/threshold" in metrics:
-        best["threshold"] = metrics["val/threshold"]
-    started = now()
-    info = describe(built, command) | {"parents": parents, "best": best, "metrics": dict(metrics), "started": started}
-    info |= {"epochs_done": epoch, "step": step}
-    run = create(runs_dir, name=name)
-    with run.locked():
-        run.write_config(built.config)
-        run.write_data(built.dataset.preprocessing.as_dict(), built.dataset.fingerprint)
-        run.write_info(info)
-        if metrics:
-            run.append_metrics({**place, **metrics}, [*place, *metrics])
-        state = {**place, "metrics": dict(metrics)}
-        checkpoint.save(run.checkpoints, "best", weights=built.model.state_dict(), state=state)
-        run.write_info(info | {"status": "finished", "ended": now(), "seconds": 0.0})
-    return run
 
 
 def _notes(runs: Sequence[Run], built: Experiment, about: Preprocessing, count: int) -> tuple[str, ...]:

@@ -106,11 +106,13 @@ def begun(
     command: str = "",
     run: Run | None = None,
     trial: Mapping[str, Any] | None = None,
+    pruning: Mapping[str, Any] | None = None,
 ) -> Iterator[Session]:
     """Open a new run in the folder `runs_dir`.
 
     name: of the run; ConfigError if another run in the folder has it. command: the command line, recorded in run.json.
     run: a run that was made already, and has no checkpoint. trial: what run.json says of the sweep it belongs to.
+    pruning: what it says of the run whose model was cut, and of what was.
     Raises ResourceError (exit 6), before the run gets a number, if memory or disk space is too small.
     """
     check_ready(built, runs_dir)
@@ -120,6 +122,7 @@ def begun(
         built.ranks.barrier()
         run.cut_back({"metrics_bytes": 0, "log_bytes": 0})
         info = describe(built, command) | {"baseline": baseline(built)} | dict(trial or {})
+        info |= {} if pruning is None else {"pruning": dict(pruning)}
         session = Session(run, built, TrainingState(built), info)
         with _recorded(session):
             if built.start is not None:
@@ -168,6 +171,11 @@ def resumed(
         if before.get("parents"):
             raise RunError(
                 f"{run} is an average of {len(before['parents'])} checkpoints: it has no training to go on from"
+            )
+        if (before.get("pruning") or {}).get("trained") is False:
+            raise RunError(
+                f"{run} was pruned without training: train it in a new run, dlcli train {stored.model} --weights "
+                f"{run} --pruned {stored.pruned}"
             )
         saved = _last(run)
         if saved is None and (stored.pretrained or stored.weights):
@@ -306,7 +314,7 @@ def _check_teacher_is_the_same(before: Mapping[str, Any], built: Experiment) -> 
 
 def _check_start_is_kept(run: Run, stored: TrainConfig, config: TrainConfig) -> None:
     """ConfigError for other weights to start from: the run has started."""
-    for name in ("pretrained", "weights", "partial"):
+    for name in ("pretrained", "weights", "partial", "pruned"):
         if getattr(config, name) != getattr(stored, name):
             raise ConfigError(f"{name} = {getattr(config, name)}, but {run} has started already: train a new run")
 
@@ -345,7 +353,9 @@ def _continued(
     status = "dead" if before["status"] == "running" else before["status"]  # this process holds the lock
     resume = {"when": now(), "after": status, "step": state.step, "command": command, "not_exact": list(reasons)}
     resumes = [*before.get("resumes", []), resume]
-    info = fresh | {name: before[name] for name in ("started", "command", "weights", *OF_A_SWEEP) if name in before}
+    info = fresh | {
+        name: before[name] for name in ("started", "command", "weights", "pruning", *OF_A_SWEEP) if name in before
+    }
     if state.step:
         info |= {name: before[name] for name in ("epochs_done", "metrics") if name in before}
     if saved is not None and saved.state["metrics"]:  # run.json may be older than the checkpoint

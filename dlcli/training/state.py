@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dlcli.checkpoints.checkpoint import Checkpoint
 from dlcli.compute.gradients import Gradients
-from dlcli.compute.optimizers import Optimizer, WeightAverage
+from dlcli.compute.optimizers import Optimizer, WeightAverage, keep_zeros
 from dlcli.compute.sharding import ShardedGradients, divided, gathered, shard, whole
 from dlcli.core.errors import RunError
 from dlcli.core.seeds import derive
@@ -62,6 +62,7 @@ class TrainingState:
             factors=self._factors(self.trained),
         )
         self.average = None if average is None else WeightAverage(built.model, average, config.ema)
+        self.keeps_zeros = config.pruned == "unstructured"
         self.scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
         self.epoch, self.batch, self.step = 1, 0, 0
         self.batches_per_epoch = built.batches_per_epoch
@@ -130,8 +131,14 @@ class TrainingState:
         (self.scaler.scale(loss) if self.scaler else loss).backward()  # type: ignore[no-untyped-call]
 
     def update(self, *, lr: float, clip_norm: float | None) -> Tensor | None:
-        """One optimizer step with the accumulated gradients. Returns their norm if clipping computes it, else None."""
+        """One optimizer step with the accumulated gradients. Returns their norm if clipping computes it, else None.
+
+        With `pruned = unstructured`, a weight of two or more dimensions that is exactly zero stays zero: neither its
+        gradient nor its penalty moves it, so that its momentum and its average stay zero, too.
+        """
         norm = None
+        if self.keeps_zeros:
+            keep_zeros(self.optimizer.parameters)
         if clip_norm is not None:
             if self.scaler:
                 self.scaler.unscale_(self.optimizer)  # type: ignore[arg-type]

@@ -97,12 +97,12 @@ def _listening(model: nn.Module, heads: list[Head]) -> Iterator[None]:
 
 def _ours(layer: SelfAttention, x: Tensor, real: Tensor | None = None) -> Tensor:
     """(H, T, T) of the first text."""
-    _, steps, width = x.shape
+    steps = x.shape[1]
 
     def split(y: Tensor) -> Tensor:
-        return y[0].view(steps, layer.heads, width // layer.heads).transpose(0, 1)
+        return y[0].view(steps, layer.heads, layer.head_width).transpose(0, 1)
 
-    scores = split(layer.query(x)) @ split(layer.key(x)).transpose(1, 2) / math.sqrt(width // layer.heads)
+    scores = split(layer.query(x)) @ split(layer.key(x)).transpose(1, 2) / math.sqrt(layer.head_width)
     seen = torch.ones(steps, steps, dtype=torch.bool, device=x.device)
     seen = seen.tril() if layer.causal else seen
     if real is not None:
