@@ -51,7 +51,7 @@ def separable(model: nn.Module, spec: DataSpec) -> list[nn.Module]:
     hooks = [module.register_forward_pre_hook(lambda module, inputs: keep(module, inputs)) for module in seen]
     hooks += [module.register_forward_hook(lambda module, inputs, output: keep(module, output)) for module in seen]
     try:
-        with _restored(model), torch.no_grad():
+        with undisturbed(model), torch.no_grad():
             model.train()(sample_input(spec, 2))
     finally:
         for hook in hooks:
