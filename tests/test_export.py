@@ -57,6 +57,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "rnn": {"model": "rnn", "data": "text:", "model_options": {"hidden": 24, "embedding": 12, "layers": 2}},
     "attention": {"model": "attention", "data_options": {"samples": 600}},
     "attention-text": {"model": "attention", "data": "text:", "model_options": {"width": 16, "dropout": 0.1}},
+    "rnn-words": {
+        "model": "rnn",
+        "data": "text:",
+        "data_options": {"tokens": "words"},
+        "model_options": {"hidden": 24},
+    },
 }
 # Further models, for the planted faults.
 OTHERS: dict[str, dict[str, Any]] = {
@@ -114,7 +120,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         if name not in found:
             settings = {"epochs": 1, **(RUNS | OTHERS)[name]}
             if settings.get("data") == "text:":
-                settings |= {"data": f"text:{folder}/story.txt", "data_options": {"length": 20}, "optimizer": "adam"}
+                options = {"length": 20} | settings.get("data_options", {})
+                settings |= {"data": f"text:{folder}/story.txt", "data_options": options, "optimizer": "adam"}
             torch.set_num_threads(1)
             for _ in train(TrainConfig(**settings, device="cpu"), runs_dir=folder / name):
                 pass

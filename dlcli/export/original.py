@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlcli.config.schemes import split_file
+from dlcli.core.reading import places
 from dlcli.core.version import __version__
 from dlcli.data.batches import in_order
 from dlcli.data.dataset import Dataset
@@ -169,7 +170,7 @@ class Original:
             "step": state["step"],
             "model": config.model,
             "model_options": config.model_options,
-            "data": f"{file[0]}:{Path(file[1]).name}" if file else config.data,
+            "data": f"{file[0]}:{_name(*file)}" if file else config.data,
             "fingerprint": self.run.data().get("fingerprint"),
             "task": about.spec.task,
             "dtype": self.dtype,
@@ -178,6 +179,11 @@ class Original:
             **({} if threshold is None else {"threshold": threshold}),
             "preprocessing": about.as_dict(),
         }
+
+
+def _name(kind: str, path: str) -> str:
+    """Of a file or folder, or of several, without the folders that it lies in."""
+    return ",".join(Path(place).name for place in (places(path) if kind == "text" else [path]))
 
 
 def _repeated(values: np.ndarray) -> np.ndarray:
