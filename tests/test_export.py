@@ -197,6 +197,7 @@ def test_every_model_as_onnx_is_the_trained_model(exported: Export, name: str) -
     assert found["exported"][found["metric"]] == pytest.approx(expected, abs=1e-6)
     probed = [(p["batch_size"], p["steps"], p["pieces"]) for p in found["probes"]]
     sequence = {"rnn": [(2, 10, 1), (2, None, 2)], "attention": [(2, 4, 1)], "attention-text": [(2, 10, 1)]}
+    sequence["rnn-words"] = sequence["rnn"]
     assert probed == [(64, None, 1), (1, None, 1), (2, None, 1), *sequence.get(name, [])]
     assert len(content) == record["size"]
     assert set(record["latency"]) == {"1", "64"} and record["latency"]["64"]["pairs"] == 5

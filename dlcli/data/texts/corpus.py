@@ -29,7 +29,7 @@ from dlcli.data.texts.tokens import LARGEST, NAMES, Unit
 # Of so many documents or more whole ones are held out, of fewer the end of their text.
 MANY = 20
 
-MOST_PIECES: dict[Unit, int] = {"characters": 0, "words": 20_000, "bpe": 4_000}
+MOST_PIECES: dict[Unit, int] = {"characters": 0, "words": 20_000, "bpe": 1_000}
 
 _NAMES = {TRAIN: "train", VAL: "val", TEST: "test"}
 
