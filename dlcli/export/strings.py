@@ -33,9 +33,9 @@ def with_strings(content: bytes, columns: Sequence[Column]) -> bytes:
     given.type.tensor_type.elem_type = TensorProto.STRING
     made, found = [], []
     for at, column in enumerate(columns):
-        texts, place = f"{CATEGORIES}/{at}/texts", f"{CATEGORIES}/{at}/place"
-        graph.initializer.append(numpy_helper.from_array(np.array([at], dtype=np.int64), place))
-        made.append(helper.make_node("Gather", [CATEGORIES, place], [texts], axis=1))
+        texts, which = f"{CATEGORIES}/{at}/texts", f"{CATEGORIES}/{at}/place"
+        graph.initializer.append(numpy_helper.from_array(np.array([at], dtype=np.int64), which))
+        made.append(helper.make_node("Gather", [CATEGORIES, which], [texts], axis=1))
         found.append(f"{CATEGORIES}/{at}/codes")
         made.append(
             helper.make_node(
