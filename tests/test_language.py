@@ -34,11 +34,15 @@ ODD = "First,  ünknown wörds\n\n\tof ☃🎈 flibbertigibbet 123.   \tx\r\u202
 Call = Callable[..., tuple[int, str, str]]
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Exit code, stdout and stderr of a command in tmp_path."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run(*words: str) -> tuple[int, str, str]:
         done = CliRunner().invoke(app, list(words))
@@ -255,6 +259,7 @@ def test_folders_and_options_say_the_splits(tmp_path: Path) -> None:
          "the val text has 112 words, too few for a row of 300: take a longer text or a smaller data.length"),
         ({"val": "{}"}, ConfigError, "data text:{}: {} is named twice: name it once"),
         ({"path": "{},{}"}, ConfigError, "data text:{},{}: {} is named twice: name it once"),
+        ({"path": "{},"}, DataError, "{}, does not exist: did you mean a.txt?"),
         ({"path": "{},no.txt"}, DataError, "no.txt does not exist: did you mean a.txt?"),
     ],
 )  # fmt: skip
@@ -486,3 +491,24 @@ def test_a_baseline_with_other_tokens_is_compared_by_bits_per_character(tmp_path
     found = json.loads(out)
     assert found["baseline"]["metric"] == "bits_per_char"
     assert found["baseline"]["value"] == pytest.approx(found["metrics"]["bits_per_char"])
+
+
+def test_other_data_and_long_names(tmp_path: Path, call: Call) -> None:
+    (tmp_path / "a.txt").write_text(LINES)
+    assert call("train", "mlp", "--data", "iris", "--epochs", "1", "--quiet")[0] == 0
+    assert call("eval", "1", "--data", "text:a.txt")[::2] == (
+        3,
+        f"error: data text:{tmp_path}/a.txt is a text for next-token, and does not have the shape that the model was "
+        "trained on (features of 4, 3 outputs, multiclass)\n",
+    )
+    how = ("--set", "data.length=8", "--set", "model.hidden=8", "--epochs", "1", "--quiet")
+    assert call("train", "rnn", "--data", "text:a.txt", *how)[0] == 0
+    names = [f"{n:0100}.txt" for n in range(4)]
+    for name in names:
+        (tmp_path / name).write_text(LINES)
+    code, _, err = call("eval", "2", "--data", f"text:{','.join(names)}")
+    assert (code, err) == (0, "")
+    assert len(list((tmp_path / "runs" / "2" / "eval").glob("test-*.json"))) == 1
+    _, out, _ = call("datasets", f"text:{names[0]},no.txt", "--json")
+    found = json.loads(out)["files"]
+    assert (found["names"], found["missing"]) == ([names[0], "no.txt"], ["no.txt"])

@@ -66,7 +66,10 @@ def test_other_data_there_are_told(dlcli: Dlcli, moved: tuple[Path, Path]) -> No
     assert dlcli("export", "1", "--data-dir", "new", check=3).stderr == changed
 
 
-def test_a_folder_of_texts_that_moved_is_the_same_data(dlcli: Dlcli, tmp_path: Path) -> None:
+def test_a_folder_of_texts_that_moved_is_the_same_data(
+    dlcli: Dlcli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "old").mkdir()
     for name in ("a", "b"):
         (tmp_path / "old" / f"{name}.txt").write_text(f"This is text {name}, which is short.\n" * 30)

@@ -147,8 +147,8 @@ def places(path: str) -> list[str]:
         alone = "," not in path or Path(path).exists()
     except (OSError, ValueError):  # too long for a name, or a NUL in it
         alone = False
-    parts = [] if alone else [part for part in path.split(",") if part]
-    return parts or [path]
+    parts = path.split(",")
+    return [path] if alone or not all(parts) else parts
 
 
 @contextlib.contextmanager
