@@ -214,6 +214,7 @@ def test_a_file_read_in_another_way_is_another_entry(tmp_path: Path) -> None:
     assert texts.columns["code"].text(7) == "7.50"
     assert type(plain.columns["code"]) is Numbers and type(texts.columns["code"]) is Cells
     assert len(without) == 3001 and without.columns[list(without.columns)[1]].text(0) == "size"
+    assert len(stored.stored_table(path, Format())) == 3000
 
 
 def test_other_rows_of_a_file_have_features_of_their_own(tmp_path: Path) -> None:
