@@ -563,6 +563,11 @@ def alphabet_of_another_size(run: Path) -> None:
 
 
 @kind("eval", "predict")
+def pieces_of_other_data(run: Path) -> None:
+    set_in(run / "data.json", "pieces", to={"unit": "words", "vocabulary": [chr(256 + n) for n in range(300)]})
+
+
+@kind("eval", "predict")
 def too_few_class_names(run: Path) -> None:
     set_in(run / "data.json", "class_names", to=["one"])
 

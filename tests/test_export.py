@@ -58,6 +58,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "rnn": {"model": "rnn", "data": "text:", "model_options": {"hidden": 24, "embedding": 12, "layers": 2}},
     "attention": {"model": "attention", "data_options": {"samples": 600}},
     "attention-text": {"model": "attention", "data": "text:", "model_options": {"width": 16, "dropout": 0.1}},
+    "rnn-words": {
+        "model": "rnn",
+        "data": "text:",
+        "data_options": {"tokens": "words"},
+        "model_options": {"hidden": 24},
+    },
 }
 # Further models, for the planted faults.
 OTHERS: dict[str, dict[str, Any]] = {
@@ -120,7 +126,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         if name not in found:
             settings = {"epochs": 1, **(RUNS | OTHERS)[name]}
             if settings.get("data") == "text:":
-                settings |= {"data": f"text:{folder}/story.txt", "data_options": {"length": 20}, "optimizer": "adam"}
+                options = {"length": 20} | settings.get("data_options", {})
+                settings |= {"data": f"text:{folder}/story.txt", "data_options": options, "optimizer": "adam"}
             torch.set_num_threads(1)
             for _ in train(TrainConfig(**settings, device="cpu"), runs_dir=folder / name):
                 pass
@@ -196,6 +203,7 @@ def test_every_model_as_onnx_is_the_trained_model(exported: Export, name: str) -
     assert found["exported"][found["metric"]] == pytest.approx(expected, abs=1e-6)
     probed = [(p["batch_size"], p["steps"], p["pieces"]) for p in found["probes"]]
     sequence = {"rnn": [(2, 10, 1), (2, None, 2)], "attention": [(2, 4, 1)], "attention-text": [(2, 10, 1)]}
+    sequence["rnn-words"] = sequence["rnn"]
     assert probed == [(64, None, 1), (1, None, 1), (2, None, 1), *sequence.get(name, [])]
     assert len(content) == record["size"]
     assert set(record["latency"]) == {"1", "64"} and record["latency"]["64"]["pairs"] == 5

@@ -167,6 +167,62 @@ def test_the_lines_of_the_documentation_answer_as_dlcli_predict(trained: Trained
         assert [record["class_names"][at] for at in found.argmax(1)] == [p["class"] for p in expected]
 
 
+@pytest.mark.parametrize("name", ["categories", pytest.param("tabular", marks=pytest.mark.slow)])
+def test_texts_are_looked_up_in_the_graph(trained: Trained, name: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run = trained(name)
+    record = one(run, strings=True)
+    assert record["file"] == "model-strings.onnx" and record["parity"]["max_relative_difference"] <= 1e-5
+    given = record["inputs"][-1]
+    assert (given["name"], given["dtype"]) == ("categories", "string")
+    city = given["columns"][0]
+    assert sorted(city.pop("levels")) == sorted(CITIES)
+    assert city == {"name": "city", "kind": "category", "missing": ""}
+    # The same rows as codes, looked up here, give the same answers to the file with codes.
+    plain = one(run)
+    session, other = (
+        onnxruntime.InferenceSession(run.path / "export" / each["file"]) for each in (record, plain)
+    )  # fmt: skip
+    rows = [
+        ["Bern", "yes", "0", "2.5"], ["Köln", "no", "1", "1"], ['Paris "IV", north', "yes", "1", "7"],
+        ["Utopia", "perhaps", "9", "8"], ["", "", "", ""], ["bern", "Yes", "0.5", " 1"],
+    ]  # fmt: skip
+    codes = [
+        [c["missing"] if not text else c["codes"].get(text, c["other"]) for text, c in zip(row, columns, strict=True)]
+        for row in rows
+        for columns in [plain["inputs"][-1]["columns"]]
+    ]
+    rng = np.random.default_rng(0)
+    others = {
+        port["name"]: rng.normal(size=(len(rows), port["shape"][1])).astype(port["dtype"])
+        for port in plain["inputs"][:-1]
+    }
+    (found,) = session.run(None, others | {"categories": np.array(rows)})
+    (expected,) = other.run(None, others | {"categories": np.array(codes)})
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(expected)) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [{"half": True}, {"quantize": "int8"}], ids=["half", "int8"])
+def test_texts_go_with_few_bits(trained: Trained, how: dict[str, Any]) -> None:
+    record = one(trained("tabular"), tolerance=0.1, strings=True, **how)
+    assert [port["dtype"] for port in record["inputs"]] == ["float64", "float64", "string"]
+
+
+def test_strings_where_there_are_none(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained("dates")
+    assert refused(run, capsys, "--strings") == (
+        2, "error: --strings is for categories of a table, and RUN has none: leave it out",
+    )  # fmt: skip
+    assert refused(run, capsys, "--strings", "--raw") == (
+        2, "error: --strings and --raw exclude each other: with --raw the program encodes the columns",
+    )  # fmt: skip
+    assert refused(run, capsys, "--strings", "--format", "onnx,pt2") == (
+        2, "error: --strings is for format onnx, not for pt2: only ONNX has texts in its graph",
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tabular", "linear"])
 @pytest.mark.parametrize("format", ["pt2", "safetensors", "aoti"])

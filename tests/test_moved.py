@@ -66,6 +66,28 @@ def test_other_data_there_are_told(dlcli: Dlcli, moved: tuple[Path, Path]) -> No
     assert dlcli("export", "1", "--data-dir", "new", check=3).stderr == changed
 
 
+def test_a_folder_of_texts_that_moved_is_the_same_data(
+    dlcli: Dlcli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "old").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "old" / f"{name}.txt").write_text(f"This is text {name}, which is short.\n" * 30)
+    small = ("--set", "data.length=8", "--set", "data.tokens=words", "--set", "model.hidden=8", "--epochs", "1")
+    dlcli("train", "rnn", "--data", "text:old", *small)
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert dlcli("eval", "1", check=3).stderr == (
+        f"error: {tmp_path}/old does not exist: if it was moved, name its new place with --data text:PATH\n"
+    )
+    dlcli("eval", "1", "--data", "text:new")
+    named = "text:new/a.txt,new/b.txt"
+    dlcli("resume", "1", "--epochs", "2", "--data", named)
+    assert Run(tmp_path / "runs", 1).config().data == f"text:{tmp_path}/new/a.txt,{tmp_path}/new/b.txt"
+    dlcli("eval", "1")  # the same names and contents
+    dlcli("eval", "1", "--data", "text:" + ",".join(f"{tmp_path}/new/../new/{n}.txt" for n in "ab"))
+    dlcli("export", "1", "--format", "safetensors")
+
+
 def test_a_run_that_may_only_be_read_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may write anywhere, so the file system must be read-only here."""
     for _ in train(TrainConfig("mlp", data="iris", epochs=1, device="cpu"), runs_dir=tmp_path):

@@ -418,7 +418,6 @@ def test_names_that_are_not_utf8(root: Path, tmp_path: Path) -> None:
         (("--temperature", "1e-320"), 2, "temperature = 1e-320 is out of range: it must be 0, or from 1e-06 to 1e+06"),
         (("--temperature", "nan"), 2, "temperature = nan is out of range: it must be 0, or from 1e-06 to 1e+06"),
         (("--temperature", "inf"), 2, "temperature = inf is out of range: it must be 0, or from 1e-06 to 1e+06"),
-        (("--prompt", "to quit"), 3, "--prompt has characters that the model never saw: 'i' 'q' 'u'"),
     ],
 )
 def test_generate_says_what_is_wrong_before_it_writes_anything(

@@ -322,7 +322,9 @@ def test_texts_that_cannot_be_scored_are_told(restored: dict[str, Restored], tmp
         file.write_text(content)
         assert said(restored["rnn"], file) == f"{file} has {len(content)} characters: at least 2 are needed"
     file.write_bytes(b"The\n\xff\xfe")
-    assert said(restored["rnn"], file) == f"{file}:2 is not UTF-8 text: byte 4 is 0xff; save the file as UTF-8"
+    assert said(restored["rnn"], file) == f"{file} has characters that the model never saw: 'þ' 'ÿ'"  # as latin-1
+    file.write_bytes(b"The\n\xff\x00")
+    assert said(restored["rnn"], file) == f"{file}:2 is not text: it holds the control character 0x00"
 
 
 # Generated text
@@ -416,10 +418,14 @@ def test_the_ends_of_the_ranges_are_good(restored: dict[str, Restored], name: st
     assert settings.get("temperature") != 1e-6 or text == generated(restored[name], temperature=0)
 
 
-def test_an_unknown_character_in_the_prompt_is_told(restored: dict[str, Restored]) -> None:
-    with pytest.raises(DataError) as caught:
-        generated(restored["rnn"], "Quack!")
-    assert str(caught.value) == "--prompt has characters that the model never saw: '!' 'Q' 'c' 'k' 'u'"
+def test_an_unknown_character_in_the_prompt_is_left_out_and_told(restored: dict[str, Restored]) -> None:
+    said: list[str] = []
+    text = generated(restored["rnn"], "The !!Qfox", tell=said.append)
+    assert said == [
+        "--prompt: unknown characters, which the training text has not: 3, such as '!' (2), 'Q' (1); they are left out"
+    ]
+    assert text == generated(restored["rnn"], "The fox")
+    assert generated(restored["rnn"], "!", tell=said.append) == generated(restored["rnn"], "")
 
 
 def test_only_a_language_model_writes(restored: dict[str, Restored]) -> None:

@@ -39,6 +39,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "model": "rnn", "data": f"text:{__file__}", "model_options": {"hidden": 16, "dropout": 0.2},
         "data_options": {"length": 24}, "ema": 0.5, "batch_size": 64, "schedule": "one-cycle",
     },
+    "words": {
+        "model": "attention", "data": f"text:{__file__}", "model_options": {"width": 16, "dropout": 0.2},
+        "data_options": {"length": 24, "tokens": "words", "vocabulary": 400}, "batch_size": 64,
+    },
     "attention": {
         "model": "attention", "data": "recall", "data_options": {"samples": 600}, "model_options": {"dropout": 0.2},
         "ema": 0.9, "optimizer": "rmsprop", "momentum": 0.5, "schedule": "step", "step_epochs": 1, "batch_size": 64,

@@ -25,8 +25,10 @@ from dlcli.cli.main import app
 from dlcli.core.errors import DataError, DlcliError, ResourceError
 from dlcli.data.dataset import Dataset
 from dlcli.data.readers import json_lines, parquet, separated
+from dlcli.data.readers.cells import Cells, Numbers
+from dlcli.data.readers.separated import Format
 from dlcli.data.rows import Normalised
-from dlcli.data.tables import encoding, spooled, stored
+from dlcli.data.tables import encoding, features, spooled, stored
 from dlcli.data.tables import table as module
 from dlcli.runs.run import Run
 from dlcli.training.train import resume
@@ -199,6 +201,42 @@ def test_nothing_is_read_or_made_twice(tmp_path: Path, monkeypatch: pytest.Monke
     assert first.preprocessing != other.preprocessing
     written(tmp_path, people().replace("gold", "silver"))
     assert loaded(path, storage="cache").preprocessing.class_names == ("basic", "silver")
+
+
+def test_a_file_read_in_another_way_is_another_entry(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("code,size\n" + "".join(f"{n}.50,{n}\n" for n in range(3000)))
+    time.sleep(0.05)
+    plain = stored.stored_table(path, Format())
+    texts = stored.stored_table(path, Format(), texts=("code",))
+    without = stored.stored_table(path, Format(header="none"))
+    assert list(plain.columns) == list(texts.columns) == ["code", "size"] and len(plain) == len(texts) == 3000
+    assert texts.columns["code"].text(7) == "7.50"
+    assert type(plain.columns["code"]) is Numbers and type(texts.columns["code"]) is Cells
+    assert len(without) == 3001 and without.columns[list(without.columns)[1]].text(0) == "size"
+    assert len(stored.stored_table(path, Format())) == 3000
+
+
+def test_other_rows_of_a_file_have_features_of_their_own(tmp_path: Path) -> None:
+    path = written(tmp_path, people())
+    data = loaded(path, storage="cache")
+    encoding_of = data.preprocessing.encoding
+    assert encoding_of is not None
+    table = stored.stored_table(path, Format())
+    for rows in (np.arange(20), np.arange(20, 40)):
+        part = table.rows(rows)
+        np.testing.assert_array_equal(features.features(part, encoding_of).numpy(), encoding_of.encode(part)[0])
+
+
+def test_a_file_that_was_just_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could change again, to the same size, without another time."""
+    path = written(tmp_path, people())
+    when = time.time_ns()
+    os.utime(path, ns=(when, when))
+    stored.stored_table(path, Format())
+    with monkeypatch.context() as patched, pytest.raises(AssertionError, match="made again"):
+        patched.setattr(stored, "_spooled", never)
+        stored.stored_table(path, Format())
 
 
 _DAMAGE = ("cut", "longer", "empty json", "other json", "no json", "no file")

@@ -25,7 +25,6 @@ from dlcli.core.errors import ConfigError, DataError, DlcliError
 from dlcli.core.spec import DataSpec
 from dlcli.data.dataset import Dataset
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.text import text_file
 from dlcli.data.texts.byte_pairs import byte_characters
 from dlcli.data.texts.tokens import Tokens, learn
 from dlcli.experiment.load import load_data
@@ -482,20 +481,6 @@ def test_export_says_how_a_text_becomes_tokens(model: str, tmp_path: Path, call:
     code, out, _ = call("predict", "1", *texts, "--csv", "--probabilities")
     expected = [float(row["probability/spam"]) for row in csv.DictReader(out.splitlines())]
     np.testing.assert_allclose(1 / (1 + np.exp(-logits[:, 0].astype(float))), expected, atol=1e-5)
-
-
-def test_a_language_model_of_a_folder_reads_all_its_texts_in_order(tmp_path: Path) -> None:
-    (tmp_path / "a" / "more").mkdir(parents=True)
-    (tmp_path / "a" / "1.txt").write_text("to be or not to be\n" * 20)
-    (tmp_path / "a" / "more" / "2.txt").write_text("that is the question" * 20)
-    (tmp_path / "b.txt").write_text("to be or not to be\n" * 20 + "that is the question" * 20 + "\n")
-    one, two = (text_file(tmp_path, path=str(tmp_path / name), length=8) for name in ("a", "b.txt"))
-    assert torch.equal(one.x, two.x) and one.alphabet == two.alphabet
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "x.md").write_text("x")
-    with pytest.raises(DataError) as caught:
-        text_file(tmp_path, path=str(tmp_path / "c"))
-    assert str(caught.value) == f"{tmp_path / 'c'} holds no .txt files (1 not .txt): name another folder, or a file"
 
 
 @pytest.mark.parametrize("named", [True, False])

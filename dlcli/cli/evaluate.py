@@ -159,6 +159,8 @@ def evaluate(
 def warn(report: "Evaluation", *, several: bool = False) -> None:
     """Warn if the run is damaged, unfinished or cannot record the result. several: whether there are other runs."""
     tell_damage(report.damage)
+    if report.unknown:
+        say(f"{report.unknown} (in {report.run})" if several else report.unknown)
     if report.unrecorded:
         say(f"warning: {report.unrecorded}: these numbers are not recorded in the run")
     tell_undefined(report, of=f" in {report.run}" if several else "")

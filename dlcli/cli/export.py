@@ -30,6 +30,10 @@ def export(
     raw: Annotated[
         bool, typer.Option("--raw", help="Leave the normalisation out; the program that uses the file must do it.")
     ] = False,
+    strings: Annotated[
+        bool,
+        typer.Option("--strings", help="Of a table, take categories as texts instead of their codes; for onnx only."),
+    ] = False,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -56,7 +60,7 @@ def export(
     if everything and formats is not None:
         raise ConfigError("--all and --format exclude each other: choose one")
     names = list(FORMATS) if everything else [name.strip() for name in (formats or "onnx").split(",")]
-    check_formats(names, half=half, quantize=quantize)
+    check_formats(names, half=half, quantize=quantize, strings=strings, raw=raw)
     check_range(tolerance, ">= 0", name="--tolerance")
     from dlcli.runs.names import find_one
 
@@ -65,8 +69,9 @@ def export(
 
     outcomes: list[Any] = []
     for outcome in exporter.export(
-        found, names, half=half, quantize=quantize, raw=raw, tolerance=tolerance, data=data, data_dir=data_dir
-    ):
+        found, names, half=half, quantize=quantize, raw=raw, strings=strings, tolerance=tolerance, data=data,
+        data_dir=data_dir,
+    ):  # fmt: skip
         if not outcomes and outcome.record is not None:
             tell_damage(outcome.record["damage"])
         if outcome.error is None and outcome.record is not None:

@@ -38,8 +38,12 @@ _STANDS_FOR = {
     "split_group": _Short(
         "data.split_group", "COLUMN", "Column of table:FILE whose groups are not divided between splits."
     ),
-    "val_data": _Short("data.val", "FILE", "File of the same columns as table:FILE, for validation."),
-    "test_data": _Short("data.test", "FILE", "File of the same columns as table:FILE, for testing."),
+    "val_data": _Short(
+        "data.val", "FILE", "File of the same columns as table:FILE, or more text as text:FILE, for validation."
+    ),
+    "test_data": _Short(
+        "data.test", "FILE", "File of the same columns as table:FILE, or more text as text:FILE, for testing."
+    ),
     "image_size": _Short("data.size", "N", "Height and width in pixels of images:FOLDER.", "what they share, else 64"),
     "channels": _Short("data.channels", "grey|colour", "Channels of images:FOLDER.", "grey if all are"),
     "storage": _Short(

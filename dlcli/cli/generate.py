@@ -5,22 +5,24 @@ from typing import Annotated
 import typer
 
 from dlcli.cli.arguments import JSON, CheckpointRole, Device, RunName, RunsDir
-from dlcli.cli.output import plain, print_json, tell_damage, write
+from dlcli.cli.output import plain, print_json, say, tell_damage, write
 
 
 def generate(
     run: RunName,
     prompt: Annotated[str, typer.Option("--prompt", help="The text to continue.")] = "",
-    length: Annotated[int, typer.Option("--length", help="Number of characters to generate.")] = 200,
+    length: Annotated[
+        int, typer.Option("--length", help="Number of characters to generate, unless the model ends the document.")
+    ] = 200,
     temperature: Annotated[
         float,
         typer.Option(
             "--temperature",
-            help="Temperature of the sampling. Below 1 prefers likely characters; 0 always takes the likeliest.",
+            help="Temperature of the sampling. Below 1 prefers likely tokens; 0 always takes the likeliest.",
         ),
     ] = 1.0,
     top_k: Annotated[
-        int, typer.Option("--top-k", help="Sample from the K likeliest characters only; 0 samples from all.")
+        int, typer.Option("--top-k", help="Sample from the K likeliest tokens only; 0 samples from all.")
     ] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the sampling.")] = 0,
     checkpoint: CheckpointRole = "best",
@@ -37,13 +39,14 @@ def generate(
 
     restored = restore(found, role=checkpoint, device=device)
     tell_damage(restored.checkpoint.damage)
-    characters = generate(
-        restored, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed
+    parts = generate(
+        restored, prompt, length=length, temperature=temperature, top_k=top_k, seed=seed, tell=say
     )  # fmt: skip
     if json:
-        print_json({"run": str(found), "prompt": prompt, "text": "".join(characters)})
+        print_json({"run": str(found), "prompt": prompt, "text": "".join(parts)})
         return
-    for place, character in enumerate(characters):
-        shown = character if character in "\n\t" else plain(character)
-        write(shown if place else prompt + shown)
-    write("\n")
+    before = prompt  # not shown if there is no first part
+    for part in parts:
+        write(before + "".join(each if each in "\n\t" else plain(each) for each in part))
+        before = ""
+    write(before + "\n")

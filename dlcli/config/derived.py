@@ -9,6 +9,7 @@ from dlcli.config.schemes import data_entry, listed_model, model_entry, split_fi
 from dlcli.config.zoo_settings import with_zoo_settings
 from dlcli.core.errors import ConfigError
 from dlcli.core.options import convert
+from dlcli.core.reading import places
 
 DEFAULT_LR: dict[str, float] = {"gd": 0.1, "sgd": 0.01, "adam": 0.001, "adamw": 0.001, "rmsprop": 0.001}
 # Of the default learning rate where all layers of pretrained weights are trained: a larger step undoes them.
@@ -30,11 +31,13 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         values["data_options"] = {**suits, **values.get("data_options", {})}
     values = with_zoo_settings(values)
     if (found := split_file(name)) is not None:
-        values["data"] = f"{found[0]}:{Path(found[1]).absolute()}"
+        values["data"] = f"{found[0]}:{','.join(_absolute(found[1], several=found[0] == 'text'))}"
         options = values.get("data_options")
         if isinstance(options, Mapping):
             files = {name: options[name] for name in ("val", "test") if isinstance(options.get(name), str)}
-            values["data_options"] = {**options, **{name: str(Path(file).absolute()) for name, file in files.items()}}
+            several = found[0] == "text"
+            whole = {name: ",".join(_absolute(file, several=several)) for name, file in files.items()}
+            values["data_options"] = {**options, **whole}
         if found[0] == "images":
             values["data_options"] = _with_room(values)
     if values.get("data_dir"):
@@ -44,6 +47,11 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"data_dir = {values['data_dir']}: there is no such user") from None
         values["data_dir"] = str(folder.absolute())
     return values
+
+
+def _absolute(path: str, *, several: bool) -> list[str]:
+    """several: whether commas divide it."""
+    return [str(Path(place).absolute()) for place in (places(path) if several else [path])]
 
 
 def _with_room(values: Mapping[str, Any]) -> Any:

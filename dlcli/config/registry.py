@@ -218,12 +218,12 @@ DATASETS: dict[str, DataEntry] = {
     ),
     "text": DataEntry(
         "dlcli.data.text:text_file",
-        "characters of your own file, or of a folder of .txt: --data text:FILE",
+        "your own text, of a file, several, or a folder: --data text:FILE",
         "next token",
         "128 tokens",
         "the file",
         "yours",
-        "your file",
+        "your files",
         file="FILE",
     ),
     "texts": DataEntry(

@@ -141,6 +141,16 @@ def files_below(folder: Path, *, most: int) -> list[Path]:
     return sorted(found)
 
 
+def places(path: str) -> list[str]:
+    """The paths in `a.txt,b.txt`; what there is under this name is one path, whatever commas are in it."""
+    try:
+        alone = "," not in path or Path(path).exists()
+    except (OSError, ValueError):  # too long for a name, or a NUL in it
+        alone = False
+    parts = path.split(",")
+    return [path] if alone or not all(parts) else parts
+
+
 @contextlib.contextmanager
 def told_as_damage(path: Path | str) -> Iterator[None]:
     """Turns OSError and ValueError into RunError (exit 4): the file of a run is missing, unreadable or damaged."""

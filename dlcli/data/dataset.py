@@ -40,7 +40,7 @@ class Dataset:
     fingerprint: sha256 of the data as read.
     typical: of the targets of the training split, how often each class or token occurs (K,), or their mean as the loss
         takes it (1,).
-    resolved, notes: see Source.
+    resolved, unknown, notes: see Source.
     """
 
     preprocessing: Preprocessing
@@ -50,6 +50,7 @@ class Dataset:
     fingerprint: str
     typical: Tensor
     resolved: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

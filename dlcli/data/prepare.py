@@ -1,6 +1,5 @@
 """A Source -> a Dataset: split, on a device, and normalised with the statistics of the training split."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +12,7 @@ from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.rows import Decoded, Mapped, Normalised, Rows, Tensors
 from dlcli.data.source import Source, Unfitted
 from dlcli.data.splits import TEST, divide
+from dlcli.data.texts.corpus import Corpus
 
 # Images whose pixels are counted at a time: all of them may be more than the memory holds.
 _AT_ONCE = 1024
@@ -41,15 +41,17 @@ def prepare(
     for a text 0.1) is held out, the same samples for every seed. The validation split is drawn with `seed` from the
     rest. An `ordered` source is cut instead: train, then val, then test. An official validation set is the validation
     split, and `val_fraction` must then be None. What is `Unfitted` is then fitted to the training split, or encoded as
-    `preprocessing` says.
+    `preprocessing` says; a Corpus is also cut into rows.
     statistics: mean and standard deviation of images by which they are normalised instead, in fractions of white: one
     value for each channel, or three of colour images for grey ones, which take their mean.
     preprocessing: used instead of a computed one, to prepare other data of the same shape.
     ConfigError if a fraction is given with an official set; DataError if there are too few samples.
     """
-    fingerprint = _fingerprint(source) if isinstance(source, Source) else source.fingerprint
+    fingerprint = source.fingerprint
     train_index, val_index, test_index = _divided(source, val_fraction, test_fraction, seed)
-    if not isinstance(source, Source):
+    if isinstance(source, Corpus):
+        source, (train_index, val_index, test_index) = source.cut(train_index, val_index, test_index, preprocessing)
+    elif not isinstance(source, Source):
         source = source.fit(train_index, preprocessing)
     if preprocessing is None:
         preprocessing = _fit(source, train_index, normalize, statistics)
@@ -85,6 +87,7 @@ def prepare(
         fingerprint,
         _typical(source, train_index, preprocessing),
         resolved=source.resolved,
+        unknown=source.unknown,
         notes=source.notes,
     )
 
@@ -94,22 +97,20 @@ def _divided(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The row numbers of the training, validation and test split; the last is empty with an official test set."""
     rows = source.rows
-    ordered, classes, parts, order, groups = False, None, None, None, None
+    classes, parts, order, groups = None, None, None, None
     if source.has_val and val_fraction is not None:
         raise ConfigError(
             f"val_fraction = {val_fraction} cannot be used with data that has a validation set of its own"
         )
-    if isinstance(source, Source):
-        ordered = source.ordered
-    else:
+    if not isinstance(source, Source):
         classes, parts, order, groups = source.classes, source.parts, source.order, source.groups
     official = source.has_test or (parts is not None and bool((parts == TEST).any()))
     if official and test_fraction is not None:
         raise ConfigError(f"test_fraction = {test_fraction} cannot be used with data that has a test set of its own")
     if test_fraction is None:
-        test_fraction = 0.0 if official else 0.1 if ordered else 0.2
+        test_fraction = 0.0 if official else source.held_out
     found = divide(
-        rows, test_fraction=test_fraction, val_fraction=val_fraction or 0.0, seed=seed, ordered=ordered,
+        rows, test_fraction=test_fraction, val_fraction=val_fraction or 0.0, seed=seed, ordered=source.ordered,
         classes=classes, parts=parts, order=order, groups=groups,
     )  # fmt: skip
     if not len(found[0]):
@@ -181,6 +182,7 @@ def _fit(
         encoding=source.encoding,
         class_counts=counts,
         tokens=source.tokens,
+        pieces=source.pieces,
     )
 
 
@@ -262,19 +264,3 @@ def _refuse_tiny(std: Sequence[float], names: Sequence[str]) -> None:
         if value < _SMALLEST_STD:
             name = f"{number} ({names[number]})" if names else f"{number}"
             raise DataError(f"feature {name} varies by only {value:.3g}, too little for float32: multiply it")
-
-
-def _fingerprint(source: Source) -> str:
-    """The digest of the source, else the sha256 of all its values, in the order in which they were read."""
-    if source.digest:
-        return source.digest
-    digest = hashlib.sha256()
-    own_val = () if source.val_x is None else (source.val_x, source.val_y)
-    for tensor in (source.x, source.y, source.test_x, source.test_y, *own_val):
-        if tensor is None:
-            digest.update(b"none")
-        else:
-            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().data)
-    digest.update(source.alphabet.encode("utf-8", "surrogatepass"))  # the meaning of the tokens
-    return digest.hexdigest()

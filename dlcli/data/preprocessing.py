@@ -13,6 +13,8 @@ from dlcli.core.documents import NUMBER, TABLE, TEXT, WHOLE, Kind, check, list_o
 from dlcli.core.spec import DataSpec
 from dlcli.data.kinds import laid_out
 from dlcli.data.tables.encoding import Encoding
+from dlcli.data.texts.characters import Characters
+from dlcli.data.texts.pieces import Pieces
 from dlcli.data.texts.tokens import Tokens
 
 
@@ -29,7 +31,8 @@ class Preprocessing:
     stored_size: the height and width to which an image file is fitted before it is cut to the input; 0 for those of the
         input.
     interpolation: how an image file is resized, `bilinear` or `bicubic`.
-    encoding: how the columns of a table become features. tokens: how texts become tokens.
+    encoding: how the columns of a table become features. tokens: how texts become tokens. pieces: how the text of a
+        language model does, if not by its characters.
     class_counts: samples of each class in the training split; empty for other tasks, and in runs of dlcli 0.1.0.
     """
 
@@ -48,6 +51,14 @@ class Preprocessing:
     encoding: Encoding | None = None
     class_counts: tuple[int, ...] = ()
     tokens: Tokens | None = None
+    pieces: Pieces | None = None
+
+    @property
+    def spelling(self) -> Characters | Pieces | None:
+        """How the text of a language model is spelled; None for other data."""
+        if self.pieces is not None:
+            return self.pieces
+        return Characters(self.alphabet) if self.alphabet and self.spec.task == "next-token" else None
 
     def apply(self, x: Tensor) -> Tensor:
         """Raw (N, ...) values -> model input: float32, normalised, channels-last images; tokens become int64."""
@@ -116,6 +127,7 @@ class Preprocessing:
             **({"interpolation": self.interpolation} if self.interpolation != "bilinear" else {}),
             **({} if self.encoding is None else {"encoding": self.encoding.as_dict()}),
             **({} if self.tokens is None else {"tokens": self.tokens.as_dict()}),
+            **({} if self.pieces is None else {"pieces": self.pieces.as_dict()}),
         }
 
     @classmethod
@@ -145,6 +157,9 @@ class Preprocessing:
         tokens = Tokens.from_dict(values["tokens"]) if "tokens" in values else None
         if tokens is not None and (spec.vocabulary, spec.input_shape) != (tokens.size, (tokens.length,)):
             raise ValueError(f"tokens makes {tokens.length} of {tokens.size} tokens, but the data is {spec}")
+        pieces = Pieces.from_dict(values["pieces"]) if "pieces" in values else None
+        if pieces is not None and (spec.task != "next-token" or spec.vocabulary != pieces.size or values["alphabet"]):
+            raise ValueError(f"pieces are {pieces.size} tokens, but the data is {spec} for {spec.task}")
         return cls(
             spec=spec,
             mean=tuple(values["mean"]),
@@ -161,6 +176,7 @@ class Preprocessing:
             encoding=encoding,
             class_counts=tuple(counts),
             tokens=tokens,
+            pieces=pieces,
         )
 
 

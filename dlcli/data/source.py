@@ -1,6 +1,7 @@
 """Source: what a loader returns, before splitting and normalising, and the check of it; Unfitted: what becomes one."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from torch import Tensor
 from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.tables.encoding import Encoding
+from dlcli.data.texts.pieces import Pieces
 from dlcli.data.texts.tokens import Tokens
 
 
@@ -52,6 +54,8 @@ class Source:
         device `meta`.
     resolved: options that were left to the loader, with the values that it chose.
     encoding: how x was made of the columns of a table. tokens: how it was made of texts.
+    pieces: how it was made of the text of a language model, if not of its characters. unknown: name of a split -> a
+        sentence about what is in its text that the training text does not have.
     notes: sentences about how the data was read, for the user.
     """
 
@@ -76,11 +80,34 @@ class Source:
     resolved: Mapping[str, Any] = field(default_factory=dict)
     encoding: Encoding | None = None
     tokens: Tokens | None = None
+    pieces: Pieces | None = None
+    unknown: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
         return len(self.x)
+
+    @property
+    def held_out(self) -> float:
+        """See `Unfitted`."""
+        return 0.1 if self.ordered else 0.2
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of the source, else the sha256 of all its values, in the order in which they were read."""
+        if self.digest:
+            return self.digest
+        digest = hashlib.sha256()
+        own_val = () if self.val_x is None else (self.val_x, self.val_y)
+        for tensor in (self.x, self.y, self.test_x, self.test_y, *own_val):
+            if tensor is None:
+                digest.update(b"none")
+            else:
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().numpy().data)
+        digest.update(self.alphabet.encode("utf-8", "surrogatepass"))  # the meaning of the tokens
+        return digest.hexdigest()
 
     @property
     def has_val(self) -> bool:
@@ -109,6 +136,14 @@ class Unfitted(Protocol):
     @property
     def fingerprint(self) -> str:
         """sha256 of the data as read."""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the splits are cut from the end instead of drawn at random."""
+
+    @property
+    def held_out(self) -> float:
+        """The fraction that is held out for testing unless it is said."""
 
     @property
     def classes(self) -> Tensor | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dlcli.core.errors import RunError
 from dlcli.evaluation.measure import Evaluation
+from dlcli.experiment.restore import preprocessing_of
 from dlcli.runs.names import compact
 from dlcli.runs.run import Run
 from dlcli.runs.sample_tests import SampleTest, compare_samples
@@ -97,7 +98,8 @@ def against(
     """Compare evaluations on one split with those of a baseline.
 
     on_samples: whether the answers of one run each may be compared sample by sample: those that `evaluate` stored last.
-    RunError (exit 4) if the data are not the same.
+    RunError (exit 4) if the data are not the same. Language models with other tokens are compared by their bits per
+    character, whatever the metric: a loss is one of a token.
     """
     for report in (*reports, *baseline):
         if report.fingerprint != baseline[0].fingerprint:
@@ -105,6 +107,8 @@ def against(
                 f"{report.run} and {baseline[0].run} were measured on different data, so they cannot be compared: name "
                 "runs on the same data, or one data set with --data"
             )
+    if "bits_per_char" in baseline[0].metrics and _tokens_differ([report.run for report in (*reports, *baseline)]):
+        metric = "bits_per_char"
     values, others = ([report.metrics.get(metric) for report in group] for group in (reports, baseline))
     undefined = next((r.run for r in (*reports, *baseline) if r.metrics.get(metric) is None), None)
     runs, baseline_runs = (tuple(report.run for report in group) for group in (reports, baseline))
@@ -124,6 +128,11 @@ def against(
         metric, runs, baseline_runs, _mean(numbers), _mean(other_numbers), max_drop,
         interval=interval, method=method, samples=samples,
     )  # fmt: skip
+
+
+def _tokens_differ(runs: Sequence[Run]) -> bool:
+    first, *others = (preprocessing_of(run).spelling for run in runs)
+    return any(other != first for other in others)
 
 
 def _on_samples(baseline: Evaluation, report: Evaluation, metric: str) -> SampleTest | None:

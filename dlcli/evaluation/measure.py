@@ -1,5 +1,6 @@
 """Metrics of a model on a split, and of a run's checkpoint."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from dlcli.tasks.binary import Binary
 from dlcli.tasks.choose import choose_task, why_undefined
 from dlcli.tasks.task import AnsweringTask, Measures, Task
 
+_LONGEST_NAME = 150  # bytes, of a data set in the name of a record
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -38,7 +41,8 @@ class Evaluation:
     status, reason: of the run; unless the status is `finished`, the training did not run to its end.
     threshold: of two classes, the probability above which the second is predicted.
     damage: of newer checkpoints that could not be used. unrecorded: why the record could not be written to the run.
-    fingerprint: of the data.
+    fingerprint: of the data. unknown: a sentence about what is in the text that the training text does not have; empty
+        without.
     """
 
     run: Run
@@ -59,6 +63,7 @@ class Evaluation:
     damage: tuple[str, ...] = ()
     unrecorded: str | None = None
     fingerprint: str = ""
+    unknown: str = ""
 
     @property
     def undefined(self) -> dict[str, str]:
@@ -83,6 +88,7 @@ class Evaluation:
             "per_class": self.per_class,
             "confusion": self.confusion,
             "damage": list(self.damage),
+            **({"unknown": self.unknown} if self.unknown else {}),
             **({} if self.importance is None else {"importance": self.importance.as_dict()}),
         }
 
@@ -202,9 +208,10 @@ def evaluate(
         importance=ranked,
         damage=saved.damage,
         fingerprint=dataset.fingerprint,
+        unknown=dataset.unknown.get(split, ""),
     )
     record = {**found.as_dict(), "fingerprint": dataset.fingerprint, "device": str(restored.device), "when": now()}
-    other = "" if data is None or data == config.data else "-" + re.sub(r"[^\w.-]+", "-", data)
+    other = "" if data is None or data == config.data else "-" + _file_name(data)
     other += "" if threshold is None else f"-threshold-{threshold:g}"
     try:
         run.write_record("eval", split + other, record, npz=_answers(part, task, measures))
@@ -213,6 +220,14 @@ def evaluate(
             raise
         return replace(found, unrecorded=str(error))
     return found
+
+
+def _file_name(data: str) -> str:
+    """The name of a data set as part of the name of a file; of a long one its end, and what tells it from others."""
+    name = re.sub(r"[^\w.-]+", "-", data)
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    return f"{hashlib.sha256(name.encode()).hexdigest()[:12]}-{name[-30:]}"
 
 
 def answer_split(

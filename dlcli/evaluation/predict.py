@@ -12,9 +12,11 @@ from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.readers.csv import Samples
 from dlcli.data.readers.samples import read_samples, sample_files
-from dlcli.data.readers.text import read_text
-from dlcli.data.text import encode
+from dlcli.data.readers.text import read_any_text
+from dlcli.data.texts.characters import refuse_lost
 from dlcli.data.texts.samples import text_samples
+from dlcli.data.texts.spelling import told
+from dlcli.data.texts.tokens import NAMES
 from dlcli.evaluation.pixels import Pixels
 from dlcli.experiment.restore import Restored
 from dlcli.tasks.classes import likeliest
@@ -81,7 +83,7 @@ def _predictions(
     about, pixels = restored.preprocessing, Pixels(restored.preprocessing)
     if about.spec.task == "next-token":
         for path in sample_files(inputs, about.spec, tell=tell):
-            yield Prediction(str(path), _score_text(restored, path))
+            yield Prediction(str(path), _score_text(restored, path, tell))
         return
     for samples in read_inputs(inputs, about, keep=keep, tell=tell):
         if samples.note:
@@ -115,21 +117,30 @@ def read_inputs(
         yield from read_samples(path, about, keep=keep)
 
 
-def _score_text(restored: Restored, path: Path) -> dict[str, Any]:
-    """The metrics of a text file, cut into rows as in training, and the likeliest next character."""
-    alphabet, steps = restored.preprocessing.alphabet, restored.preprocessing.spec.input_shape[0]
-    tokens = torch.tensor([encode(read_text(path, streams=True), alphabet, str(path))], device=restored.device)
+def _score_text(restored: Restored, path: Path, tell: Callable[[str], None]) -> dict[str, Any]:
+    """The metrics of a text file, cut into rows as in training, and the likeliest next token."""
+    spelling, steps = restored.preprocessing.spelling, restored.preprocessing.spec.input_shape[0]
+    if spelling is None:
+        raise ConfigError(f"{restored.run} has numbers for its tokens, so no text can be scored: evaluate it instead")
+    text, is_known = read_any_text(path, streams=True, control=True)
+    if not is_known:
+        tell(f"{path} is read as latin-1, since it is not UTF-8")
+    spelled = spelling.encode(text)
+    refuse_lost(spelled, str(path))
+    if spelled.unknown:
+        tell(f"{path}: {told(spelling.unit, spelled.unknown)}")
+    tokens = torch.from_numpy(spelled.tokens).long()[None].to(restored.device)
     length = tokens.shape[1]
     if length < 2:
-        raise DataError(f"{path} has {length} characters: at least 2 are needed")
+        raise DataError(f"{path} has {length} {NAMES[spelling.unit]}: at least 2 are needed")
     measures = []
     for start in range(0, length - 1, steps):
         row = tokens[:, start : start + steps + 1]
         measures.append(restored.task.measure(restored.answer(row[:, :-1]), row[:, 1:]))
     found = restored.task.metrics(measures)
-    (following,) = restored.task.answers(restored.answer(tokens[:, -steps:]), alphabet)
+    (following,) = restored.task.answers(restored.answer(tokens[:, -steps:]), spelling.names)
     return {
-        "characters": length,
+        "characters": len(text),
         "bits_per_char": found["bits_per_char"],
         "perplexity": found["perplexity"],
         **following,

@@ -8,6 +8,7 @@ from dlcli.config.schemes import data_entry, listed_model, model_entry, split_fi
 from dlcli.config.settings import TrainConfig
 from dlcli.core import options
 from dlcli.core.errors import ConfigError
+from dlcli.core.reading import places
 from dlcli.core.zoo import IMAGENET1K, ZooModel
 from dlcli.data.published import DOWNLOADS
 from dlcli.experiment.guard import build_model
@@ -98,7 +99,10 @@ def fetch_data(name: str, *, data_dir: str | None) -> dict[str, Any]:
 
 def _files(name: str, data_folder: Path) -> dict[str, Any] | None:
     if (own := split_file(name)) is not None:
-        folder, names, download = Path(own[1]).parent, [Path(own[1]).name], 0
+        named = places(own[1]) if own[0] == "text" else [own[1]]
+        parents = {Path(place).parent for place in named}
+        folder = parents.pop() if len(parents) == 1 else Path()
+        names, download = [str(Path(place).relative_to(folder)) for place in named], 0
     elif name in DOWNLOADS:
         place, archives = DOWNLOADS[name]
         folder, names = data_folder / place, [file.name for archive in archives for file in archive.files]

@@ -19,11 +19,13 @@ from dlcli.core import options
 from dlcli.core.blame import asked_for, blamed, defined
 from dlcli.core.cache import user_cache
 from dlcli.core.errors import ConfigError, DataError, ResourceError
+from dlcli.core.reading import places
 from dlcli.core.seeds import derive
 from dlcli.data.dataset import Dataset
 from dlcli.data.prepare import prepare
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.source import Source, Unfitted, sound
+from dlcli.data.texts.corpus import Corpus
 
 
 def import_own(config: TrainConfig, *, runs_dir: str | Path) -> None:
@@ -67,6 +69,8 @@ def load_data(
     if not isinstance(source, Source):
         if fingerprint is not None and source.fingerprint != fingerprint:
             raise DataError(changed)
+        if isinstance(source, Corpus) and preprocessing is not None:
+            _check_text(source, preprocessing, config.data)
     elif preprocessing is not None:
         if fingerprint is not None and (source.spec, source.alphabet) != (preprocessing.spec, preprocessing.alphabet):
             raise DataError(changed)
@@ -75,6 +79,15 @@ def load_data(
     if fingerprint is not None and found.fingerprint != fingerprint:
         raise DataError(changed)
     return found
+
+
+def _check_text(source: Corpus, about: Preprocessing, name: str) -> None:
+    """DataError if a model was trained on other data than texts, which have no shape of their own."""
+    if about.spelling is None:
+        raise DataError(
+            f"data {name} is a text for next-token, and does not have the shape that the model was trained on "
+            f"({about.spec}, {about.spec.outputs} outputs, {about.spec.task})"
+        )
 
 
 def on_data(config: TrainConfig, name: str) -> TrainConfig:
@@ -89,8 +102,12 @@ def on_data(config: TrainConfig, name: str) -> TrainConfig:
 def check_there(config: TrainConfig) -> None:
     """DataError if the file or folder that a model was trained on is gone."""
     found = split_file(config.data)
-    if found is not None and not Path(found[1]).exists():
-        raise DataError(f"{found[1]} does not exist: if it was moved, name its new place with --data {found[0]}:PATH")
+    if found is None:
+        return
+    named = places(found[1]) if found[0] == "text" else [found[1]]
+    gone = next((place for place in named if not Path(place).exists()), None)
+    if gone is not None:
+        raise DataError(f"{gone} does not exist: if it was moved, name its new place with --data {found[0]}:PATH")
 
 
 def read_as_trained(config: TrainConfig, preprocessing: Preprocessing | None) -> Source | Unfitted:
@@ -125,16 +142,15 @@ def prepared(
 
 def _difference(source: Source | Unfitted, fingerprint: str | None) -> str:
     """` (3 new, 1 changed)` for the files of a folder, as far as it is known, or nothing."""
-    if (
-        not isinstance(source, Source)
-        or not source.crop
-        or fingerprint is None
-        or not re.fullmatch("[0-9a-f]{64}", fingerprint)
-    ):
+    if fingerprint is None or not re.fullmatch("[0-9a-f]{64}", fingerprint):
         return ""
     from dlcli.data.images.entries import changes
 
-    told = changes(fingerprint, source.digest)
+    told = ""
+    if isinstance(source, Corpus):
+        told = changes(fingerprint, source.fingerprint, of="texts")
+    elif isinstance(source, Source) and source.crop:
+        told = changes(fingerprint, source.digest, of="images")
     return f" ({told})" if told else ""
 
 
@@ -177,7 +193,7 @@ def read(config: TrainConfig) -> Source | Unfitted:
 def _fitting(source: Source, about: Preprocessing, name: str) -> Source:
     """`source` with the alphabet of `about`, which a model was trained with; DataError if their shapes differ."""
     if source.alphabet and about.alphabet and source.alphabet != about.alphabet:
-        from dlcli.data.text import respelt
+        from dlcli.data.texts.corpus import respelt
 
         source = respelt(source, about.alphabet)
     if source.spec != about.spec:

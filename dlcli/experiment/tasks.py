@@ -1,5 +1,7 @@
 """The task of a run: from its settings and what it knows of its data."""
 
+import torch
+
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError, RunError
 from dlcli.data.preprocessing import Preprocessing
@@ -18,6 +20,7 @@ def make_task(config: TrainConfig, preprocessing: Preprocessing, *, threshold: f
         target_std=preprocessing.target_std,
         class_weights=_class_weights(config, preprocessing),
         threshold=config.threshold if threshold is None else threshold,
+        widths=None if preprocessing.pieces is None else torch.from_numpy(preprocessing.pieces.widths),
     )
 
 

@@ -115,6 +115,7 @@ def _check_inputs(own: Preprocessing, student: Preprocessing, refused: str) -> N
         "encoding of columns": _plain(own.encoding, student.encoding),
         "alphabet": (own.alphabet, student.alphabet),
         "tokens": _plain(own.tokens, student.tokens),
+        "pieces": _plain(own.pieces, student.pieces),
     }
     for what, (teachers, students) in pairs.items():
         if teachers != students:

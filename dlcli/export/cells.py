@@ -13,13 +13,31 @@ from dlcli.data.readers.cells import Table
 from dlcli.data.tables.columns import Invalid, date, numbers_of
 from dlcli.data.tables.encoding import Column, Encoding, places
 from dlcli.export.columns import Group, groups_of, missing_code, other_code
+from dlcli.export.strings import CATEGORIES, MISSING
 
 _EPOCH = datetime(1970, 1, 1)
 
 
-def inputs_of(table: Table, encoding: Encoding) -> dict[str, np.ndarray[Any, Any]]:
-    """(rows, columns) of each group, see columns.py. DataError for a cell that does not suit its column."""
-    return {group.name: _group(table, group, encoding.invalid) for group in groups_of(encoding)}
+def inputs_of(table: Table, encoding: Encoding, *, strings: bool = False) -> dict[str, np.ndarray[Any, Any]]:
+    """(rows, columns) of each group, see columns.py. strings: whether categories are texts, see strings.py. DataError
+    for a cell that does not suit its column."""
+    return {
+        group.name: _texts(table, group)
+        if strings and group.name == CATEGORIES
+        else _group(table, group, encoding.invalid)
+        for group in groups_of(encoding)
+    }
+
+
+def _texts(table: Table, group: Group) -> np.ndarray[Any, Any]:
+    """The level of each cell, the text of one that is no level, MISSING of an empty one."""
+    columns = []
+    for column in group.columns:
+        cells, codes = table.columns[column.name], places(column.levels, table, column.name)
+        texts = (column.levels[code] if code >= 0 else cells.text(row) for row, code in enumerate(codes.tolist()))
+        gone = cells.missing
+        columns.append([MISSING if gone[row] else text for row, text in enumerate(texts)])
+    return np.array(columns, dtype=np.str_).T
 
 
 def _group(table: Table, group: Group, invalid: Invalid) -> np.ndarray[Any, Any]:

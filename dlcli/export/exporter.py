@@ -28,6 +28,7 @@ from dlcli.export.formats import FORMATS, check_formats
 from dlcli.export.original import Original
 from dlcli.export.program import first_line
 from dlcli.export.signature import Signature
+from dlcli.export.strings import signature_with_strings, with_strings
 from dlcli.runs.run import Run, now
 
 _LATENCY_BATCHES = (1, 64)
@@ -67,6 +68,7 @@ def export(
     half: bool = False,
     quantize: str | None = None,
     raw: bool = False,
+    strings: bool = False,
     tolerance: float | None = None,
     data: str | None = None,
     data_dir: str | None = None,
@@ -74,16 +76,18 @@ def export(
     """Write the run's best weights in each of `formats`, one after the other; a format that fails does not stop the
     others.
 
-    half: float16 weights and arithmetic. quantize: `int8` or None. raw: without normalisation.
+    half: float16 weights and arithmetic. quantize: `int8` or None. raw: without normalisation. strings: categories of a
+    table as texts.
     tolerance: replaces the value of `parity.TOLERANCE` for the dtype.
     data: another data set to compare on, of the same shape, as when the run's own was moved.
     data_dir: the folder of data sets, if it is not the one that the training used.
     Raises ConfigError (exit 2) for an unknown format or a combination that is not possible.
     """
-    check_formats(formats, half=half, quantize=quantize)
+    check_formats(formats, half=half, quantize=quantize, strings=strings, raw=raw)
     dtype = quantize or ("float16" if half else "float32")
-    original = Original(run, raw=raw, dtype=dtype, data=data, data_dir=data_dir)
+    original = Original(run, raw=raw, strings=strings, dtype=dtype, data=data, data_dir=data_dir)
     suffix = ("-half" if half else f"-{quantize}" if quantize else "") + ("-raw" if raw else "")
+    suffix += "-strings" if strings else ""
     for format in dict.fromkeys(formats):
         name = format + suffix
         try:
@@ -130,6 +134,7 @@ def _make(original: Original, format: str) -> Made:
         signature, note = original.signature, ""
     else:
         signature, note = original.traced.signature, original.traced.note
+        signature = signature_with_strings(signature) if original.strings else signature
     description = {**original.describe(), **signature.as_dict()}
     metadata = {key: value if isinstance(value, str) else _compact(value) for key, value in description.items()}
     about: dict[str, Any] = {**description, "note": note, "damage": list(original.restored.checkpoint.damage)}
@@ -138,6 +143,8 @@ def _make(original: Original, format: str) -> Made:
         if original.dtype == "int8":
             about["float32_size"] = len(content)
             content = onnx.finish(_quantized(original, content), original.traced, metadata)
+        if original.strings:
+            content = onnx.finish(with_strings(content, original.categories), original.traced, metadata)
         about["opset"] = onnx.opset(content)
         runtime = f"onnxruntime {onnx.runtime_version()}"
     elif format == "pt2":

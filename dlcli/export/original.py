@@ -12,18 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlcli.config.schemes import split_file
+from dlcli.core.errors import ConfigError
+from dlcli.core.reading import places
 from dlcli.core.version import __version__
 from dlcli.data.batches import in_order
 from dlcli.data.dataset import Dataset
 from dlcli.data.preprocessing import Preprocessing
 from dlcli.data.source import Source, Unfitted
+from dlcli.data.tables.encoding import Column
 from dlcli.data.tables.table import Opened
 from dlcli.evaluation.measure import finite
 from dlcli.experiment.load import check_there, load_data, on_data, read_as_trained
 from dlcli.experiment.restore import Restored, restore
 from dlcli.export.cells import inputs_of
+from dlcli.export.columns import Group, groups_of
 from dlcli.export.program import Traced, signature_of, trace
 from dlcli.export.signature import Signature
+from dlcli.export.strings import CATEGORIES
 from dlcli.export.wrapper import Exportable, state_shape, wrap
 from dlcli.runs.run import Run
 
@@ -52,19 +57,29 @@ class Reference:
 class Original:
     """The trained model from which artifacts are made and with which they are compared.
 
-    raw: export without normalisation. dtype: of the artifact's weights: float32, float16 or int8.
+    raw: export without normalisation. strings: categories of a table are given as texts.
+    dtype: of the artifact's weights: float32, float16 or int8.
     data: another data set of the same shape, whose samples the artifacts answer in the comparison.
     data_dir: the folder of data sets, if it is not the one that the training used.
     source: the data as read. data: the same, split, not normalised. reference: its answers.
     """
 
     def __init__(
-        self, run: Run, *, raw: bool, dtype: str, data: str | None = None, data_dir: str | None = None
+        self,
+        run: Run,
+        *,
+        raw: bool,
+        dtype: str,
+        strings: bool = False,
+        data: str | None = None,
+        data_dir: str | None = None,
     ) -> None:
-        self.run, self.raw, self.dtype = run, raw, dtype
+        self.run, self.raw, self.strings, self.dtype = run, raw, strings, dtype
         restored = restore(run, device="cpu")
         # An artifact computes in the dtype of its weights, regardless of the autocast of the training.
         config = restored.config.replace(precision="fp32", data_dir=data_dir or restored.config.data_dir)
+        if strings and not any(group.name == CATEGORIES for group in _groups(restored.preprocessing)):
+            raise ConfigError(f"--strings is for categories of a table, and {run} has none: leave it out")
         if data is None:
             check_there(config)
         else:
@@ -77,6 +92,11 @@ class Original:
     @property
     def preprocessing(self) -> Preprocessing:
         return self.restored.preprocessing
+
+    @property
+    def categories(self) -> tuple[Column, ...]:
+        """The columns of a table that are categories, in the order of the input."""
+        return next((group.columns for group in _groups(self.preprocessing) if group.name == CATEGORIES), ())
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -142,7 +162,7 @@ class Original:
             return {self.preprocessing.spec.kind: x}
         assert isinstance(self.source, Opened)
         table = self.source.part(split, self.data.split(split).index)
-        return inputs_of(table if part is None else table.rows(part.numpy()), encoding)
+        return inputs_of(table if part is None else table.rows(part.numpy()), encoding, strings=self.strings)
 
     def metrics(self, answer: Tensor, target: Tensor) -> dict[str, float | None]:
         """The task's metrics for an artifact's answers; answers in the target's units are normalised first."""
@@ -170,7 +190,7 @@ class Original:
             "model": config.model,
             "model_options": config.model_options,
             **({} if config.pruned == "none" else {"pruned": config.pruned}),
-            "data": f"{file[0]}:{Path(file[1]).name}" if file else config.data,
+            "data": f"{file[0]}:{_name(*file)}" if file else config.data,
             "fingerprint": self.run.data().get("fingerprint"),
             "task": about.spec.task,
             "dtype": self.dtype,
@@ -179,6 +199,15 @@ class Original:
             **({} if threshold is None else {"threshold": threshold}),
             "preprocessing": about.as_dict(),
         }
+
+
+def _groups(about: Preprocessing) -> tuple[Group, ...]:
+    return () if about.encoding is None else groups_of(about.encoding)
+
+
+def _name(kind: str, path: str) -> str:
+    """Of a file or folder, or of several, without the folders that it lies in."""
+    return ",".join(Path(place).name for place in (places(path) if kind == "text" else [path]))
 
 
 def _repeated(values: np.ndarray) -> np.ndarray:

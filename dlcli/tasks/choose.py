@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from torch import Tensor
+
 from dlcli.core.errors import ConfigError
 from dlcli.core.spec import DataSpec
 from dlcli.tasks.binary import Binary
@@ -21,10 +23,12 @@ def choose_task(
     target_std: float = 1.0,
     class_weights: tuple[float, ...] = (),
     threshold: float | str = 0.5,
+    widths: Tensor | None = None,
 ) -> AnsweringTask:
     """The task of `spec`; ConfigError if it does not support a setting.
 
     class_weights: one for each class; empty for none. threshold: of two classes, or best:METRIC.
+    widths: see NextToken.
     """
     own = {"regression": ("mse", "l1", "huber"), "binary": ("bce",)}.get(spec.task, ("cross-entropy",))
     if loss not in ("auto", *own):
@@ -41,7 +45,7 @@ def choose_task(
         return Binary(class_weights, threshold)
     if spec.task == "multiclass":
         return Multiclass(spec.outputs, label_smoothing, class_weights)
-    return NextToken(label_smoothing)
+    return NextToken(label_smoothing, widths=widths)
 
 
 # Why a metric may have no value, for messages.
@@ -55,6 +59,7 @@ UNDEFINED = {
     "mape": "a target is 0",
     "r2": "all targets are the same",
     "perplexity": "the loss is too large",
+    "bits_per_char": "no character is predicted",
 }
 
 

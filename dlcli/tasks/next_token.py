@@ -15,9 +15,15 @@ from dlcli.tasks.task import AnsweringTask, Measures, Shape
 
 @dataclass(frozen=True)
 class NextToken(AnsweringTask):
-    """(B, T, V) logits against (B, T) tokens. The loss is averaged over all steps."""
+    """(B, T, V) logits against (B, T) tokens. The loss is averaged over all steps.
+
+    widths: int64 (V,), the characters that each token stands for; None if each is one character. Bits per character are
+    the information content of all targets over the number of their characters (Mielke 2019, Can you compare perplexity
+    across different segmentations?), so that models with other tokens can be compared by them.
+    """
 
     label_smoothing: float = 0.0
+    widths: Tensor | None = None
     monitor: str = "loss"
 
     @property
@@ -33,16 +39,18 @@ class NextToken(AnsweringTask):
             "loss": F.cross_entropy(output, target, reduction="sum"),
             "correct": (output.argmax(1) == target).sum(),
             "count": torch.tensor(len(target)),
+            **({} if self.widths is None else {"characters": self.widths.to(target.device)[target].sum()}),
         }
 
     def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
         count = _total(measures, "count")
-        loss = _total(measures, "loss") / count
+        total = _total(measures, "loss")
+        loss, characters = total / count, count if self.widths is None else _total(measures, "characters")
         return {
             "loss": loss,
             "accuracy": _total(measures, "correct") / count,
             "perplexity": math.exp(loss) if loss < 700 else None,
-            "bits_per_char": loss / math.log(2),
+            "bits_per_char": total / characters / math.log(2) if characters else None,
         }
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:

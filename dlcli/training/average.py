@@ -114,6 +114,7 @@ def _check_alike(first: Run, other: Run, config: TrainConfig, about: Preprocessi
     same = other.data().get("fingerprint") == first.data().get("fingerprint")
     pairs = [(known.spec, about.spec), (known.class_names, about.class_names), (known.alphabet, about.alphabet)]
     pairs += [(_plain(known.encoding), _plain(about.encoding)), (_plain(known.tokens), _plain(about.tokens))]
+    pairs += [(_plain(known.pieces), _plain(about.pieces))]
     if not same or any(one != another for one, another in pairs):
         raise RunError(f"{other} was trained on other data than {first}: average runs on the same data")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dlcli.core.files import sha256_of
+from dlcli.data.source import Source
 
 CACHE = Path(__file__).parent.parent.parent / "build" / "benchmark-data"
 ALL, TEST = 60_000, 10_000
@@ -59,19 +60,22 @@ def inputs(pixels: Tensor) -> Tensor:
     return pixels.float().div_(255).sub_(MEAN).div_(STD)[:, None]
 
 
-def text(samples: int) -> tuple[Tensor, Tensor, int]:
-    """(N, 128) tokens of Python's help pages, the tokens that follow them, and how many there are."""
+def _pydocs() -> Source:
     from dlcli.data.text import pydocs
 
-    source = pydocs(Path())
+    corpus = pydocs(Path())
+    return corpus.fit(torch.arange(corpus.rows), None)
+
+
+def text(samples: int) -> tuple[Tensor, Tensor, int]:
+    """(N, 128) tokens of Python's help pages, the tokens that follow them, and how many there are."""
+    source = _pydocs()
     rows = source.x[:samples].long()
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous(), source.spec.vocabulary
 
 
 def text_rows() -> int:
-    from dlcli.data.text import pydocs
-
-    return len(pydocs(Path()).x)
+    return len(_pydocs().x)
 
 
 def recall(samples: int) -> tuple[Tensor, Tensor, int, int]:

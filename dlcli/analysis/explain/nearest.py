@@ -72,7 +72,8 @@ def describe(subject: Subject, x: Tensor) -> str:
         return ""
     if subject.spec.kind == "tokens":
         names = token_names(subject.about, without_padding(x, subject.spec)[0].tolist())
-        joined = subject.about.alphabet or (subject.about.tokens is not None and subject.about.tokens.unit != "words")
+        whole, cut = subject.about.spelling, subject.about.tokens  # the pieces of a whole text have their blanks
+        joined = whole is not None or (cut is not None and cut.unit != "words")
         return ("" if joined else " ").join(names)
     cells = [(name, cell(subject.about, name, place, x[0])) for name, place in columns_of(subject.about, run="")]
     return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:g}'}" for name, value in cells)

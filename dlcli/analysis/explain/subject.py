@@ -54,8 +54,8 @@ class Subject:
         """Of the classes or characters, their numbers if they have none; empty for a regression."""
         if self.spec.task == "regression":
             return ()
-        if self.spec.task == "next-token" and self.about.alphabet:
-            return tuple(self.about.alphabet)
+        if self.about.spelling is not None:
+            return self.about.spelling.names
         count = 2 if self.spec.task == "binary" else self.spec.outputs
         return self.about.class_names or tuple(map(str, range(count)))
 

@@ -15,8 +15,8 @@ from dlcli.analysis.explain.subject import Subject, answer_of, recording
 from dlcli.core.errors import ConfigError, DataError
 from dlcli.data.kinds import without_padding
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.readers.text import STDIN, read_text
-from dlcli.data.text import encode
+from dlcli.data.readers.text import STDIN, read_any_text
+from dlcli.data.texts.characters import refuse_lost
 from dlcli.data.texts.tokens import FIRST, PADDING
 
 
@@ -26,14 +26,14 @@ def token_names(about: Preprocessing, tokens: Sequence[int]) -> list[str]:
     if about.tokens is not None:
         known = about.tokens.vocabulary
         return ["" if t == PADDING else known[t - FIRST] if t >= FIRST else "?" for t in tokens]
-    return [about.alphabet[t] if about.alphabet else str(t) for t in tokens]
+    return [about.spelling.names[t] if about.spelling else str(t) for t in tokens]
 
 
 def prompts(subject: Subject, inputs: Sequence[str]) -> list[Sample]:
-    """Texts for a language model: files, `-` for standard input, or the texts themselves; of each the last characters
-    that the model reads. DataError (exit 3) for characters that the training text did not have."""
-    alphabet, steps, found = subject.about.alphabet, subject.spec.input_shape[0], []
-    if not alphabet:
+    """Texts for a language model: files, `-` for standard input, or the texts themselves; of each the last tokens that
+    the model reads. DataError (exit 3) for characters that have no token."""
+    spelling, steps, found = subject.about.spelling, subject.spec.input_shape[0], []
+    if spelling is None:
         raise ConfigError(f"{subject.run} has no characters: name --samples of its own data")
     for given in inputs:
         path = STDIN if given == "-" else Path(given)
@@ -41,7 +41,9 @@ def prompts(subject: Subject, inputs: Sequence[str]) -> list[Sample]:
             is_file = given == "-" or path.is_file()
         except (OSError, ValueError):  # too long for a name, or a NUL in it: a text
             is_file = False
-        tokens = encode(read_text(path, streams=True) if is_file else given, alphabet, given[:40])
+        spelled = spelling.encode(read_any_text(path, streams=True)[0] if is_file else given)
+        refuse_lost(spelled, given[:40])
+        tokens = spelled.tokens.tolist()
         if not tokens:
             raise DataError("an input is empty: give a text or a file")
         found.append(Sample(given[:40], torch.tensor([tokens[-steps:]], device=subject.device)))

@@ -1,4 +1,4 @@
-"""What is kept of images and tables, for `dlcli cache`, and how two entries of images differ. Imports no torch."""
+"""What is kept of images, tables and texts, for `dlcli cache`, and how two entries differ. Imports no torch."""
 
 import fcntl
 import os
@@ -20,9 +20,11 @@ _SHOWN = 12  # characters of a key
 
 @dataclass(frozen=True)
 class Entry:
-    """Images that were decoded to one size, or a table: its columns, or its features. folder: of the images, or the
-    file. shape: (N, H, W, C), or (rows, columns). paths: its files; the first ones make it an entry. made, used:
-    seconds since 1970, when it was made and when a command last read it."""
+    """Images that were decoded to one size, a table (its columns, or its features), or what is known of texts.
+
+    folder: of the files, or the file. shape: (N, H, W, C), (rows, columns), or (texts,). paths: its files; the first
+    ones make it an entry. made, used: seconds since 1970, when it was made and when a command last read it.
+    """
 
     key: str
     folder: str
@@ -81,10 +83,11 @@ def clear(names: Sequence[str], *, older_than: float = 0.0, now: float) -> list[
     return chosen
 
 
-def changes(before: str, after: str) -> str:
-    """`3 new, 1 missing, 2 changed`: how the files of two keys differ; empty if the cache does not know."""
+def changes(before: str, after: str, *, of: str) -> str:
+    """`3 new, 1 missing, 2 changed`: how the files of two keys differ; empty if the cache does not know. of: images or
+    texts."""
     try:
-        one, other = (_sums(key) for key in (before, after))
+        one, other = (_sums(key, of) for key in (before, after))
     except (OSError, ValueError):
         return ""
     counts = {
@@ -95,8 +98,8 @@ def changes(before: str, after: str) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
-def _sums(key: str) -> dict[str, str]:
-    found = parse_json(read_bytes(user_cache() / "images" / f"{key}.sums", most=MOST_FILES_JSON))
+def _sums(key: str, of: str) -> dict[str, str]:
+    found = parse_json(read_bytes(user_cache() / of / f"{key}.sums", most=MOST_FILES_JSON))
     if not isinstance(found, dict):
         raise ValueError
     return found
@@ -127,7 +130,7 @@ def _entry(key: str, paths: list[Path]) -> Entry | None:
 
 
 def _files() -> Iterator[Path]:
-    for folder in (user_cache() / "images", user_cache() / "tables"):
+    for folder in (user_cache() / name for name in ("images", "tables", "texts")):
         try:
             with os.scandir(folder) as found:
                 yield from (Path(entry.path) for entry in found if entry.is_file(follow_symlinks=False))

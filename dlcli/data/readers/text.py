@@ -20,6 +20,7 @@ _LONGEST_LINE = 100_000_000  # bytes
 
 # Characters that no text has: all below the blank but tab, line and page breaks, and escape.
 _CONTROL = re.compile("[\\x00-\\x08\\x0e-\\x1a\\x1c-\\x1f]")
+_NUL = re.compile("\\x00")
 
 
 def is_stream(path: Path) -> bool:
@@ -48,19 +49,22 @@ def read_text(path: Path, *, streams: bool = False) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_any_text(path: Path, *, streams: bool = False) -> tuple[str, bool]:
+def read_any_text(path: Path, *, streams: bool = False, control: bool = False) -> tuple[str, bool]:
     """As `read_text`, but UTF-16 with a byte order mark is read too, and what is neither as latin-1; and whether it was
-    not. DataError if it is no text."""
+    not. DataError if it is no text.
+
+    control: whether UTF-8 text may hold control characters, but for NUL, as `read_text` allows it.
+    """
     content = read_content(path, streams=streams)
     marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text, known = content.decode("utf-16" if marked else "utf-8-sig"), True
     except UnicodeDecodeError:
         text, known = content.decode("latin-1"), False
-    control = _CONTROL.search(text)
-    if control is not None:
-        line = text.count("\n", 0, control.start()) + 1
-        raise DataError(f"{path}:{line} is not text: it holds the control character {ord(control[0]):#04x}")
+    found = (_NUL if control and known and not marked else _CONTROL).search(text)
+    if found is not None:
+        line = text.count("\n", 0, found.start()) + 1
+        raise DataError(f"{path}:{line} is not text: it holds the control character {ord(found[0]):#04x}")
     return text.replace("\r\n", "\n").replace("\r", "\n"), known
 
 

@@ -63,6 +63,9 @@ class Opened:
     groups: Tensor | None
     notes: tuple[str, ...]
 
+    ordered = False
+    held_out = 0.2
+
     @property
     def rows(self) -> int:
         return len(self.table)

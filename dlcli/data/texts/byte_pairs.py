@@ -11,7 +11,7 @@ from typing import Any
 
 from dlcli.core.errors import ResourceError
 
-_PIECE = re.compile(r" ?\w+| ?[^\w\s]+|\s")
+PIECE = re.compile(r" ?\w+| ?[^\w\s]+|\s")
 _AT_ONCE = 1000  # texts
 
 
@@ -83,7 +83,7 @@ def byte_characters() -> list[str]:
 
 
 def _pieces(text: str) -> list[str]:
-    return _PIECE.findall(text.encode("utf-8", "replace").decode())
+    return PIECE.findall(text.encode("utf-8", "replace").decode())
 
 
 def _prepared(model: Any) -> Any:

@@ -41,7 +41,8 @@ class Opened:
     column: str
     target: str
 
-    has_val = has_test = False
+    has_val = has_test = ordered = False
+    held_out = 0.2
     order = groups = None
 
     @property

@@ -23,7 +23,7 @@ MOST_TOKENS: dict[Unit, int] = {"characters": 10_000, "words": 20_000, "bpe": 4_
 MOST_STEPS: dict[Unit, int] = {"characters": 1024, "words": 512, "bpe": 512}
 LARGEST = 30_000  # so that the document stays below what is read of a run
 
-_LONGEST = 100  # characters of a word
+LONGEST_WORD = 100  # characters of a word
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -149,7 +149,7 @@ def learn(texts: Sequence[str], unit: Unit, *, most: int, length: int) -> Tokens
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(text if unit == "characters" else _WORD.findall(text))
-        kept = (t for t, count in counts.items() if count > 1 and len(t) <= _LONGEST and not _is_surrogate(t))
+        kept = (t for t, count in counts.items() if count > 1 and len(t) <= LONGEST_WORD and not _is_surrogate(t))
         usual = sorted(kept, key=lambda t: (-counts[t], t))
         vocabulary = tuple(usual[:most])
     made = Tokens(unit, vocabulary or (" ",), length or MOST_STEPS[unit], merges)
@@ -168,11 +168,11 @@ def _is_surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-_PAIR = Kind(
+PAIR = Kind(
     "two whole numbers", lambda v: isinstance(v, list) and len(v) == 2 and all(type(n) is int and n >= 0 for n in v)
 )
 _FIELDS = {
     "unit": Kind(f"one of {', '.join(get_args(Unit))}", lambda v: v in get_args(Unit)),
     "vocabulary": list_of(TEXT), "length": COUNT,
 }  # fmt: skip
-_OPTIONAL = {"merges": list_of(_PAIR), "column": TEXT, "target": TEXT}
+_OPTIONAL = {"merges": list_of(PAIR), "column": TEXT, "target": TEXT}
