@@ -54,7 +54,7 @@ def prune(
         ),
     ] = "magnitude",
     epochs: Annotated[
-        str, typer.Option("--epochs", metavar="N", help="Train the new run so long; 0 for no training.")
+        str, typer.Option("--epochs", metavar="N", help="Epochs for which the new run is trained; 0 for none.")
     ] = "3",
     rounds: Annotated[
         str,
@@ -62,15 +62,14 @@ def prune(
     ] = "1",
     lr: Annotated[
         str | None,
-        typer.Option("--lr", metavar="X", help="Learning rate.", show_default="that of the run"),
+        typer.Option("--lr", metavar="X", help="Learning rate; by default that of the run."),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
             "--split",
             metavar="train|val|test",
-            help="Which split of the data to measure on.",
-            show_default="val, if there is one",
+            help="Which split of the data to measure on; by default val, if there is one.",
             callback=one_of("--split", "train", "val", "test"),
         ),
     ] = None,
