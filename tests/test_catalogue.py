@@ -41,6 +41,7 @@ def test_a_model_tells_its_options_parameters_and_defaults(dlcli: Dlcli) -> None
     )
 
 
+@pytest.mark.slow
 def test_the_number_of_parameters_is_that_of_torchs_own_layers(dlcli: Dlcli) -> None:
     found = json.loads(dlcli("models", "mlp", "--json").stdout)
     layers = nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 64), nn.Linear(64, 10))

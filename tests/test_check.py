@@ -451,6 +451,7 @@ def test_a_sound_installation(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists() and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_an_installation_is_told_line_by_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -459,6 +459,7 @@ def in_terminal(tmp_path: Path, *words: str, columns: int) -> str:
     return content.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_and_a_narrow_one_keeps_ids_whole(tmp_path: Path) -> None:
     shown = in_terminal(tmp_path, "train", "mlp", "--epochs", "200", "--device", "cpu", columns=100)
     assert "━" in shown and re.search(r"loss [\d.]+  val/accuracy [\d.]+  [\d,]+/s", shown)

@@ -211,7 +211,9 @@ def test_every_model_as_onnx_is_the_trained_model(exported: Export, name: str) -
     assert no_path_in(content, run)
 
 
-@pytest.mark.parametrize("name", ["narrow-cnn", "narrow-attention-text", "narrow-rnn"])
+@pytest.mark.parametrize(
+    "name", ["narrow-cnn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("narrow-attention-text", "narrow-rnn"))]
+)
 def test_a_pruned_model_as_onnx_is_the_narrower_model(exported: Export, name: str) -> None:
     run, record, content = exported(name).run, exported(name).record, exported(name).content
     assert record["parity"]["holds"] and record["parity"]["max_relative_difference"] <= 1e-4
@@ -492,6 +494,7 @@ def test_targets_that_are_not_scaled_back_are_found(
     )
 
 
+@pytest.mark.slow
 def test_a_state_that_is_ignored_is_found_by_a_sequence_in_two_pieces(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -668,6 +671,7 @@ def test_nothing_lands_in_the_home_folder(trained: Trained, tmp_path: Path) -> N
 # Written completely or not at all
 
 
+@pytest.mark.slow
 def test_killed_while_writing_leaves_no_half_file(trained: Trained) -> None:
     """Killed before every file operation between the comparison and the end."""
     run = trained("linear")

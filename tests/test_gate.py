@@ -205,6 +205,7 @@ def test_a_rule_compares_with_a_finite_number(tmp_path: Path) -> None:
         assert err == f"error: --tolerance = {drop} is out of range: it must be >= 0\n"
 
 
+@pytest.mark.slow
 def test_a_rule_on_a_metric_without_a_value_fails_and_says_why(tmp_path: Path) -> None:
     """Ten samples of one class have no area under the curve; equal targets have no r2."""
     (tmp_path / "one.py").write_text(

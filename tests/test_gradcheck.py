@@ -305,6 +305,7 @@ def test_planted_bugs_are_detected_and_localised(monkeypatch: pytest.MonkeyPatch
     assert [p for p in planted if not p.localised] == []
 
 
+@pytest.mark.slow
 def test_module_that_is_called_twice_is_judged_call_by_call() -> None:
     """The error of the second call makes the gradient at the output of the first one wrong."""
     tied = [case for case in selftest.subjects() if case.name == "attention (tied layers)"]

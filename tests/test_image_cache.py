@@ -131,6 +131,7 @@ def train(*words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_that_need_it_at_once_both_get_it(tmp_path: Path, cache: Path) -> None:
     folder(tmp_path / "photos", count=300, size=(60, 60))
     both = [train("--runs-dir", name) for name in ("one", "two")]

@@ -80,6 +80,7 @@ def refused(root: Path, **options: Any) -> str:
 # The whole way
 
 
+@pytest.mark.slow
 def test_train_eval_predict_resume_and_export(dlcli: Dlcli, tmp_path: Path) -> None:
     folder(tmp_path / "photos", count=30)
     (tmp_path / "photos" / "ants" / "list.txt").touch()

@@ -95,6 +95,7 @@ def test_a_process_that_fails_ends_all(dlcli: Dlcli, tmp_path: Path, do: str, wh
     assert sorted(path.name for path in (tmp_path / "runs/1/checkpoints").iterdir())[-1] in ("last-10", "last-20")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("failing")
 def test_a_process_that_hangs_is_named(dlcli: Dlcli, tmp_path: Path) -> None:
     done = dlcli(*TRAIN, "--rank-timeout", "2", check=8, DO="sleep")
@@ -179,6 +180,7 @@ def test_no_process_is_left_when_the_launcher_is_killed(started: "subprocess.Pop
     assert_none_is_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_error_of_all_is_that_of_one_process(dlcli: Dlcli, tmp_path: Path) -> None:
     """Wrong settings are found before there is a run; a training that diverges says where."""
     assert dlcli("train", "mlp", "--data", "nope", "--processes", "2", check=2).stderr == (
@@ -229,6 +231,7 @@ def test_from_python_one_process_is_one(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ sweeps
 
 
+@pytest.mark.slow
 def test_a_run_of_a_sweep_in_several_processes(dlcli: Dlcli, tmp_path: Path) -> None:
     """Is the one of dlcli train, also after one of them was killed."""
     (tmp_path / "mine.py").write_text(FAILS)
@@ -301,7 +304,7 @@ def of_srun(rank: int, size: int, port: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("variables", [of_torchrun, of_srun])
+@pytest.mark.parametrize("variables", [of_torchrun, pytest.param(of_srun, marks=SLOW)])
 def test_processes_that_another_launcher_started_are_one_training(dlcli: Dlcli, tmp_path: Path, variables: Any) -> None:
     words = ("train", "mlp", "--steps", "9", *COMMON)
     dlcli(*words)
@@ -346,12 +349,13 @@ if os.environ["DIFFERS"] == "version " + os.environ["RANK"]:
     ("what", "told"),
     [
         ("data 1", r"rank 1 on \S+ has other data mine:load than rank 0: give all machines the same"),
-        (
+        pytest.param(
             "version 1",
             r"rank 1 on \S+ has dlcli 0\.0 with torch \S+, and rank 0 has dlcli \S+ with torch \S+: install the same "
             r"on all machines",
+            marks=SLOW,
         ),
-        ("settings", r"rank 1 on \S+ has other settings than rank 0 \(lr\): give all the same"),
+        pytest.param("settings", r"rank 1 on \S+ has other settings than rank 0 \(lr\): give all the same", marks=SLOW),
     ],
 )
 def test_processes_that_differ_say_in_what(tmp_path: Path, what: str, told: str) -> None:
@@ -365,6 +369,7 @@ def test_processes_that_differ_say_in_what(tmp_path: Path, what: str, told: str)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_is_requeued_makes_no_second_run(tmp_path: Path) -> None:
     port = free_port()
     first, _ = together(

@@ -32,6 +32,7 @@ def moved(tmp_path: Path) -> tuple[Path, Path]:
     return old, new
 
 
+@pytest.mark.slow
 def test_data_that_moved_are_found_by_option_and_environment(
     dlcli: Dlcli, moved: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -51,6 +52,7 @@ def test_data_that_moved_are_found_by_option_and_environment(
     assert evaluate(Run(tmp_path / "runs", 1), data_dir=old).samples == 20
 
 
+@pytest.mark.slow
 def test_other_data_there_are_told(dlcli: Dlcli, moved: tuple[Path, Path]) -> None:
     _, new = moved
     file = new / "MNIST" / "raw" / IDX[2]
@@ -66,6 +68,7 @@ def test_other_data_there_are_told(dlcli: Dlcli, moved: tuple[Path, Path]) -> No
     assert dlcli("export", "1", "--data-dir", "new", check=3).stderr == changed
 
 
+@pytest.mark.slow
 def test_a_folder_of_texts_that_moved_is_the_same_data(
     dlcli: Dlcli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_an_error_as_json_names_the_run_that_it_happened_in(dlcli: Dlcli, tmp_pa
     assert error == {"error": "unknown model 'ccnn': did you mean cnn?", "exit_code": 2}
 
 
+@pytest.mark.slow
 def test_a_name_finds_its_run_in_every_command(dlcli: Dlcli, tmp_path: Path) -> None:
     done = dlcli("train", "mlp", "--data", "iris", "--epochs", "1", "--device", "cpu", "--name", "base-1.0")
     assert done.stderr.splitlines()[0] == "run 1 in runs/1, named base-1.0"

@@ -362,6 +362,7 @@ def test_rows_come_from_standard_input(root: Path, name: str) -> None:
     assert [row["probability"] for row in json.loads(out)] == pytest.approx(softmax(root).max(1).tolist(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_other_ways_to_give_standard_input(root: Path, rows: str) -> None:
     expected = [row["probability"] for row in json.loads(invoke(root, "predict", IRIS, rows, "--json")[0])]
     for shell in (f'"$@" - --json < {rows}', f'"$@" /dev/stdin --json < {rows}', f'"$@" <(cat {rows}) --json'):
@@ -391,6 +392,7 @@ def test_faults_of_standard_input_are_told(root: Path, given: bytes, shell: str,
     assert (out, err) == ("", f"error: {message}\n")
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(root: Path, tmp_path: Path) -> None:
     file = os.path.join(os.fsencode(tmp_path), b"caf\xe9.csv")
     Path(os.fsdecode(file)).write_text("5.1,3.5,1.4,0.2\n")

@@ -272,10 +272,10 @@ def test_the_comparison_bites(part: str, tmp_path: Path, monkeypatch: pytest.Mon
     list(train(made, runs_dir=tmp_path))
     original = TrainingState.tensors
 
-    def forgetful(self: TrainingState) -> dict[str, torch.Tensor]:
-        fresh = TrainingState(build(made))
-        found = original(self)
-        return found | {name: original(fresh)[name] for name in found if name.startswith(part)}
+    def forgetful(self: TrainingState, *, kept: bool) -> dict[str, torch.Tensor]:
+        fresh = original(TrainingState(build(made)), kept=kept)
+        found = original(self, kept=kept)
+        return found | {name: fresh[name] for name in found if name.startswith(part)}
 
     monkeypatch.setattr(TrainingState, "tensors", forgetful)
     list(train(made, runs_dir=tmp_path, stop=stopping_at(3)))
@@ -466,6 +466,7 @@ def kill_and_resume(tmp_path: Path, *, kills: int, epochs: int, seed: int) -> No
     print(f"killed {kills} times, with checkpoints of the steps {steps}, and finished with the same bits")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     kill_and_resume(tmp_path, kills=1, epochs=200, seed=0)
 

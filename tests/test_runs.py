@@ -30,6 +30,7 @@ def _take_number(root: str, barrier: object, queue: object) -> None:
     queue.put(Run.create(root).number)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_64_processes_that_start_at_once_get_64_numbers(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier, queue = context.Barrier(64), context.SimpleQueue()

@@ -95,6 +95,7 @@ class Parts(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_process_has_a_part_of_each_weight(dlcli: Dlcli, tmp_path: Path) -> None:
     """Of the last layer, 5 of 10 rows, while the first ones compute. Those are gathered together, since a layer of the
     second stage changes the output of the first in place."""

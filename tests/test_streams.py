@@ -25,7 +25,10 @@ def bash(script: str, folder: Path, **environment: str) -> "subprocess.Completed
     )
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed",
+    [*(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-", "<&-", ">&- 2>&-")), "<&- >&- 2>&-"],
+)
 def test_a_closed_stream_leads_nowhere(closed: str, tmp_path: Path) -> None:
     """No file of the run receives the output that was meant for the stream."""
     open_ = bash(f"dlcli {TRAIN}", tmp_path)

@@ -103,6 +103,7 @@ def test_seeds_of_one_setting(root: Path, tmp_path: Path) -> None:
     assert "the mean of 3 (95 % interval " in sweeping(root, "sweep", "show", "latest")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core cannot be divided")
 def test_the_threads_are_divided_among_the_jobs(root: Path, dlcli: Dlcli) -> None:
     share = (os.cpu_count() or 1) // 2

@@ -138,6 +138,7 @@ def test_hours_are_a_cycle(tmp_path: Path) -> None:
     assert torch.allclose(x[:, names.index("at.hour-cos")], torch.cos(hour / 24 * 2 * torch.pi), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_flags_stand_for_the_options(dlcli: Dlcli, tmp_path: Path) -> None:
     frame = people(100).assign(part=["train", "train", "val", "test"] * 25)
     written(tmp_path, frame)

@@ -270,6 +270,7 @@ def child(*words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_that_need_it_at_once_both_get_it(tmp_path: Path, cache: Path) -> None:
     written(tmp_path, people(20_000))
     both = [child("--runs-dir", name) for name in ("one", "two")]

@@ -325,6 +325,7 @@ def test_what_cannot_be_built_is_told(name: str, spec: DataSpec, chosen: dict[st
     assert str(caught.value) == message
 
 
+@pytest.mark.slow
 def test_a_wrong_size_is_told_before_the_images_are_read(dlcli: Dlcli, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()  # without images, which would be told if it were read
     for model, size, told in (

@@ -1,6 +1,5 @@
 """Runs a training in this process, as one of those that torchrun or srun has started, or in several that it starts."""
 
-import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +62,7 @@ def in_processes(
     from dlcli.training.launch import launch
 
     if config.shard:
-        importlib.import_module("torch.distributed.fsdp")  # takes seconds: once, before the fork
+        import torch.distributed.fsdp  # noqa: F401  # takes seconds: once, before the fork
     kept = Kept()
     kept.load_before_fork(resolve_options(config))
 
