@@ -26,6 +26,7 @@ from dlcli.evaluation.generate import generate
 from dlcli.evaluation.measure import evaluate
 from dlcli.experiment.restore import preprocessing_of, restore
 from dlcli.runs.run import Run
+from tests.conftest import Dlcli
 
 UNITS = ("characters", "words", "bpe")
 LINES = "".join(f"The old fox saw {n} dogs and ran away; naïve, isn't it?\n" for n in range(120))
@@ -512,3 +513,57 @@ def test_other_data_and_long_names(tmp_path: Path, call: Call) -> None:
     _, out, _ = call("datasets", f"text:{names[0]},no.txt", "--json")
     found = json.loads(out)["files"]
     assert (found["names"], found["missing"]) == ([names[0], "no.txt"], ["no.txt"])
+
+
+# ------------------------------------------------------------------------------------------------ kept and compared
+
+
+def test_a_resume_keeps_the_tokens_of_the_model(dlcli: Dlcli, tmp_path: Path) -> None:
+    """Also on other text: other tokens under the same weights would make them another model."""
+    (tmp_path / "a.txt").write_text("the cat sat on the mat, and the dog ran. " * 60)
+    (tmp_path / "b.txt").write_text("boats sail over blue water; birds fly above them. " * 60)
+    words = ("--set", "data.length=8", "--set", "model.hidden=8", "--device", "cpu", "--quiet")
+    dlcli("train", "rnn", "--data", "text:a.txt", "--set", "data.tokens=bpe", "--set", "data.vocabulary=270", *words,
+          "--steps", "3")  # fmt: skip
+    before = preprocessing_of(Run(tmp_path / "runs", 1)).pieces
+    dlcli("resume", "1", "--data", "text:b.txt", "--steps", "5", "--quiet")
+    assert before is not None and preprocessing_of(Run(tmp_path / "runs", 1)).pieces == before
+    done = dlcli("resume", "1", "--set", "data.vocabulary=280", "--steps", "7", check=2)
+    assert done.stderr == ("error: data.vocabulary = 280, but the weights of runs/1 know its tokens: train a new run\n")
+
+
+def test_unknown_characters_cost_the_bits_of_their_names(dlcli: Dlcli, tmp_path: Path) -> None:
+    """So a model that merges all rare characters is not the better for it."""
+    (tmp_path / "a.txt").write_text("the cat sat on the mat, and the dog ran. " * 60)
+    words = ("--data", "text:a.txt", "--set", "data.length=8", "--set", "model.hidden=8", "--steps", "3", "--quiet")
+    dlcli("train", "rnn", *words, "--set", "data.vocabulary=2", "--device", "cpu")
+    found = json.loads(dlcli("eval", "1", "--json").stdout)
+    text = (tmp_path / "a.txt").read_text()
+    blocks = (len(text) - 1) // 8
+    held = text[(blocks - found["samples"]) * 8 :][1 : found["samples"] * 8 + 1]
+    rare = sum(character != " " for character in held)
+    expected = found["metrics"]["loss"] / math.log(2) + rare / len(held) * math.log2(0x110000)
+    assert found["metrics"]["bits_per_char"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_losses_of_other_tokens_are_not_compared(dlcli: Dlcli, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the cat sat on the mat, and the dog ran. " * 60)
+    words = ("--data", "text:a.txt", "--set", "data.length=8", "--set", "model.hidden=8", "--steps", "3", "--quiet")
+    for tokens in ("characters", "words"):
+        dlcli("train", "rnn", *words, "--set", f"data.tokens={tokens}", "--device", "cpu")
+        dlcli("train", "rnn", *words, "--set", f"data.tokens={tokens}", "--device", "cpu", "--monitor", "bits_per_char")
+    assert "finds runs whose data or splits differ" in dlcli("runs", "select", "best:loss", check=4).stderr
+    assert dlcli("runs", "select", "best:bits_per_char").stdout.strip() in ("2", "4")
+
+
+def test_a_folder_that_was_one_text_still_is_for_its_run(tmp_path: Path) -> None:
+    from dlcli.data.texts.corpus import Corpus, from_text
+    from dlcli.data.texts.documents import read_documents
+
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"{name} text of the document {name}, again and again. " * 9)
+    corpus = Corpus.of(read_documents(str(tmp_path)), tokens="characters", vocabulary=0, length=8)
+    once = "".join(f"{(tmp_path / f'{name}.txt').read_text()}\n" for name in "ab")
+    before = from_text(once, length=8).fingerprint
+    assert corpus.fingerprint != before and corpus.as_it_was(corpus.fingerprint) is corpus
+    assert corpus.as_it_was(before).fingerprint == before and corpus.as_it_was("other") is corpus

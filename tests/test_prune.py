@@ -209,7 +209,8 @@ def test_several_rounds_are_runs_in_a_row(runs: Path) -> None:
     log = (Run(runs, 5).path / "log.txt").read_text()
     assert "round 1 of 2" in log
     assert (
-        "after an interruption: dlcli resume 5, and then dlcli prune 5 --amount 0.2929 --structured --rounds 1" in log
+        "after an interruption: dlcli resume 5, and then dlcli prune 5 --amount 0.2929 --structured --rounds 1 "
+        "--epochs 1" in log
     )
 
 

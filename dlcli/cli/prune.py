@@ -172,7 +172,7 @@ def _made(
 
         def opening(session: "Session") -> list[str]:
             run = session.run
-            return [f"run {run.number} in {run.path}", head, *lines, *_rounds(pruned, run.number)]
+            return [f"run {run.number} in {run.path}", head, *lines, *_rounds(pruned, run.number, wish)]
 
         show(
             lambda: opened(pruned, runs_dir=runs_dir, name=name, command=command_line()),
@@ -195,7 +195,7 @@ def _made(
     return run, report
 
 
-def _rounds(pruned: "Pruned", number: int) -> list[str]:
+def _rounds(pruned: "Pruned", number: int, wish: "Wish") -> list[str]:
     """Which round this is, and how to go on with the others if it is interrupted."""
     record = pruned.record
     left = record["rounds"] - record["round"]
@@ -204,6 +204,8 @@ def _rounds(pruned: "Pruned", number: int) -> list[str]:
         option = "amount" if record["flops"] is None else "flops"
         share = record["flops"] ** left if option == "flops" else 1 - (1 - record["amount"]) ** left
         words = f"--{option} {share:.4g}{' --structured' * (record['kind'] == 'structured')} --rounds {left}"
+        words += f" --epochs {wish.epochs}"
+        words += "" if wish.by == "magnitude" else f" --by {wish.by}"
         lines.append(f"after an interruption: dlcli resume {number}, and then dlcli prune {number} {words}")
     return lines
 

@@ -25,6 +25,7 @@ from dlcli.data.augment import Augmentation
 from dlcli.data.batches import in_order
 from dlcli.data.dataset import Dataset, Split
 from dlcli.data.kinds import sample_input
+from dlcli.data.preprocessing import Preprocessing
 from dlcli.experiment.features import check_room, features_of, trained_part
 from dlcli.experiment.guard import build_model, maker_of
 from dlcli.experiment.kept import Load
@@ -166,6 +167,7 @@ def build(
     *,
     weights: Mapping[str, Tensor] | None = None,
     fingerprint: str | None = None,
+    spelled: Preprocessing | None = None,
     runs_dir: str | Path = "runs",
     load: Load = load_data,
 ) -> Experiment:
@@ -174,7 +176,8 @@ def build(
     Sets the number of threads, the precision and the determinism of this process. The initial weights are determined by
     `config.seed`.
     weights: those of a run that is resumed; RunError if they do not fit the model.
-    fingerprint: that of the data of this run; DataError if the data has changed.
+    fingerprint: that of the data of this run; DataError if the data has changed. spelled: that of a language model,
+        whose tokens it keeps.
     runs_dir: the folder of the runs that the setting `weights` may name.
     load: where the data comes from; a process that trains many runs keeps it.
     """
@@ -186,7 +189,7 @@ def build(
     devices.set_deterministic(config.deterministic)
     torch.set_num_threads(1 if config.threads == "auto" else config.threads)
     config = resolve_options(config)
-    data = load(config, device=device, fingerprint=fingerprint)
+    data = load(config, device=device, fingerprint=fingerprint, preprocessing=spelled)
     config = config.with_values(data_options={**config.data_options, **data.resolved})
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")

@@ -84,6 +84,15 @@ def build_model(
     return model.to(memory_format=torch.channels_last) if spec.kind == "image" else model
 
 
+def check_not_too_narrow(model: nn.Module, narrower: nn.Module) -> None:
+    """ConfigError if so little of the model is left that a run of it would be refused as far too large."""
+    before, after = (sum(t.numel() for t in each.state_dict().values()) for each in (model, narrower))
+    if before > _MOST_CUT * after + _SPARE_VALUES:
+        raise ConfigError(
+            f"{after:,} of {before:,} values would be left, and at least 1 in {_MOST_CUT} has to be: remove less"
+        )
+
+
 def narrow_to(model: nn.Module, weights: Mapping[str, Tensor], spec: DataSpec, *, where: str) -> None:
     """Make the layers of `model` as narrow as those of `weights`, in place. RunError, which begins with `where`, if
     they then do not fit each other, or the data."""

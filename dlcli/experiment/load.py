@@ -62,6 +62,7 @@ def load_data(
     if fingerprint is not None and source is None:
         check_there(config)
     source = read_as_trained(config, preprocessing) if source is None else source
+    source = source.as_it_was(fingerprint) if isinstance(source, Corpus) else source
     changed = (
         f"data {config.data} has changed since the model was trained on it{_difference(source, fingerprint)}: restore "
         f"it, or use it as it is now with --data {config.data}"

@@ -1,6 +1,7 @@
 """A trial of a model on a batch before a run is created: it must accept the data and return what the task expects."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -40,7 +41,7 @@ def trains_on_one(model: nn.Module, spec: DataSpec) -> bool:
 
 def separable(model: nn.Module, spec: DataSpec) -> list[nn.Module]:
     """The modules that can be gathered and given up one by one: the stages of the model, without those whose input or
-    output is changed in place by what comes before or after them."""
+    output is changed in place by what comes before or after them, or which share a parameter."""
     candidates = [module for name in stages(model) for module in _that_compute(model.get_submodule(name))]
     seen: dict[nn.Module, list[tuple[Tensor, int]]] = {module: [] for module in candidates if module is not model}
 
@@ -56,7 +57,14 @@ def separable(model: nn.Module, spec: DataSpec) -> list[nn.Module]:
     finally:
         for hook in hooks:
             hook.remove()
-    return [module for module, kept in seen.items() if kept and all(t._version == version for t, version in kept)]
+    uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    return [
+        module
+        for module, kept in seen.items()
+        if kept
+        and all(tensor._version == version for tensor, version in kept)
+        and all(uses[id(p)] == 1 for p in module.parameters())
+    ]
 
 
 def _that_compute(module: nn.Module) -> list[nn.Module]:

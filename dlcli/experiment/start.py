@@ -89,6 +89,8 @@ def start_from(config: TrainConfig, model: nn.Module, spec: DataSpec, *, runs_di
         return None
     if config.pruned == "structured":
         _narrow(model, found, spec, origin=origin)
+    elif config.pruned == "unstructured":
+        _check_zeros(found, origin=origin)
     return _taken(model, found, config, origin=origin, digest=digest)
 
 
@@ -96,13 +98,27 @@ def _narrow(model: nn.Module, found: Mapping[str, Tensor], spec: DataSpec, *, or
     """RunError if the layers do not fit each other then."""
     own, parts = model.state_dict(), head(model)
     outlines = {}
+    rows = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     for name, tensor in own.items():
         if name in found and found[name].dim() == tensor.dim():
             sizes = [min(pair) for pair in zip(tensor.shape, found[name].shape, strict=True)]
-            if tensor.dim() and inside(name, parts):
-                sizes[0] = tensor.shape[0]  # as many answers as the data has
+            if tensor.dim() and (inside(name, parts) or name in rows):
+                sizes[0] = tensor.shape[0]  # as many answers, or tokens, as the data has
             outlines[name] = tensor[tuple(slice(size) for size in sizes)]
     narrow_to(model, outlines, spec, where=f"the weights of {origin} do not fit model {type(model).__name__}")
+    if _shapes(own) == _shapes(model.state_dict()):
+        raise ConfigError(
+            f"pruned = structured, but the weights of {origin} are as wide as the model: name a pruned run as weights, "
+            "or leave pruned out"
+        )
+
+
+def _check_zeros(found: Mapping[str, Tensor], *, origin: str) -> None:
+    if not any(bool((tensor == 0).any()) for tensor in found.values() if tensor.dim() >= 2):
+        raise ConfigError(
+            f"pruned = unstructured, but the weights of {origin} have no zeros: name a pruned run as weights, or leave "
+            "pruned out"
+        )
 
 
 def _published(config: TrainConfig) -> tuple[str, str, dict[str, Tensor]]:

@@ -5,6 +5,7 @@ import torch
 from dlcli.config.settings import TrainConfig
 from dlcli.core.errors import ConfigError, RunError
 from dlcli.data.preprocessing import Preprocessing
+from dlcli.data.texts.spelling import REPLACEMENT
 from dlcli.tasks.choose import choose_task
 from dlcli.tasks.task import AnsweringTask
 from dlcli.tasks.weights import class_weights
@@ -12,6 +13,7 @@ from dlcli.tasks.weights import class_weights
 
 def make_task(config: TrainConfig, preprocessing: Preprocessing, *, threshold: float | None = None) -> AnsweringTask:
     """The task of a run. threshold: the one that was chosen, if the setting is best:METRIC."""
+    place = preprocessing.alphabet.find(REPLACEMENT)
     return choose_task(
         preprocessing.spec,
         loss=config.loss,
@@ -20,6 +22,7 @@ def make_task(config: TrainConfig, preprocessing: Preprocessing, *, threshold: f
         target_std=preprocessing.target_std,
         class_weights=_class_weights(config, preprocessing),
         threshold=config.threshold if threshold is None else threshold,
+        unknown=None if place < 0 or preprocessing.spec.task != "next-token" else place,
         widths=None if preprocessing.pieces is None else torch.from_numpy(preprocessing.pieces.widths),
     )
 

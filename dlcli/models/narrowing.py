@@ -26,6 +26,8 @@ def narrow(model: nn.Module, shapes: Mapping[str, Shape]) -> None:
             wanted = shapes.get(f"{prefix}.{name}" if prefix else name)
             if tensor is None or wanted is None or not _fits_in(wanted, tuple(tensor.shape)):
                 continue
+            if isinstance(module, nn.Embedding) and wanted[0] != len(tensor):  # as many rows as there are tokens
+                continue
             part = tensor.detach()[tuple(slice(size) for size in wanted)].clone()
             if isinstance(tensor, nn.Parameter):
                 part = made.setdefault(id(tensor), nn.Parameter(part, requires_grad=tensor.requires_grad))

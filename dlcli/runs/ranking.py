@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dlcli.config.layers import flatten
 from dlcli.core.errors import RunError
 from dlcli.runs import entries
 from dlcli.runs.index import Entry
@@ -13,6 +14,9 @@ from dlcli.runs.run import Run, all_runs
 
 # Settings that determine how the data is split, apart from the seed.
 _SPLIT = ("val_fraction", "test_fraction")
+
+# Data sets for language models, beside text:FILE.
+_LANGUAGE = ("pydocs", "tinyshakespeare")
 
 # The largest number of runs per data set that an error lists.
 _MOST_NAMED = 5
@@ -71,8 +75,9 @@ def _candidate(root: Path, row: dict[str, Any], config: dict[str, Any]) -> Candi
     if not config or not isinstance(name, str) or not isinstance(value, int | float):
         return None
     score = float(value) if row["higher_is_better"] else -float(value)
-    where = _ground(row["data"], row["fingerprint"], config)
-    return Candidate(Run(root, row["run"]), name.removeprefix("val/"), score, where[0], where)
+    metric = name.removeprefix("val/")
+    where = _ground(row["data"], row["fingerprint"], config, metric)
+    return Candidate(Run(root, row["run"]), metric, score, where[0], where)
 
 
 def _run(number: str, root: Path) -> Run:
@@ -83,13 +88,22 @@ def _run(number: str, root: Path) -> Run:
 
 
 def ground(run: Run) -> tuple[str, ...]:
-    """The name of a run's data set, its fingerprint, and the split settings."""
+    """The name of a run's data set, its fingerprint, the split settings, and of a language model what a token is."""
     info = run.info()
-    return _ground(info.get("data"), info.get("fingerprint"), run.settings())
+    metric = str((info.get("best") or {}).get("metric")).removeprefix("val/")
+    return _ground(info.get("data"), info.get("fingerprint"), run.settings(), metric)
 
 
-def _ground(data: Any, fingerprint: Any, settings: Mapping[str, Any]) -> tuple[str, ...]:
-    return str(data), *map(repr, (fingerprint, *map(settings.get, _SPLIT)))
+def _ground(data: Any, fingerprint: Any, settings: Mapping[str, Any], metric: str) -> tuple[str, ...]:
+    return str(data), *map(repr, (fingerprint, *map(settings.get, _SPLIT), *_tokens(str(data), settings, metric)))
+
+
+def _tokens(data: str, settings: Mapping[str, Any], metric: str) -> tuple[Any, ...]:
+    """What the loss of a language model is a loss of; nothing for its bits per character, and for other data."""
+    if metric == "bits_per_char" or not (data in _LANGUAGE or data.startswith("text:")):
+        return ()
+    flat = flatten(settings)
+    return flat.get("data.tokens") or "characters", flat.get("data.vocabulary") or 0
 
 
 def _mixed(metric: str, found: Iterable[Candidate]) -> str:

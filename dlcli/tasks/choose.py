@@ -24,11 +24,12 @@ def choose_task(
     class_weights: tuple[float, ...] = (),
     threshold: float | str = 0.5,
     widths: Tensor | None = None,
+    unknown: int | None = None,
 ) -> AnsweringTask:
     """The task of `spec`; ConfigError if it does not support a setting.
 
     class_weights: one for each class; empty for none. threshold: of two classes, or best:METRIC.
-    widths: see NextToken.
+    widths, unknown: see NextToken.
     """
     own = {"regression": ("mse", "l1", "huber"), "binary": ("bce",)}.get(spec.task, ("cross-entropy",))
     if loss not in ("auto", *own):
@@ -45,7 +46,7 @@ def choose_task(
         return Binary(class_weights, threshold)
     if spec.task == "multiclass":
         return Multiclass(spec.outputs, label_smoothing, class_weights)
-    return NextToken(label_smoothing, widths=widths)
+    return NextToken(label_smoothing, widths=widths, unknown=unknown)
 
 
 # Why a metric may have no value, for messages.

@@ -12,6 +12,8 @@ from torch import Tensor
 from dlcli.tasks.sums import _total
 from dlcli.tasks.task import AnsweringTask, Measures, Shape
 
+UNICODE = 0x110000  # characters
+
 
 @dataclass(frozen=True)
 class NextToken(AnsweringTask):
@@ -19,11 +21,13 @@ class NextToken(AnsweringTask):
 
     widths: int64 (V,), the characters that each token stands for; None if each is one character. Bits per character are
     the information content of all targets over the number of their characters (Mielke 2019, Can you compare perplexity
-    across different segmentations?), so that models with other tokens can be compared by them.
+    across different segmentations?), so that models with other tokens can be compared by them. unknown: the token that
+    stands for all characters that have none; which one it is costs as many bits as naming it among all of Unicode.
     """
 
     label_smoothing: float = 0.0
     widths: Tensor | None = None
+    unknown: int | None = None
     monitor: str = "loss"
 
     @property
@@ -40,17 +44,21 @@ class NextToken(AnsweringTask):
             "correct": (output.argmax(1) == target).sum(),
             "count": torch.tensor(len(target)),
             **({} if self.widths is None else {"characters": self.widths.to(target.device)[target].sum()}),
+            **({} if self.unknown is None else {"unknown": (target == self.unknown).sum()}),
         }
 
     def metrics(self, measures: Sequence[Measures]) -> dict[str, float | None]:
         count = _total(measures, "count")
         total = _total(measures, "loss")
         loss, characters = total / count, count if self.widths is None else _total(measures, "characters")
+        bits = total / math.log(2)
+        if self.unknown is not None:
+            bits += _total(measures, "unknown") * math.log2(UNICODE)
         return {
             "loss": loss,
             "accuracy": _total(measures, "correct") / count,
             "perplexity": math.exp(loss) if loss < 700 else None,
-            "bits_per_char": total / characters / math.log(2) if characters else None,
+            "bits_per_char": bits / characters if characters else None,
         }
 
     def answers(self, output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -110,7 +110,7 @@ def _measure(built: Experiment, size: int) -> Measured:
     """Of a training with batches of this size, the faster of two rounds: a busy machine only slows."""
     weights = {name: tensor.clone() for name, tensor in built.model.state_dict().items()}
     config = built.config.with_values(batch_size=size)
-    tried = build(config, weights=weights, load=lambda config, device, fingerprint: built.dataset)
+    tried = build(config, weights=weights, load=lambda config, **how: built.dataset)
     timer, on_gpu = Timer(tried.device), tried.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(tried.device)

@@ -23,11 +23,13 @@ from dlcli.core.blame import asked_for, out_of_memory, told
 from dlcli.core.documents import shown
 from dlcli.core.errors import BusyError, ConfigError, DivergedError, RankError, ResourceError, RunError
 from dlcli.core.files import write_bytes
+from dlcli.data.preprocessing import Preprocessing
 from dlcli.evaluation.baseline import baseline
 from dlcli.experiment.build import Experiment, build, resolve_options
 from dlcli.experiment.estimate import check_memory, check_space, memory_told
 from dlcli.experiment.kept import Load
 from dlcli.experiment.load import import_own, load_data
+from dlcli.experiment.restore import preprocessing_of
 from dlcli.experiment.teacher import with_teacher_found
 from dlcli.runs import events
 from dlcli.runs.given_names import create
@@ -187,6 +189,7 @@ def resumed(
             config,
             weights=saved.weights if saved else None,
             fingerprint=None if other_data else run.data().get("fingerprint"),
+            spelled=_spelled(run, changes) if saved is not None else None,
             load=load,
         )
         if "teacher" not in changes:
@@ -310,6 +313,18 @@ def _check_teacher_is_the_same(before: Mapping[str, Any], built: Experiment) -> 
         f"teacher {now_is['run']} has changed: its best checkpoint is {now_is['checkpoint']}, and the run was trained "
         f"with {shown(known.get('checkpoint'))}; give --teacher {now_is['run']} to go on with it as it is"
     )
+
+
+def _spelled(run: Run, changes: Mapping[str, Any]) -> Preprocessing | None:
+    """The preprocessing of a language model, whose tokens belong to its weights; None for other models. ConfigError if
+    others are asked for."""
+    known = preprocessing_of(run) if (run.path / "data.json").exists() else None
+    if known is None or known.spelling is None:
+        return None
+    name = next((name for name in ("data.tokens", "data.vocabulary", "data.length") if name in changes), None)
+    if name is not None:
+        raise ConfigError(f"{name} = {changes[name]}, but the weights of {run} know its tokens: train a new run")
+    return known
 
 
 def _check_start_is_kept(run: Run, stored: TrainConfig, config: TrainConfig) -> None:

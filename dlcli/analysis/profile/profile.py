@@ -87,8 +87,9 @@ def build_to_profile(config: TrainConfig, *, run: Run | None = None, runs_dir: s
     config = with_teacher_found(config, run.root if run else runs_dir)
     import_own(config, runs_dir=run.root if run else runs_dir)
     saved = None
-    if run is not None and checkpoint.exists(run.checkpoints, "last"):
-        saved = checkpoint.load(run.checkpoints, "last")
+    for role in ("last", "best"):  # one that was not trained has no last one
+        if run is not None and saved is None and checkpoint.exists(run.checkpoints, role):
+            saved = checkpoint.load(run.checkpoints, role)
     return build(config, weights=saved.weights if saved else None, runs_dir=run.root if run else runs_dir)
 
 

@@ -130,7 +130,7 @@ class _Contender:
     def __init__(self, built: Experiment, choice: Choice, *, steps: int) -> None:
         config = built.config.replace(**choice.changes) if choice.changes else built.config
         weights = {name: tensor.clone() for name, tensor in built.model.state_dict().items()}
-        self.built = build(config, weights=weights, load=lambda config, device, fingerprint: built.dataset)
+        self.built = build(config, weights=weights, load=lambda config, **how: built.dataset)
         self._steps = max(2, -(-steps // _ROUNDS))
         self._timer = Timer(built.device)
         self._opened = ExitStack()

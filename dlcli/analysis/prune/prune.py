@@ -1,6 +1,8 @@
 """`prune`: a trained run made smaller, as a new run that is trained on."""
 
 import copy
+import dataclasses
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +26,7 @@ from dlcli.core.errors import CheckError, ConfigError, RunError
 from dlcli.data import batches
 from dlcli.data.kinds import sample_input
 from dlcli.experiment.build import Experiment, build, with_model
+from dlcli.experiment.guard import check_not_too_narrow
 from dlcli.experiment.load import import_own
 from dlcli.experiment.teacher import with_teacher_found
 from dlcli.runs.run import Run
@@ -87,9 +90,11 @@ def prune(
     import_own(config, runs_dir=run.root)
     if device == "auto" and str(run.info().get("device", "")).startswith("cpu"):
         device = "cpu"
+    now = config.pruned if run.config().pruned == config.pruned else "none"
     built = build(
-        config.with_values(device=device), fingerprint=run.data().get("fingerprint"), runs_dir=runs_dir
+        config.with_values(device=device, pruned=now), fingerprint=run.data().get("fingerprint"), runs_dir=runs_dir
     )  # fmt: skip
+    built = dataclasses.replace(built, config=built.config.with_values(pruned=config.pruned))
     check(built)
     notes: list[str] = [] if run.config().processes == 1 else ["a pruned run is trained by one process"]
     if wish.structured and run.config().pruned == "unstructured":
@@ -98,6 +103,7 @@ def prune(
     left: dict[str, str] = {}
     if wish.structured:
         model, removed, left = _narrower(built, wish)
+        check_not_too_narrow(built.model, model)
     else:
         model = _with_zeros(built, wish)
     after = with_model(built, model)
@@ -171,7 +177,7 @@ def _config(run: Run, wish: Wish, data_dir: str | None) -> TrainConfig:
     """Of the new run: that of the old one, with its weights as the start."""
     config = run.config()
     changes: dict[str, Any] = {
-        "weights": str(run.path.absolute()),
+        "weights": os.path.abspath(run.path),
         "pruned": "structured" if wish.structured else "unstructured",
         "partial": False,
     }
@@ -188,7 +194,7 @@ def _config(run: Run, wish: Wish, data_dir: str | None) -> TrainConfig:
         if config.unfreeze_at is not None:
             changes["freeze"] = "none"
     if config.processes > 1:
-        changes["processes"] = 1
+        changes |= {"processes": 1, "shard": False, "compress_gradients": False, "sync_batch_norm": False}
     if data_dir is not None:
         changes["data_dir"] = data_dir
     return config.replace(**changes)

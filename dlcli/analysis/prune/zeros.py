@@ -17,6 +17,8 @@ def set_zeros(model: nn.Module, importance: dict[str, Tensor], amount: float, *,
     """Set the share `amount` of the weights that are not zero to zero, the least important of all layers together, in
     place. Returns how many. ConfigError if that is none, or all of a layer."""
     weights = weights_of(model, frozen)
+    if not weights:
+        raise ConfigError("the model has no trained weights of two or more dimensions: there is nothing to prune")
     flat = torch.cat([importance[name].flatten().cpu() for name in weights])
     there = torch.cat([(p != 0).flatten().cpu() for p in weights.values()])
     count = round(amount * int(there.sum()))

@@ -100,6 +100,15 @@ class Corpus:
             return self.documents.sha256
         return from_text(self._training, length=self.length).fingerprint
 
+    def as_it_was(self, fingerprint: str | None) -> "Corpus":
+        """This, or for a model that was trained when the files of a folder were one text, that text. fingerprint: of
+        the data of the model."""
+        if fingerprint in (None, self.fingerprint) or not self.documents.sums:
+            return self
+        once = "".join(text if text.endswith("\n") else f"{text}\n" for text in self.documents.texts)
+        before = dataclasses.replace(self, documents=Documents((once,)))
+        return before if before.fingerprint == fingerprint else self
+
     @cached_property
     def _training(self) -> str:
         """All documents, or those that are said to be for training, as one text."""
