@@ -372,6 +372,46 @@ def test_the_setting_needs_weights_and_stays_in_a_run(runs: Path) -> None:
     assert made.info()["status"] == "finished" and made.info()["pruning"]["kind"] == "structured"
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"), [("structured", "are as wide as the model"), ("unstructured", "have no zeros")]
+)
+def test_a_start_that_was_not_pruned_is_refused(runs: Path, kind: str, why: str) -> None:
+    """As with `dlcli train --config` of a pruned run, whose start is the whole network."""
+    with pytest.raises(ConfigError) as caught:
+        list(train(config(weights=str(runs / "1"), pruned=kind), runs_dir=runs))
+    assert str(caught.value) == (
+        f"pruned = {kind}, but the weights of {runs}/1 (best checkpoint, epoch 2) {why}: name a pruned run as weights, "
+        "or leave pruned out"
+    )
+
+
+def test_an_embedding_has_as_many_rows_as_the_data_has_tokens(runs: Path) -> None:
+    made = pruned(runs, "4", "--amount", "0.5", "--structured", "--epochs", "0")["run"]
+    more = TrainConfig(
+        "attention", data_options={"samples": 300, "values": 30}, epochs=1, device="cpu",
+        weights=str(runs / str(made)), pruned="structured",
+    )  # fmt: skip
+    list(train(more, runs_dir=runs))
+    before, after = (len(weights(Run(runs, number))["embedding.weight"]) for number in (made, made + 1))
+    assert after > before + 10
+
+
+def test_too_little_to_be_opened_again_is_refused(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dlcli.experiment.guard._MOST_CUT", 2)
+    monkeypatch.setattr("dlcli.experiment.guard._SPARE_VALUES", 0)
+    code, _, told = dlcli(runs, "prune", "1", "--amount", "0.5", "--structured")
+    assert code == 2 and told.endswith("values would be left, and at least 1 in 2 has to be: remove less\n")
+    assert not (runs / "5").exists()
+
+
+def test_an_untrained_run_is_profiled_as_it_is(runs: Path) -> None:
+    made = pruned(runs, "1", "--amount", "0.5", "--structured", "--epochs", "0")
+    assert (
+        json.loads(dlcli(runs, "profile", str(made["run"]), "--steps", "2", "--json")[1])["flops"]
+        < 0.6 * (json.loads(dlcli(runs, "profile", "1", "--steps", "2", "--json")[1])["flops"])
+    )
+
+
 def test_channels_and_single_weights_are_not_mixed(runs: Path) -> None:
     number = pruned(runs, "1", "--amount", "0.5", "--structured", "--epochs", "0")["run"]
     code, _, told = dlcli(runs, "prune", str(number), "--amount", "0.5")

@@ -106,3 +106,16 @@ def test_a_process_has_a_part_of_each_weight(dlcli: Dlcli, tmp_path: Path) -> No
     dlcli(*words, "--shard")
     assert set((tmp_path / "parts.txt").read_text().splitlines()) == {"40 5 10"}
     assert_same_bits(tmp_path)
+
+
+def test_stages_that_share_a_parameter_are_gathered_together() -> None:
+    from torch import nn
+
+    from dlcli import DataSpec
+    from dlcli.experiment.probe import separable
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    spec = DataSpec("multiclass", "features", (4,), 3)
+    assert separable(model, spec) == list(model)
+    model[1].weight = model[0].weight
+    assert separable(model, spec) == [model[2]]
