@@ -96,8 +96,8 @@ def _said(root: Path, found: Sequence[Path]) -> list[int] | None:
     if strays:
         told = ", ".join(strays[:3]) + (f" and {len(strays) - 3:,} more" if len(strays) > 3 else "")
         raise DataError(
-            f"{root} has folders for the splits, but also {told} outside them: move such files into one of them, or name "
-            "folders with --val-data and --test-data"
+            f"{root} has folders for the splits, but also {told} outside them: move such files into one of them, "
+            "or name folders with --val-data and --test-data"
         )
     return [part for part in parts if part is not None]
 
