@@ -520,5 +520,6 @@ def test_predict_and_generate(dlcli: Dlcli, tmp_path: Path) -> None:
     done = dlcli("generate", "1", "--prompt", "abcx", "--length", "15", "--temperature", "0")
     assert done.stdout == "abcxdefgh abcdefgh \n"
     assert done.stderr == (
-        "--prompt: unknown characters, which the training text has not: 1, such as 'x' (1); they are left out\n"
+        "--prompt: unknown characters, which the training text has not, or too rarely for the vocabulary: 1, "
+        "such as 'x' (1); they are left out\n"
     )

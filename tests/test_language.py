@@ -152,6 +152,8 @@ def test_an_alphabet_is_of_the_training_text_alone() -> None:
     rare = learn_alphabet("aaabbbccd", "", most=3)
     assert rare.alphabet == "ab\ufffd"
     assert rare.encode("abcd").tokens.tolist() == [0, 1, 2, 2]
+    assert learn_alphabet("aaabbc", "aXY", most=3).alphabet == "\ufffdab"
+    assert learn_alphabet("aaabbc", "abc", most=3).alphabet == "abc"
 
 
 @pytest.mark.parametrize(
@@ -162,6 +164,12 @@ def test_an_alphabet_is_of_the_training_text_alone() -> None:
         ({"vocabulary": ["a", "b"]}, "its vocabulary lacks bytes"),
         ({"vocabulary": [*byte_characters(), "☃"]}, "its vocabulary holds a token that is not of bytes"),
         ({"unit": "bpe", "merges": [[1, 999]]}, "its merges name token 999, which there is not"),
+        (
+            {"vocabulary": [*byte_characters(), "ab"], "unit": "bpe", "merges": [[97, 98]] * 2},
+            "two of its merges are the same",
+        ),
+        ({"merges": []}, "its words have merges, which only byte pairs have"),
+        ({"vocabulary": [*byte_characters(), "a" * 1001]}, "its vocabulary holds a token of more than 1,000 bytes"),
     ],
 )
 def test_a_damaged_document_is_refused(change: dict[str, Any], message: str) -> None:
@@ -277,6 +285,93 @@ def test_what_does_not_fit_is_told(
     assert str(caught.value) == message.format(*["a.txt"] * 3)
 
 
+@pytest.mark.parametrize("option", ["val", "test"])
+@pytest.mark.parametrize(("empty", "named"), [("b.txt", "b.txt"), ("all/b.txt", "all")])
+def test_a_split_that_is_named_must_have_text(option: str, empty: str, named: str, tmp_path: Path, call: Call) -> None:
+    (tmp_path / "a.txt").write_text(LINES)
+    (tmp_path / "all").mkdir()
+    (tmp_path / empty).write_text(" \n")
+    purpose = {"val": "validation", "test": "testing"}[option]
+    assert call("train", "rnn", "--data", "text:a.txt", f"--{option}-data", named)[::2] == (
+        3, f"error: {tmp_path / named} has no text for {purpose}: its files are empty\n",
+    )  # fmt: skip
+    assert call("train", "rnn", "--data", "text:a.txt", f"--{option}-data", "")[::2] == (
+        2, f"error: data.{option} is empty: name a file, or leave it out\n",
+    )  # fmt: skip
+    assert not (tmp_path / "runs").exists()
+
+
+def test_files_outside_the_folders_of_splits_are_refused(tmp_path: Path, call: Call) -> None:
+    root = tmp_path / "all"
+    for place in ("train/a.txt", "val/b.txt", "README.txt"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_text(LINES)
+    mend = "move such files into one of them, or name folders with --val-data and --test-data"
+    assert call("train", "rnn", "--data", "text:all")[::2] == (
+        3, f"error: {root} has folders for the splits, but also {root}/README.txt outside them: {mend}\n",
+    )  # fmt: skip
+    for name in ("1", "2", "3"):
+        (root / "more" / name).mkdir(parents=True)
+        (root / "more" / name / "c.txt").write_text(LINES)
+    told = f"{root}/README.txt, {root}/more/1/c.txt, {root}/more/2/c.txt and 1 more"
+    assert call("train", "rnn", "--data", "text:all")[::2] == (
+        3, f"error: {root} has folders for the splits, but also {told} outside them: {mend}\n",
+    )  # fmt: skip
+    (root / "train").rename(root / "test")  # a name that need not mean a split
+    assert "6 documents, a separator after each; the end of their text is held out" in prepared(root).notes
+
+
+def test_a_file_under_two_names_is_refused(tmp_path: Path, call: Call) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_text(LINES)
+    (tmp_path / "b.txt").symlink_to(tmp_path / "d" / "a.txt")
+    first = f"{tmp_path}/d/a.txt"
+    for other in ("d/../d/a.txt", "b.txt"):
+        assert call("train", "rnn", "--data", "text:d/a.txt", "--test-data", other)[::2] == (
+            2, f"error: data text:{first}: {first} and {tmp_path}/{other} are the same file: name it once\n",
+        )  # fmt: skip
+
+
+def test_a_list_of_files_may_be_longer_than_a_path(tmp_path: Path, call: Call) -> None:
+    names = [f"{n:060}.txt" for n in range(120)]
+    for name in names:
+        (tmp_path / name).write_text(LINES[:200])
+    code, _, err = call("datasets", "inspect", f"text:{','.join(names)}")
+    assert code == 0, err
+    how = ("--set", "data.length=8", "--set", "model.hidden=2", "--steps", "1", "--quiet")
+    code, _, err = call("train", "rnn", "--data", f"text:{','.join(names)}", *how)
+    assert code == 0, err
+
+
+def test_files_of_different_folders_are_described(tmp_path: Path, call: Call) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_text(LINES)
+    for named, folder, names in (
+        (f"{tmp_path}/a.txt,{tmp_path}/d/a.txt", str(tmp_path), ["a.txt", "d/a.txt"]),
+        (f"a.txt,{tmp_path}/d/a.txt", str(tmp_path), ["a.txt", "d/a.txt"]),
+        ("a.txt,d/a.txt", ".", ["a.txt", "d/a.txt"]),
+        ("d/a.txt", "d", ["a.txt"]),
+    ):
+        code, out, err = call("datasets", f"text:{named}", "--json")
+        assert code == 0, err
+        found = json.loads(out)["files"]
+        missing = [name for name in names if len(names) > 1 and name == "a.txt"]
+        assert (found["folder"], found["names"], found["missing"]) == (folder, names, missing)
+
+
+def test_a_vocabulary_of_n_characters_has_n(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abcab" * 40)
+    (tmp_path / "b.txt").write_text("abxyz" * 40)
+    data = prepared(tmp_path / "a.txt", test=str(tmp_path / "b.txt"), val_fraction=0.1, length=8, vocabulary=3)
+    assert data.preprocessing.alphabet == "ab\ufffd" and data.spec.vocabulary == 3
+
+
+def test_a_long_run_of_one_sign_is_learned_in_tokens_that_a_run_may_hold() -> None:
+    spelling = learned("bpe", "=" * 9000 + "\n" + "=" * 9000)
+    assert isinstance(spelling, Pieces)
+    assert max(map(len, spelling.vocabulary)) > 500 and Pieces.from_dict(spelling.as_dict()) == spelling
+
+
 def test_files_of_several_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(LINES)
     for content, place in ((b"a\n\x03b", "2 is not text: it holds the control character 0x03"),):
@@ -300,7 +395,8 @@ def test_held_out_text_changes_nothing_that_is_learned(unit: str, tmp_path: Path
     if unit == "characters":  # of unknown characters only that there are some
         assert one.spec.vocabulary + 1 == two.spec.vocabulary
         assert two.preprocessing.alphabet.replace("\ufffd", "") == one.preprocessing.alphabet
-        assert two.unknown["test"].startswith("unknown characters, which the training text has not: ")
+        why = "which the training text has not, or too rarely for the vocabulary"
+        assert two.unknown["test"].startswith(f"unknown characters, {why}: ")
     else:
         assert one.preprocessing == two.preprocessing
 
@@ -362,7 +458,8 @@ def test_every_command_works_with_every_unit(unit: str, tmp_path: Path, call: Ca
     if unit == "characters":
         assert code == 3 and json.loads(err)["error"] == "the text has characters that the model never saw: 'Z' '☃'"
     elif unit == "words":
-        assert code == 0 and "unknown words, which the training text has once or never, spelled in bytes: " in err
+        why = "which the training text has once, never, or too rarely for the vocabulary, spelled in bytes"
+        assert code == 0 and f"unknown words, {why}: " in err
         assert json.loads(out)["unknown"].startswith("unknown words")
     else:
         assert code == 0 and "unknown" not in err + out

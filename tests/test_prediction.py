@@ -422,7 +422,8 @@ def test_an_unknown_character_in_the_prompt_is_left_out_and_told(restored: dict[
     said: list[str] = []
     text = generated(restored["rnn"], "The !!Qfox", tell=said.append)
     assert said == [
-        "--prompt: unknown characters, which the training text has not: 3, such as '!' (2), 'Q' (1); they are left out"
+        "--prompt: unknown characters, which the training text has not, or too rarely for the vocabulary: 3, "
+        "such as '!' (2), 'Q' (1); they are left out"
     ]
     assert text == generated(restored["rnn"], "The fox")
     assert generated(restored["rnn"], "!", tell=said.append) == generated(restored["rnn"], "")

@@ -34,6 +34,9 @@ def with_own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         values["data"] = f"{found[0]}:{','.join(_absolute(found[1], several=found[0] == 'text'))}"
         options = values.get("data_options")
         if isinstance(options, Mapping):
+            empty = next((name for name in ("val", "test") if options.get(name) == ""), None)
+            if empty is not None:
+                raise ConfigError(f"data.{empty} is empty: name a file, or leave it out")
             files = {name: options[name] for name in ("val", "test") if isinstance(options.get(name), str)}
             several = found[0] == "text"
             whole = {name: ",".join(_absolute(file, several=several)) for name, file in files.items()}

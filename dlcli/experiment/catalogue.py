@@ -1,5 +1,6 @@
 """Descriptions of a model or a data set, for `dlcli models NAME` and `dlcli datasets NAME`."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,11 @@ def fetch_data(name: str, *, data_dir: str | None) -> dict[str, Any]:
 
 def _files(name: str, data_folder: Path) -> dict[str, Any] | None:
     if (own := split_file(name)) is not None:
-        named = places(own[1]) if own[0] == "text" else [own[1]]
-        parents = {Path(place).parent for place in named}
-        folder = parents.pop() if len(parents) == 1 else Path()
-        names, download = [str(Path(place).relative_to(folder)) for place in named], 0
+        named = [Path(place) for place in (places(own[1]) if own[0] == "text" else [own[1]])]
+        if len({place.is_absolute() for place in named}) > 1:
+            named = [place.absolute() for place in named]
+        folder = Path(os.path.commonpath([place.parent for place in named]))
+        names, download = [str(place.relative_to(folder)) for place in named], 0
     elif name in DOWNLOADS:
         place, archives = DOWNLOADS[name]
         folder, names = data_folder / place, [file.name for archive in archives for file in archive.files]

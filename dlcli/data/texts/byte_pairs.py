@@ -12,6 +12,7 @@ from typing import Any
 from dlcli.core.errors import ResourceError
 
 PIECE = re.compile(r" ?\w+| ?[^\w\s]+|\s")
+LONGEST_TOKEN = 1000  # bytes
 _AT_ONCE = 1000  # texts
 
 
@@ -36,10 +37,12 @@ class BytePairs:
             yield found.ids
 
     def check(self) -> None:
-        """ValueError unless all bytes are there and each merge makes a token of the vocabulary."""
+        """ValueError unless all bytes are there, and each merge is there once and makes a token of the vocabulary."""
         known = set(self._vocabulary)
         if not known.issuperset(byte_characters()):
             raise ValueError("its vocabulary lacks bytes")
+        if len(set(self._merges)) < len(self._merges):
+            raise ValueError("two of its merges are the same")
         for first, second in self._merges:
             if max(first, second) >= len(self._vocabulary):
                 raise ValueError(f"its merges name token {max(first, second)}, which there is not")
@@ -55,13 +58,14 @@ class BytePairs:
 
 
 def learn_byte_pairs(texts: Iterable[str], *, most: int) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
-    """Vocabulary and merges, at most `most` tokens, but all 256 bytes."""
+    """Vocabulary and merges, at most `most` tokens of up to LONGEST_TOKEN bytes, but all 256 bytes."""
     library = _library()
     trainer = library.trainers.BpeTrainer(
         vocab_size=max(most, 256),
         min_frequency=2,
         initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
+        max_token_length=LONGEST_TOKEN,
     )
     tokenizer = _prepared(library.models.BPE())
     tokenizer.train_from_iterator((_pieces(text) for text in texts), trainer)

@@ -69,8 +69,8 @@ class Characters:
 
 
 def learn_alphabet(training: str, others: str, *, most: int) -> Characters:
-    """The sorted alphabet of a training text. others: the texts that are held out. most: different characters, of which
-    the most frequent are kept; 0 for all.
+    """The sorted alphabet of a training text. others: the texts that are held out. most: different ones, REPLACEMENT
+    among them, of which the most frequent are kept; 0 for all.
 
     Where the first character would stand that is not kept, or that only `others` have, stands REPLACEMENT for all of
     them. So the held-out texts show only whether there are such characters, and a text all of whose characters are in
@@ -78,12 +78,17 @@ def learn_alphabet(training: str, others: str, *, most: int) -> Characters:
     """
     counts = character_counts(training)
     known = np.flatnonzero(counts)
-    if most and len(known) > most:
-        usual = known[np.lexsort((known, -counts[known]))]
-        known = np.sort(usual[: most - 1])
-    kept = set(known.tolist())
     every = np.flatnonzero(counts + character_counts(others)).tolist()
-    return Characters("".join(dict.fromkeys(chr(code) if code in kept else REPLACEMENT for code in every)))
+
+    def keeping(codes: np.ndarray[Any, Any]) -> str:
+        kept = set(codes.tolist())
+        return "".join(dict.fromkeys(chr(code) if code in kept else REPLACEMENT for code in every))
+
+    found = keeping(known)
+    if most and len(found) > most:
+        usual = known[np.lexsort((known, -counts[known]))]
+        found = keeping(usual[: most - 1])
+    return Characters(found)
 
 
 def refuse_lost(spelled: Spelled, what: str) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from dlcli.data.readers.text import MOST_BYTES, no_file, read_any_text
 from dlcli.data.splits import PARTS, TEST, TRAIN, VAL
 from dlcli.data.texts.folder import listed, text_files
 from dlcli.data.texts.spelling import SEPARATOR
+
+_PURPOSES = {TRAIN: "training", VAL: "validation", TEST: "testing"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ def read_documents(path: str, *, val: str | None = None, test: str | None = None
     """The documents in a file, in several with commas between their names, or in all .txt files below a folder, sorted
     by their paths; the folders train, val and test in it say the splits, unless `val` and `test` name files or folders.
 
-    ConfigError if a file is named twice, or val and test are said twice; DataError for what cannot be read.
+    ConfigError if a file is named twice, under whatever names; DataError for what cannot be read, for a split without
+    text, and for files outside the folders that say the splits.
     """
     skipped: Counter[str] = Counter()
     found, parts = _files(path, skipped), None
@@ -51,14 +54,21 @@ def read_documents(path: str, *, val: str | None = None, test: str | None = None
         for part, own in ((VAL, val), (TEST, test)):
             more = _files(own, skipped) if own is not None else []
             found, parts = found + more, parts + [part] * len(more)
-    elif (root := Path(path)).is_dir():
+    elif len(places(path)) == 1 and (root := Path(path)).is_dir():
         parts = _said(root, found)
-    twice = next((file for file, count in Counter(found).items() if count > 1), None)
-    if twice is not None:
-        raise ConfigError(f"data text:{path}: {twice} is named twice: name it once")
+    _refuse_twice(path, found)
     if sum(file.stat().st_size for file in found if file.is_file()) > MOST_BYTES:
         raise DataError(f"{path} holds more than {MOST_BYTES:,} bytes of text: name less of it")
-    return _read(path, found, parts, skipped)
+    return _read({TRAIN: path, VAL: val or path, TEST: test or path}, found, parts, skipped)
+
+
+def _refuse_twice(path: str, found: Sequence[Path]) -> None:
+    first: dict[str, Path] = {}
+    for file in found:
+        before = first.setdefault(os.path.realpath(file), file)
+        if before is not file:
+            told = f"{file} is named twice" if before == file else f"{before} and {file} are the same file"
+            raise ConfigError(f"data text:{path}: {told}: name it once")
 
 
 def _files(path: str, skipped: Counter[str]) -> list[Path]:
@@ -77,15 +87,26 @@ def _files(path: str, skipped: Counter[str]) -> list[Path]:
 
 
 def _said(root: Path, found: Sequence[Path]) -> list[int] | None:
-    """The split of each file, if all of them lie in folders train, val or test, and there is one for training."""
-    first = [file.relative_to(root).parts[0].casefold() for file in found]
-    parts = [PARTS.get(name) for name in first]
-    deep = all(len(file.relative_to(root).parts) > 1 for file in found)
-    known = [part for part in parts if part is not None]
-    return known if deep and len(known) == len(parts) and TRAIN in known else None
+    """The split of each file, if they lie in folders train, val or test, and there is one for training. DataError if
+    some of them lie elsewhere."""
+    parts = [PARTS.get(file.relative_to(root).parts[0].casefold()) for file in found]  # no name of a .txt file is one
+    if TRAIN not in parts:
+        return None
+    strays = [str(file) for file, part in zip(found, parts, strict=True) if part is None]
+    if strays:
+        told = ", ".join(strays[:3]) + (f" and {len(strays) - 3:,} more" if len(strays) > 3 else "")
+        raise DataError(
+            f"{root} has folders for the splits, but also {told} outside them: move such files into one of them, "
+            "or name folders with --val-data and --test-data"
+        )
+    return [part for part in parts if part is not None]
 
 
-def _read(path: str, files: Sequence[Path], parts: Sequence[int] | None, skipped: Counter[str]) -> Documents:
+def _read(
+    named: Mapping[int, str], files: Sequence[Path], parts: Sequence[int] | None, skipped: Counter[str]
+) -> Documents:
+    """named: of each split the place that the user named for it."""
+    path = named[TRAIN]
     alone = len(files) == 1
     root = Path(os.path.commonpath([file.absolute().parent for file in files]))
     texts, kept, sums, foreign = [], [], [], []
@@ -104,8 +125,9 @@ def _read(path: str, files: Sequence[Path], parts: Sequence[int] | None, skipped
         sums.append((str(file.absolute().relative_to(root)), sha256))
     if not texts:
         raise DataError(f"{path} holds only empty .txt files")
-    if TRAIN not in kept:
-        raise DataError(f"{path} has no text for training: its files are empty")
+    for part in dict.fromkeys(parts or ()):
+        if part not in kept:
+            raise DataError(f"{named[part]} has no text for {_PURPOSES[part]}: its files are empty")
     notes = [f"skipped in {path}: {listed(skipped)}"] if skipped else []
     if foreign:
         notes.append(_read_as_latin_1(foreign))

@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from dlcli.core.documents import TEXT, Kind, check, list_of
-from dlcli.data.texts.byte_pairs import PIECE, BytePairs, byte_characters, learn_byte_pairs
+from dlcli.data.texts.byte_pairs import LONGEST_TOKEN, PIECE, BytePairs, byte_characters, learn_byte_pairs
 from dlcli.data.texts.spelling import END, SEPARATOR, Spelled, without_separator
 from dlcli.data.texts.tokens import LARGEST, LONGEST_WORD, PAIR
 
@@ -110,6 +110,10 @@ class Pieces:
         vocabulary = tuple(values["vocabulary"])
         if len(vocabulary) > LARGEST or len(set(vocabulary)) < len(vocabulary) or "" in vocabulary:
             raise ValueError("its vocabulary is too large, or two of its tokens are the same")
+        if any(len(token) > LONGEST_TOKEN for token in vocabulary):
+            raise ValueError(f"its vocabulary holds a token of more than {LONGEST_TOKEN:,} bytes")
+        if values["unit"] == "words" and "merges" in values:
+            raise ValueError("its words have merges, which only byte pairs have")
         found = cls(values["unit"], vocabulary, tuple((one, other) for one, other in values.get("merges", ())))
         found._byte_pairs.check()
         if any(character not in _byte_of() for text in vocabulary if text != SEPARATOR for character in text):

@@ -79,5 +79,6 @@ def told(unit: Unit, unknown: Counter[str]) -> str:
     if not unknown:
         return ""
     frequent = ", ".join(f"{text[:20]!r} ({count:,})" for text, count in unknown.most_common(8))
-    why = "the training text has once or never, spelled in bytes" if unit == "words" else "the training text has not"
-    return f"unknown {unit}, which {why}: {unknown.total():,}, such as {frequent}"
+    seldom = "too rarely for the vocabulary"
+    why = f"has once, never, or {seldom}, spelled in bytes" if unit == "words" else f"has not, or {seldom}"
+    return f"unknown {unit}, which the training text {why}: {unknown.total():,}, such as {frequent}"
