@@ -655,7 +655,7 @@ def pruned_to_nothing(run: Path) -> None:
     pruned(run, **{"0_weight": [0, 4], "0_bias": [0], "1_weight": [3, 0]})
 
 
-@kind(*WEIGHTS)
+@kind(*WEIGHTS, "train")
 def pruned_answers(run: Path) -> None:
     pruned(run, **{"1_weight": [2, 4], "1_bias": [2]})
 

@@ -318,7 +318,12 @@ def _check_teacher_is_the_same(before: Mapping[str, Any], built: Experiment) -> 
 def _spelled(run: Run, changes: Mapping[str, Any]) -> Preprocessing | None:
     """The preprocessing of a language model, whose tokens belong to its weights; None for other models. ConfigError if
     others are asked for."""
-    known = preprocessing_of(run) if (run.path / "data.json").exists() else None
+    known = None
+    try:
+        known = preprocessing_of(run) if (run.path / "data.json").exists() else None
+    except RunError:  # what is damaged is learned again of the same data, to the same
+        if any(name.startswith(("data", "val_", "test_")) for name in changes):
+            raise
     if known is None or known.spelling is None:
         return None
     name = next((name for name in ("data.tokens", "data.vocabulary", "data.length") if name in changes), None)

@@ -65,7 +65,7 @@ def read_documents(path: str, *, val: str | None = None, test: str | None = None
 def _refuse_twice(path: str, found: Sequence[Path]) -> None:
     first: dict[str, Path] = {}
     for file in found:
-        before = first.setdefault(os.path.realpath(file), file)
+        before = first.setdefault(os.path.realpath(file) if file.is_file() else str(file), file)
         if before is not file:
             told = f"{file} is named twice" if before == file else f"{before} and {file} are the same file"
             raise ConfigError(f"data text:{path}: {told}: name it once")
