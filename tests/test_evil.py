@@ -640,7 +640,7 @@ def test_a_repository_of_a_stranger_starts_no_program(
     good: Good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """run.json records whether the tree is dirty; `git status` would start programs that the repository configures."""
-    from dlcli.training.provenance import _git
+    from dlcli.training.provenance import ask_git
 
     def git(*words: str) -> None:
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True)
@@ -650,14 +650,14 @@ def test_a_repository_of_a_stranger_starts_no_program(
     (tmp_path / "a.txt").write_text("a")
     git("add", "a.txt")
     git("commit", "-qm", "a")
-    assert _git()["git_dirty"] is False
+    assert ask_git()["git_dirty"] is False
     (tmp_path / "a.txt").write_text("b")
-    assert _git()["git_dirty"] is True
+    assert ask_git()["git_dirty"] is True
     git("config", "core.fsmonitor", f"touch {tmp_path / evil.MARKER}; false")
-    assert _git()["git_dirty"] is True
+    assert ask_git()["git_dirty"] is True
     git("config", "filter.evil.clean", f"touch {tmp_path / evil.MARKER}; cat")
     (tmp_path / ".gitattributes").write_text("* filter=evil\n")
-    assert _git()["git_dirty"] is None
+    assert ask_git()["git_dirty"] is None
     assert not (tmp_path / evil.MARKER).exists()
     subprocess.run(["git", "status"], check=True, capture_output=True)
     assert (tmp_path / evil.MARKER).exists()  # the test itself works

@@ -1,5 +1,6 @@
 """TrainConfig: every setting of a run, with its default, its unit and its check."""
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_type_hints
@@ -280,7 +281,7 @@ class TrainConfig:
             if not isinstance(given.get(name, {}), Mapping):
                 raise ConfigError(f"{name} = {given[name]!r} is not a table of options")
         values = with_own_defaults(given)
-        hints = get_type_hints(type(self))
+        hints = _hints()
         for name, f in known.items():
             value = values.get(name, {} if name in _TABLES else f.default)
             if name in ("eval_every", "checkpoint_every"):
@@ -378,6 +379,12 @@ class TrainConfig:
         if "model" not in layer:
             raise ConfigError("no model is given: name one, as in `dlcli train cnn`")
         return cls(**group(layer))
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    """The types of the settings, by their names."""
+    return get_type_hints(TrainConfig)
 
 
 def _plain(value: Any) -> Any:

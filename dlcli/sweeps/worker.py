@@ -24,6 +24,7 @@ from dlcli.runs.run import Run
 from dlcli.sweeps.messages import receive, send
 from dlcli.sweeps.space import shown
 from dlcli.training.launch import launch, tell_launcher
+from dlcli.training.provenance import ask_git
 from dlcli.training.records import Row
 from dlcli.training.session import PRUNED, Session, begun, check_ready, resumed
 from dlcli.training.signals import Stop
@@ -54,6 +55,7 @@ class _Worker:
     def __init__(self, connection: Connection, runs_dir: Path, threads: int) -> None:
         self._connection, self._runs_dir, self._threads = connection, runs_dir, threads
         self._kept = Kept()
+        self._repository = ask_git()  # of the code that is loaded now, with which it trains every run
         self._waiting = select.poll()
         self._waiting.register(connection.fileno(), select.POLLIN)
         self._reason: str | None = None
@@ -167,7 +169,9 @@ class _Worker:
             return
         trial = {name: message[name] for name in ("sweep", "trial", "seed", "confirms")} | {"over": message["settings"]}
         run, command = Run(self._runs_dir, number), _command(layer)
-        with begun(built, runs_dir=self._runs_dir, command=command, run=run, trial=trial) as session:
+        with begun(
+            built, runs_dir=self._runs_dir, command=command, run=run, trial=trial, repository=self._repository
+        ) as session:
             yield session
 
     def _built(self, layer: dict[str, Any]) -> Experiment:

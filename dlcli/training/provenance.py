@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,8 +50,12 @@ _ENVIRONMENT = (
 )  # fmt: skip
 
 
-def describe(built: Experiment, command: str) -> dict[str, Any]:
-    """The content of run.json for a run that starts now."""
+_STATUS = ("status", "--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules=all")
+_COMMIT = "# branch.oid "
+
+
+def describe(built: Experiment, command: str, repository: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The content of run.json for a run that starts now. repository: what `ask_git` says, if it is known already."""
     config, device = built.config, built.device
     return {
         "status": "running",
@@ -91,7 +96,7 @@ def describe(built: Experiment, command: str) -> dict[str, Any]:
         "platform": sys.platform,
         **({} if built.start is None else {"weights": built.start.as_dict()}),
         "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-        **_git(),
+        **(ask_git() if repository is None else repository),
     }
 
 
@@ -133,15 +138,19 @@ def _length(settings: dict[str, Any]) -> str:
     return f"{epochs} epochs" if steps is None else f"{steps} steps"
 
 
-def _git() -> dict[str, Any]:
-    """Commit of the repository in the current folder, whether it has uncommitted changes, and its remote."""
-    commit = _ask_git("rev-parse", "HEAD")
-    status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
-    changes = None if _runs_programs() else _ask_git(*status)
+def ask_git() -> dict[str, Any]:
+    """Commit of the repository in the current folder, whether it has uncommitted changes, and its remote.
+
+    In two calls of git, and not in one for each, since each takes 5 ms.
+    """
+    settings = _git_settings()
+    status = None if _names_programs(settings) else _ask_git(*_STATUS)
+    lines = (status or "").splitlines()
+    commit = next((line.removeprefix(_COMMIT) for line in lines if line.startswith(_COMMIT)), None)
     return {
-        "git_commit": commit,
-        "git_dirty": None if changes is None else bool(changes),
-        "git_remote": without_user(_ask_git("remote", "get-url", "origin") or "") or None,
+        "git_commit": _ask_git("rev-parse", "HEAD") if status is None else None if commit == "(initial)" else commit,
+        "git_dirty": None if status is None else any(not line.startswith("#") for line in lines),
+        "git_remote": without_user(settings.get(("local", "remote.origin.url"), "")) or None,
     }
 
 
@@ -154,17 +163,25 @@ def without_user(url: str) -> str:
     return scheme + separator + host.rpartition("@")[2] + slash + re.split("[?#]", path)[0]
 
 
-def _runs_programs() -> bool:
+def _git_settings() -> dict[tuple[str, str], str]:
+    """The last value of each setting of git, by its scope and its name."""
+    words = iter((_ask_git("config", "--list", "--show-scope", "--null") or "").split("\0"))
+    found = {}
+    for scope, setting in zip(words, words, strict=False):
+        name, _, value = setting.partition("\n")
+        found[scope, name] = value
+    return found
+
+
+def _names_programs(settings: Mapping[tuple[str, str], str]) -> bool:
     """Whether the configuration of the repository, which may be untrusted, names programs that `git status` would
     start."""
-    listed = (_ask_git("config", "--list", "--name-only", "--show-scope") or "").splitlines()
-    settings = (line.split(None, 1) for line in listed if line.startswith(("local", "worktree")))
-    return any(name.startswith("filter.") for _, name in settings)
+    return any(scope in ("local", "worktree") and name.startswith("filter.") for scope, name in settings)
 
 
 def _ask_git(*words: str) -> str | None:
     """The output of a git command, None if it fails. Hooks and monitors that the repository configures are not started;
-    for filters see `_runs_programs`."""
+    for filters see `_names_programs`."""
     quiet = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
     try:
         done = subprocess.run(["git", *quiet, *words], capture_output=True, text=True, timeout=5, check=True)

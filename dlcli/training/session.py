@@ -109,12 +109,14 @@ def begun(
     run: Run | None = None,
     trial: Mapping[str, Any] | None = None,
     pruning: Mapping[str, Any] | None = None,
+    repository: Mapping[str, Any] | None = None,
 ) -> Iterator[Session]:
     """Open a new run in the folder `runs_dir`.
 
     name: of the run; ConfigError if another run in the folder has it. command: the command line, recorded in run.json.
     run: a run that was made already, and has no checkpoint. trial: what run.json says of the sweep it belongs to.
-    pruning: what it says of the run whose model was cut, and of what was.
+    pruning: what it says of the run whose model was cut, and of what was. repository: what it says of the
+        code's, if that is known already.
     Raises ResourceError (exit 6), before the run gets a number, if memory or disk space is too small.
     """
     check_ready(built, runs_dir)
@@ -123,7 +125,7 @@ def begun(
     with run.locked():
         built.ranks.barrier()
         run.cut_back({"metrics_bytes": 0, "log_bytes": 0})
-        info = describe(built, command) | {"baseline": baseline(built)} | dict(trial or {})
+        info = describe(built, command, repository) | {"baseline": baseline(built)} | dict(trial or {})
         info |= {} if pruning is None else {"pruning": dict(pruning)}
         session = Session(run, built, TrainingState(built), info)
         with _recorded(session):
