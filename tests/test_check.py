@@ -506,13 +506,16 @@ def test_a_file_system_without_flush_of_folders_or_locks_is_a_warning(
     monkeypatch.setattr(install.fcntl, "flock", lambda file, how: None)  # as on a network mount without locks
     lines = {line.what: line for line in install._runs_folder(tmp_path, "runs")}
     assert [lines[what].verdict for what in ("runs folder", "flush of a folder", "lock")] == ["ok", "warn", "warn"]
-    assert lines["lock"].note.startswith("nothing keeps two processes from training one run")
+    assert lines["lock"].note == (
+        "two machines would not see each other's: set DLCLI_LOCKS=files if they share this folder"
+    )
 
     def unsupported(file: object, how: int) -> None:
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(install.fcntl, "flock", unsupported)
-    assert install._lock(tmp_path).note.startswith("Operation not supported: nothing keeps")
+    line = install._lock(tmp_path)
+    assert (line.verdict, line.note) == ("ok", "Operation not supported: the lock of a run is a file that is renewed")
 
 
 def test_versions_are_held_against_what_dlcli_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from dlcli.core.errors import DlcliError
 from dlcli.core.files import append_line, verify_folder, write_folder
 from dlcli.core.version import __version__
 from dlcli.data import published
+from dlcli.runs.lease import lacks_locks
 
 Tell = Callable[[str], None]
 Verdict = Literal["ok", "warn", "fail"]
@@ -144,12 +145,14 @@ def _runs_folder(folder: Path, shown: str) -> Iterator[Line]:
 
 def _lock(folder: Path) -> Line:
     """Whether a lock on a file has an effect on another opener."""
-    note = "nothing keeps two processes from training one run: choose --runs-dir on another file system"
+    note = "two machines would not see each other's: set DLCLI_LOCKS=files if they share this folder"
     with open(folder / "lock", "w") as one, open(folder / "lock") as other:
         try:
             fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            return Line("lock", "no", "warn", f"{error.strerror}: {note}")
+            if not lacks_locks(error):
+                return Line("lock", "no", "warn", f"{error.strerror}: choose --runs-dir on another file system")
+            return Line("lock", "by files", note=f"{error.strerror}: the lock of a run is a file that is renewed")
         try:
             fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -53,9 +53,9 @@ class Gradients:
         self._sent: list[tuple[Any, _Bucket, Tensor]] = []
         self.unused: list[int] = []
         self._hooks = [
-            p.register_post_accumulate_grad_hook(self._ready_hook(bucket))  # type: ignore[no-untyped-call]
+            p.register_post_accumulate_grad_hook(self._ready_hook(bucket, number))  # type: ignore[no-untyped-call]
             for bucket in self._buckets
-            for p in bucket.parameters
+            for number, p in enumerate(bucket.parameters)
         ]
 
     def close(self) -> None:
@@ -83,10 +83,15 @@ class Gradients:
             for parameter, view in zip(bucket.parameters, bucket.views, strict=True):
                 parameter.grad = view
 
-    def _ready_hook(self, bucket: _Bucket) -> Any:
+    def _ready_hook(self, bucket: _Bucket, number: int) -> Any:
+        view = bucket.views[number]
+
         def ready(parameter: Tensor) -> None:
             if not self._armed:
                 return
+            assert parameter.grad is not None
+            view.copy_(parameter.grad)
+            parameter.grad = view  # the memory of the other one is free for that of the next parameter
             bucket.missing -= 1
             # In the same order on all ranks, whatever was ready first.
             while len(self._sent) < len(self._buckets) and self._buckets[len(self._sent)].missing <= 0:
@@ -95,12 +100,10 @@ class Gradients:
         return ready
 
     def _send(self, bucket: _Bucket) -> None:
-        used = [(view, p.grad) for view, p in zip(bucket.views, bucket.parameters, strict=True) if p.grad is not None]
-        with torch.no_grad():
-            if len(used) < len(bucket.views):
-                bucket.flat.zero_()
-            torch._foreach_copy_([view for view, _ in used], [grad for _, grad in used])
-            sent = bucket.flat.bfloat16() if self._compress and bucket.flat.dtype == torch.float32 else bucket.flat
+        for view, parameter in zip(bucket.views, bucket.parameters, strict=True):
+            if parameter.grad is None:
+                view.zero_()
+        sent = bucket.flat.bfloat16() if self._compress and bucket.flat.dtype == torch.float32 else bucket.flat
         self._sent.append((self._ranks.reduce(sent), bucket, sent))
 
 

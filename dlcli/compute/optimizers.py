@@ -4,6 +4,7 @@ They are our own because constructing any torch.optim class imports torch._dynam
 a start-up of two seconds. Tests compare each with torch.optim, step by step.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from dlcli.compute.sharding import part_of, whole
 _ALPHA = 0.99  # rmsprop: decay of the squared gradients
 _BETAS = (0.9, 0.999)  # adam: decay of the gradients and of their squares
 _EPS = 1e-8
+_IN_CACHE = 2**22  # bytes of parameters
 
 
 @dataclass
@@ -148,12 +150,18 @@ class Optimizer:
             p.grad = None
 
     def _regroup(self) -> None:
-        """One group for each learning rate and number of steps; mostly one in all."""
-        members: dict[tuple[float, int], list[int]] = {}
-        for number, key in enumerate(zip(self._factors, self._since, strict=True)):
-            members.setdefault(key, []).append(number)
+        """One group for each learning rate and number of steps, mostly one in all; on a CPU of so many parameters that
+        all passes over them find them in its cache."""
+        members: dict[tuple[float, int, int], list[int]] = {}
+        before: Counter[tuple[float, int]] = Counter()
+        for number, (p, key) in enumerate(
+            zip(self.parameters, zip(self._factors, self._since, strict=True), strict=True)
+        ):
+            block = before[key] // _IN_CACHE if p.device.type == "cpu" else 0
+            members.setdefault((*key, block), []).append(number)
+            before[key] += p.nbytes
         self._groups = []
-        for (factor, since), numbers in members.items():
+        for (factor, since, _), numbers in members.items():
             parameters = [self.parameters[n] for n in numbers]
             decayed = [i for i, p in enumerate(parameters) if self.decay_all or p.dim() >= 2]
             state = {slot: [tensors[n] for n in numbers] for slot, tensors in self.state.items()}

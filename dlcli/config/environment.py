@@ -14,14 +14,18 @@ from dlcli.core.errors import ConfigError
 def read_environment(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The layer of the environment; an empty value counts as not given.
 
-    DLCLI_RUNS_DIR and DLCLI_DEBUG belong to the command line and are left to it. Any other DLCLI_ name is
-    a ConfigError, since a misspelt one would be ignored in silence.
+    DLCLI_RUNS_DIR and DLCLI_DEBUG belong to the command line and are left to it, DLCLI_LOCKS to the locks of runs. Any
+    other DLCLI_ name is a ConfigError, since a misspelt one would be ignored in silence.
     """
     environment = os.environ if environment is None else environment
     known = {f"DLCLI_{f.name.upper()}": f.name for f in fields(TrainConfig) if f.metadata}
     values = {}
     for variable, value in environment.items():
         if not variable.startswith("DLCLI_") or variable in ("DLCLI_RUNS_DIR", "DLCLI_DEBUG"):
+            continue
+        if variable == "DLCLI_LOCKS":
+            if value not in ("", "files"):
+                raise ConfigError(f"DLCLI_LOCKS = {value!r} is not known: choose files, or leave it out")
             continue
         if variable not in known:
             # Compared without what they all share, which would make any two look alike.

@@ -10,7 +10,6 @@ rename while its lock is held, so it is always either here or there, and a run t
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -21,7 +20,7 @@ from typing import Any
 
 from dlcli.config.settings import FORMAT
 from dlcli.core.errors import BusyError, ResourceError, RunError
-from dlcli.core.files import make_folder, move_folder, sweep, write_json
+from dlcli.core.files import held, make_folder, move_folder, sweep, write_json
 from dlcli.core.reading import files_below, open_regular, read_json
 from dlcli.runs import given_names, names, table
 from dlcli.runs.lock import MARK
@@ -175,12 +174,8 @@ def _made(trash: Path) -> Path:
 @contextlib.contextmanager
 def _alone_in(trash: Path) -> Iterator[None]:
     """Inside the block no other process purges; waits for one that does."""
-    descriptor = os.open(trash / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with held(os.open(trash / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _finish(trash: Path) -> list[Change]:

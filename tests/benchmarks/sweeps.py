@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +25,9 @@ TITLE = "Sweeps"
 ROUNDS = 3
 ABOUT = """
 *48 trials*: seconds of a whole `dlcli sweep mlp --epochs 2 --jobs 2` over 48 learning rates, against 48 processes of
-`dlcli train`, two at a time, and against Optuna's random sampler with a process for each trial, two at a time. *Beyond
+`dlcli train`, two at a time, and against Optuna's random sampler with a process for each trial, two at a time; where
+they are installed, against Ray Tune with its defaults and Hydra's joblib launcher with two jobs, whose trials train the
+same network in a loop of ten lines and keep nothing but their result. *Beyond
 training* is what a trial takes in a worker beside its steps and evaluations, from sweeps of 8 and of 48 trials.
 
 *Search*: `cnn` on Fashion-MNIST, 120 steps a trial, over `lr`, `batch_size`, `model.dropout` and `weight_decay`. The
@@ -33,6 +36,7 @@ repetitions, and the difference with its 95 % interval.
 """
 
 TRIALS = 48
+_PEERS = {"ray": "ray", "hydra": "hydra"}
 COMMON = ("mlp", "--data", "digits", "--epochs", "2", "--device", "cpu", "--quiet")
 
 _SPACE = ("lr=loguniform(1e-4,1)", "batch_size=32,64,128,256", "model.dropout=uniform(0,0.7)",
@@ -114,13 +118,22 @@ def _train(rate: float, runs: str) -> None:
     subprocess.run(line, check=True, capture_output=True, env=os.environ)
 
 
+def with_peer(name: str) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        output("-m", "tests.benchmarks.peers.tuning", name, json.dumps(rates(TRIALS)), folder)
+        return time.perf_counter() - began
+
+
 def measure(only: str, rounds: int, guard: Guard) -> Iterator[dict[str, Any]]:
     if only in "48 trials":
         jobs = {"it": partial(sweep, TRIALS), "few": partial(sweep, 8), "processes": processes, "optuna": with_optuna}
+        peers = [name for name, package in _PEERS.items() if find_spec(package)]
+        jobs |= {name: partial(with_peer, name) for name in peers}
         found = compare(jobs, rounds=rounds, guard=guard)
         a_trial = (found.median("it") - found.median("few")) * 2 / (TRIALS - 8)
         beyond = a_trial - statistics.median(_trained) if found.quiet else None
-        ratios = {name: found.ratio("it", name) for name in ("processes", "optuna")}
+        ratios = {name: found.ratio("it", name) for name in ("processes", "optuna", *peers)}
         yield {"name": "48 trials", "beyond": beyond, **ratios, **found.as_dict()}
     if only in "search":
         pairs = [_search(seed) for seed in range(max(rounds, 5))]
@@ -166,13 +179,12 @@ def table(rows: list[dict[str, Any]]) -> str:
                 [f"search, {len(tpe)} times", means, f"{difference.mean:+.4f} ({low:+.4f} to {high:+.4f})", ""]
             )
             continue
-        seconds = cells(row, [(row["median"][name], ".1f") for name in ("it", "processes", "optuna")])
-        ratios = cells(row, [(row[name], ".2f") for name in ("processes", "optuna")])
+        against = [name for name in ("processes", "optuna", *_PEERS) if name in row]
+        seconds = cells(row, [(row["median"][name], ".1f") for name in ("it", *against)])
+        ratios = cells(row, [(row[name], ".2f") for name in against])
         beyond = "noisy" if row["beyond"] is None else f"{1000 * row['beyond']:.0f} ms"
-        told = f"{seconds[0]} s; processes {seconds[1]}, Optuna {seconds[2]}"
-        lines.append(
-            [row["name"], told, f"{ratios[0]} and {ratios[1]}; beyond training {beyond}", f"{row['noise']:.2f}"]
-        )
+        told = f"{seconds[0]} s; " + ", ".join(f"{name} {s}" for name, s in zip(against, seconds[1:], strict=True))
+        lines.append([row["name"], told, f"{', '.join(ratios)}; beyond training {beyond}", f"{row['noise']:.2f}"])
     return markdown(["", "what", "ratio, difference", "noise"], lines)
 
 

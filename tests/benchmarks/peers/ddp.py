@@ -37,7 +37,8 @@ def main() -> None:
     dist.init_process_group("gloo", store=dist.FileStore(str(given.meeting), given.size), rank=given.rank,
                             world_size=given.size)  # fmt: skip
     model = DistributedDataParallel(built.model, gradient_as_bucket_view=True)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    asked = built.config
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=asked.weight_decay)
     whole, part = built.batch_size, built.batch_size // given.size
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     warm, began = given.steps // 4, 0.0
