@@ -66,6 +66,19 @@ def decayed_and_others(model: nn.Module) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_several_passes_over_a_few_parameters_are_one_over_all(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dlcli.compute.optimizers._IN_CACHE", 100)  # bytes
+    ours = CASES[case][0] | {"weight_decay": 0.1, "l1": 0.001}
+    passes = Optimizer(a_model(torch.float32).parameters(), **ours)._groups
+    assert [len(group.parameters) for group in passes] == [1, 2, 2, 1]
+    few, _ = both(torch.float32, ours, *CASES[case][1:])
+    monkeypatch.undo()
+    assert len(Optimizer(a_model(torch.float32).parameters(), **ours)._groups) == 1
+    all_at_once, _ = both(torch.float32, ours, *CASES[case][1:])
+    assert all(torch.equal(a, b) for a, b in zip(few, all_at_once, strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_twenty_steps_are_torchs_bit_by_bit(case: str) -> None:
     ours, theirs = both(torch.float32, *CASES[case])
     start = list(a_model(torch.float32).parameters())
