@@ -291,14 +291,14 @@ def test_a_model_that_cannot_be_copied_is_refused(runs: Path, monkeypatch: pytes
 def test_a_run_that_is_trained_meanwhile_is_pruned_as_it_was_read(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights, and what run.json says of them, are of one checkpoint."""
     parent, real = Run(runs, 1), build
-    first = weights(parent)
-    (path,) = parent.checkpoints.glob("best-*")
+    read = checkpoint.load(parent.checkpoints, "best")
+    first, path = read.weights, read.path
     digest = json.loads((path / "MANIFEST.json").read_text())["files"]["model.safetensors"]["sha256"]
 
     def trained_on(*args: Any, **options: Any) -> Any:
-        state = checkpoint.load(parent.checkpoints, "best").state
         other = {name: tensor + 1 for name, tensor in first.items()}
-        made = checkpoint.save(parent.checkpoints, "best", weights=other, state=state | {"step": state["step"] + 1})
+        state = read.state | {"step": read.state["step"] + 1}
+        made = checkpoint.save(parent.checkpoints, "best", weights=other, state=state)
         shutil.rmtree(path)
         monkeypatch.undo()
         monkeypatch.setattr(figures, "_SECONDS", 0.0)
