@@ -273,7 +273,7 @@ def test_deletion_and_insertion_are_those_of_a_loop_over_pixels() -> None:
     """Of the logit, whatever its probability; what is equal in the map goes in the order of `ties`."""
     from scipy.ndimage import gaussian_filter
 
-    net, generator = Net(), torch.Generator().manual_seed(3)
+    net, generator = Net(inplace=False), torch.Generator().manual_seed(3)
     x = image(3, 16, 16) - 0.5
     values = torch.rand(16, 16, generator=generator, dtype=torch.float64)
     values[:, 6:] = 0.0  # as Grad-CAM cuts off

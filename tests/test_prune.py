@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import zlib
@@ -170,6 +171,21 @@ def test_the_new_run_says_where_it_comes_from(runs: Path) -> None:
         assert code == 0, told
     assert "structured" in dlcli(runs, "runs", "show", "small")[1]
     assert "structured, by magnitude, from " in dlcli(runs, "report", "small", "--md")[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--amount", "0.3", "--structured", "--epochs", "1", "--lr", "0.003"), ("--amount", "0.25", "--epochs", "0"),
+     ("--flops", "0.6", "--structured", "--by", "gradient", "--epochs", "0")],
+)  # fmt: skip
+def test_the_report_names_a_command_that_makes_the_same_run(words: tuple[str, ...], runs: Path) -> None:
+    first = pruned(runs, "1", *words)
+    page = dlcli(runs, "report", str(first["run"]), "--md")[1]
+    assert "dlcli train --config" not in page  # which would refuse the weights, that are as wide as the model
+    (line,) = (line for line in page.splitlines() if line.startswith("dlcli prune /"))
+    again = pruned(runs, *shlex.split(line)[2:])
+    one, other = (weights(Run(runs, each["run"])) for each in (first, again))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_cut_network_is_stored_before_it_is_trained(runs: Path) -> None:

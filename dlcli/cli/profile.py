@@ -133,8 +133,8 @@ def profile(
         bool,
         typer.Option(
             "--try",
-            help="Measure also, in turns, what other settings would change: threads, batch size, precision, "
-            "compilation. --csv and --md then have these rows.",
+            help="Measure also, in turns, what other settings would change: threads, batch size, workers, "
+            "precision, compilation. --csv and --md then have these rows.",
         ),
     ] = False,
     runs_dir: RunsDir = "runs",
