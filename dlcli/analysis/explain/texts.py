@@ -46,11 +46,12 @@ def prompts(subject: Subject, inputs: Sequence[str], *, tell: Callable[[str], No
         if not is_known:
             tell(f"{path} is read as latin-1, since it is not UTF-8")
         spelled = spelling.encode(text)
-        refuse_lost(spelled, given[:40])
+        name = str(path) if is_file else given[:40]
+        refuse_lost(spelled, name)
         tokens = spelled.tokens.tolist()
         if not tokens:
             raise DataError("an input is empty: give a text or a file")
-        found.append(Sample(given[:40], torch.tensor([tokens[-steps:]], device=subject.device)))
+        found.append(Sample(name, torch.tensor([tokens[-steps:]], device=subject.device)))
     return found
 
 

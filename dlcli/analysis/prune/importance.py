@@ -71,12 +71,12 @@ def _derived(named: dict[str, nn.Parameter]) -> Iterator[dict[str, nn.Parameter]
 
 @contextmanager
 def _called(model: nn.Module) -> Iterator[set[str]]:
-    """Fills with the names of the modules with parameters of their own that are called meanwhile."""
+    """Fills with the names of the layers, modules that hold no others, that are called meanwhile."""
     found: set[str] = set()
     hooks = [
         module.register_forward_hook(lambda *heard, name=name: found.add(name))
         for name, module in model.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
+        if not any(True for _ in module.children())
     ]
     try:
         yield found
