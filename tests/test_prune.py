@@ -333,7 +333,7 @@ def test_a_warm_up_that_is_longer_than_the_training_is_shortened(runs: Path) -> 
     code, _, told = dlcli(runs, "prune", "5", "--amount", "0.5", "--epochs", "1", "--quiet")
     settings = Run(runs, 6).config()
     assert (code, settings.epochs, settings.warmup_epochs) == (0, 1, 0.5), told
-    assert f"warmup_epochs = 0.5: {runs}/5 has more than 1 epochs of it" in (runs / "6" / "log.txt").read_text()
+    assert f"warmup_epochs = 0.5: the 2 of {runs}/5 are more than --epochs 1" in (runs / "6" / "log.txt").read_text()
     kept = pruned(runs, "5", "--amount", "0.5", "--epochs", "3")
     assert Run(runs, kept["run"]).config().warmup_epochs == 2.0
 

@@ -100,8 +100,7 @@ def prune(
     built = dataclasses.replace(built, config=built.config.with_values(pruned=config.pruned))
     check(built)
     notes: list[str] = [] if run.config().processes == 1 else ["a pruned run is trained by one process"]
-    if (warmup := config.warmup_epochs) != run.config().warmup_epochs and "warmup_epochs" in config.given:
-        notes.append(f"warmup_epochs = {warmup:.3g}: {run} has more than {wish.epochs} epochs of it")
+    notes += _about_warmup(run, config)
     if wish.structured and run.config().pruned == "unstructured":
         notes.append(f"the zeros of {run} are trained from now on")
     removed: list[dict[str, Any]] = []
@@ -198,14 +197,22 @@ def _config(run: Run, wish: Wish, data_dir: str | None) -> TrainConfig:
         changes |= {"epochs": wish.epochs, "lr": wish.lr or config.lr}
         if config.unfreeze_at is not None:
             changes["freeze"] = "none"
-        if config.warmup_epochs is not None and config.warmup_epochs > wish.epochs:
-            share = config.warmup_epochs / config.epochs if config.epochs else 0.1
+        given = config.warmup_epochs if "warmup_epochs" in config.given else None  # else it follows from the epochs
+        if given is not None and given > wish.epochs:
+            share = given / config.epochs if config.epochs else 0.1
             changes["warmup_epochs"] = wish.epochs * share
     if config.processes > 1:
         changes |= {"processes": 1, "shard": False, "compress_gradients": False, "sync_batch_norm": False}
     if data_dir is not None:
         changes["data_dir"] = data_dir
     return config.replace(**changes)
+
+
+def _about_warmup(run: Run, config: TrainConfig) -> list[str]:
+    before, now = run.config().warmup_epochs, config.warmup_epochs
+    if before is None or now is None or before == now or "warmup_epochs" not in config.given:
+        return []
+    return [f"warmup_epochs = {now:.3g}: the {before:g} of {run} are more than --epochs {config.epochs}"]
 
 
 def _narrower(built: Experiment, wish: Wish) -> tuple[nn.Module, list[dict[str, Any]], dict[str, str]]:
