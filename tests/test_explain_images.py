@@ -1,9 +1,11 @@
 """`dlcli explain` of images: maps against captum's and against what the methods are defined as, and what is told."""
 
+import copy
 import csv
 import io
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +228,7 @@ def test_binary_classes_have_opposite_scores_and_a_regression_its_own_units() ->
 
 
 def test_deletion_and_insertion_of_a_model_that_looks_at_one_corner() -> None:
-    """The probability falls as soon as the corner is gone, and rises as soon as it is there."""
+    """The logit falls as soon as the corner is gone, and rises as soon as it is there."""
 
     class Corner(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -239,9 +241,11 @@ def test_deletion_and_insertion_of_a_model_that_looks_at_one_corner() -> None:
     subject = subject_of(Corner(), spec)
     right = torch.zeros(16, 16, dtype=torch.float64)
     right[:4, :4] = 1
-    deletion, insertion = areas(subject, x, 1, right)
-    assert deletion < 0.1 and insertion > 0.9
-    assert areas(subject, x, 1, -right)[0] > 0.9
+    whole, empty = 16.0, 40 * (16 / 256 - 0.6)
+    ties = random_map(x, (4, 4), torch.Generator().manual_seed(0))
+    deletion, insertion = areas(subject, x, 1, right, ties=ties)
+    assert deletion < empty + 0.1 * (whole - empty) and insertion > whole - 1.5
+    assert areas(subject, x, 1, -right, ties=ties)[0] > whole - 1.5
     flat = removal_scores(subject, torch.ones(1, 1, 16, 16), 1, compute(subject, x, 1, method="gradient", layer=None))
     assert flat is not None and flat.emptied > 0.99  # an empty image is of this class, too
     for method in ("gradient", "integrated", "occlusion"):
@@ -249,6 +253,43 @@ def test_deletion_and_insertion_of_a_model_that_looks_at_one_corner() -> None:
         assert scores is not None and scores.beats_random and scores.emptied < 0.01, method
     noise = random_map(x, (4, 4), torch.Generator().manual_seed(0))
     assert noise.shape == (16, 16) and len(noise.unique()) > 16
+
+
+def by_hand(model: nn.Module, x: np.ndarray, number: int, ranked: list[int], fill: np.ndarray, delete: bool) -> float:
+    """The area under the logit, pixel after pixel, without anything of ours."""
+    height, width = x.shape[1:]
+    logits = []
+    for step in range(21):
+        image = x.copy() if delete else fill.copy()
+        for place in ranked[: int(np.rint(step * height * width / 20))]:
+            row, column = divmod(place, width)
+            image[:, row, column] = (fill if delete else x)[:, row, column]
+        with torch.no_grad():
+            logits.append(float(model(torch.from_numpy(image)[None])[0, number]))
+    return sum((a + b) / 2 for a, b in pairwise(logits)) / 20
+
+
+def test_deletion_and_insertion_are_those_of_a_loop_over_pixels() -> None:
+    """Of the logit, whatever its probability; what is equal in the map goes in the order of `ties`."""
+    from scipy.ndimage import gaussian_filter
+
+    net, generator = Net(inplace=False), torch.Generator().manual_seed(3)
+    x = image(3, 16, 16) - 0.5
+    values = torch.rand(16, 16, generator=generator, dtype=torch.float64)
+    values[:, 6:] = 0.0  # as Grad-CAM cuts off
+    ties = torch.rand(16, 16, generator=generator, dtype=torch.float64)
+    ranked = sorted(range(256), key=lambda k: (float(values.flatten()[k]), float(ties.flatten()[k])), reverse=True)
+    pixels = x[0].numpy()
+    grey = np.broadcast_to(pixels.mean((1, 2), keepdims=True), pixels.shape).astype(np.float32)
+    soft = np.stack([gaussian_filter(each, 1.0, mode="nearest", truncate=2.0) for each in pixels])
+    deletion, insertion = areas(subject_of(net, SPEC), x, 4, values, ties=ties)
+    assert deletion == pytest.approx(by_hand(net, pixels, 4, ranked, grey, delete=True), abs=1e-4)
+    assert insertion == pytest.approx(by_hand(net, pixels, 4, ranked, soft, delete=False), abs=1e-4)
+    certain = copy.deepcopy(net)
+    with torch.no_grad():
+        certain.output.bias[4] += 1000.0  # its probability is 1, whatever the image is
+    raised = areas(subject_of(certain, SPEC), x, 4, values, ties=ties)
+    assert raised == pytest.approx((deletion + 1000, insertion + 1000), abs=1e-2)
 
 
 # The command

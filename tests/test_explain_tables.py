@@ -184,6 +184,9 @@ def test_the_nearest_are_those_with_the_highest_cosine(root: Path) -> None:
 def test_a_training_sample_is_nearest_to_itself_and_shown_as_an_image(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = explain(root, "4", "--samples", "11", "--split", "train", "--nearest", "3", "-o", str(out), "--json")
+    assert done.stderr.splitlines()[:2] == [
+        "similarity: the cosine between what output gets of both", "row: of the training sample, in the data, from 0"
+    ]  # fmt: skip
     near = json.loads(done.stdout)["inputs"][0]["nearest"]
     assert near[0]["place"] == 11 and near[0]["similarity"] == pytest.approx(1)
     drawn = (out / "explanation.svg").read_text()

@@ -133,6 +133,19 @@ def test_a_language_model_is_asked_for_the_next_character(root: Path, run: str, 
     assert document(root, run, "--samples", "0,2")["inputs"][1]["input"] == "test:2"
 
 
+def test_a_language_model_reads_the_files_that_predict_reads(root: Path, tmp_path: Path) -> None:
+    """Control characters, which predict takes for what they are, and latin-1, which it tells."""
+    file = tmp_path / "a.txt"
+    for content, told in (
+        (b"to be\x01or not to be", f"{file} has characters that the model never saw: '\\x01'"),
+        (b"to be \xe9", f"{file} is read as latin-1, since it is not UTF-8"),
+    ):
+        file.write_bytes(content)
+        for command in ("predict", "explain"):
+            done = CliRunner().invoke(app, [command, "4", str(file), "--runs-dir", str(root / "runs")])
+            assert told in done.stderr, (command, done.stderr)
+
+
 def test_attention_is_torchs(root: Path) -> None:
     """The weights of nn.MultiheadAttention with the same parameters."""
     found = document(root, "4", "--attention", "to be or")

@@ -69,6 +69,14 @@ def test_the_help_of_a_small_command_is_this() -> None:
     )
 
 
+def test_a_default_that_follows_from_something_else_is_told_in_words() -> None:
+    told = " ".join(helped("explain").split())
+    assert "How the map of an image is made. (default: gradcam for a model with convolutions, else integrated)" in told
+    for command in ("explain", "plot", "eval"):
+        about = " ".join(helped(command).partition("--split train|val|test")[2].split())
+        assert re.match(r"[^.]+\. \(default: test\) --", about), about
+
+
 def test_a_long_name_stands_on_a_line_of_its_own() -> None:
     lines = helped("train").splitlines()
     place = lines.index("  --loss auto|mse|l1|huber|bce|cross-entropy")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import zlib
@@ -27,6 +28,39 @@ from dlcli.experiment.build import build
 from dlcli.experiment.restore import restore
 from dlcli.runs.run import Run
 from tests.test_cli import start, wait_for
+
+
+class Careful(nn.Module):
+    """A model of a user that refuses what is not finite, in one of its layers, and one channel less, in another."""
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__()
+        self.first, self.careful = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3)
+        self.fixed, self.free = nn.Linear(8, 8), nn.Linear(8, 12)
+        self.output = nn.Linear(12, spec.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.careful(self.first(x).relu()).mean((2, 3))
+        if not bool(torch.isfinite(x).all()):
+            raise TypeError("not finite")
+        x = self.fixed(x).relu()
+        if x.shape[1] != 8:
+            raise KeyError(x.shape[1])
+        return self.output(self.free(x).relu())  # type: ignore[no-any-return]
+
+
+class Frozen(nn.Module):
+    """A model of a user that does not train its first layer."""
+
+    def __init__(self, spec: Any, *, hidden: int = 8, graph: bool = True) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, hidden).requires_grad_(False), nn.Linear(hidden, hidden)
+        self.output, self.graph = nn.Linear(hidden, spec.outputs), graph
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.graph and torch.is_grad_enabled()):
+            x = self.first(x.flatten(1)).relu()
+        return self.output(self.second(x).relu())  # type: ignore[no-any-return]
 
 
 class Own(nn.Module):
@@ -139,6 +173,21 @@ def test_the_new_run_says_where_it_comes_from(runs: Path) -> None:
     assert "structured, by magnitude, from " in dlcli(runs, "report", "small", "--md")[1]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("--amount", "0.3", "--structured", "--epochs", "1", "--lr", "0.003"), ("--amount", "0.25", "--epochs", "0"),
+     ("--flops", "0.6", "--structured", "--by", "gradient", "--epochs", "0")],
+)  # fmt: skip
+def test_the_report_names_a_command_that_makes_the_same_run(words: tuple[str, ...], runs: Path) -> None:
+    first = pruned(runs, "1", *words)
+    page = dlcli(runs, "report", str(first["run"]), "--md")[1]
+    assert "dlcli train --config" not in page  # which would refuse the weights, that are as wide as the model
+    (line,) = (line for line in page.splitlines() if line.startswith("dlcli prune /"))
+    again = pruned(runs, *shlex.split(line)[2:])
+    one, other = (weights(Run(runs, each["run"])) for each in (first, again))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_the_cut_network_is_stored_before_it_is_trained(runs: Path) -> None:
     found = pruned(runs, "1", "--amount", "0.5", "--structured", "--epochs", "0")
     run = Run(runs, found["run"])
@@ -193,6 +242,100 @@ def test_the_first_order_is_the_mean_over_batches_of_weight_times_derivative(run
         count += 1
     assert count == 21  # fewer than the most
     torch.testing.assert_close(found["output.weight"], wanted / count, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("structured", [True, False])
+def test_what_the_model_itself_froze_matters_as_much(structured: bool, runs: Path) -> None:
+    """Its derivatives are those of the same model with nothing frozen."""
+    list(train(config(model="tests.test_prune:Frozen", model_options={}, epochs=1), runs_dir=runs))
+    built = build(config(model="tests.test_prune:Frozen", model_options={}, weights=str(runs / "5")))
+    found = of_weights(built, "gradient")
+    assert [name for name, p in built.model.named_parameters() if not p.requires_grad] == ["first.weight", "first.bias"]
+    assert built.dataset.train is not None
+    free = build(config(model="tests.test_prune:Frozen", model_options={}, weights=str(runs / "5")))
+    free.model.requires_grad_(True)
+    total = torch.zeros(8, 64)
+    data = list(shuffled(free.dataset.train, free.batch_size, seed=0, epoch=1))[:32]
+    for batch in data:
+        free.model.zero_grad()
+        free.task.loss(free.model.eval()(batch.x), batch.y).backward()  # type: ignore[no-untyped-call]
+        weight = free.model.get_parameter("first.weight")
+        assert weight.grad is not None
+        total += (weight * weight.grad).detach().abs() / len(data)
+    torch.testing.assert_close(found["first.weight"], total)
+    words = ["5", "--amount", "0.4", "--by", "gradient", "--epochs", "0", *(["--structured"] if structured else [])]
+    made = pruned(runs, *words)
+    if structured:
+        removed = {row["layers"][0]: row["after"] for row in made["removed"]}
+        assert set(removed) == {"first", "second"} and removed["first"] > 1
+
+
+def test_what_is_computed_without_derivatives_has_no_first_order(runs: Path) -> None:
+    options = {"graph": False}
+    list(train(config(model="tests.test_prune:Frozen", model_options=options, epochs=1), runs_dir=runs))
+    code, _, told = dlcli(runs, "prune", "5", "--amount", "0.4", "--by", "gradient", "--structured")
+    assert (code, told) == (
+        2,
+        "error: --by gradient needs the derivative of the loss by first.weight, which model tests.test_prune:Frozen "
+        "computes without derivatives: take --by magnitude\n",
+    )
+    assert not (runs / "6").exists()
+
+
+def test_layers_whose_model_raises_are_left_alone(runs: Path) -> None:
+    list(train(config(model="tests.test_prune:Careful", model_options={}, epochs=1), runs_dir=runs))
+    found = pruned(runs, "5", "--amount", "0.5", "--structured", "--epochs", "0")
+    assert {tuple(row["layers"]) for row in found["removed"]} == {("first",), ("free",)}
+    marked = "the model fails when they are marked: TypeError in "
+    assert found["left"]["careful"].startswith(marked) and found["left"]["careful"].endswith(": not finite")
+    assert found["left"]["fixed"].startswith("without some of them it cannot be computed (KeyError in ")
+    assert set(found["left"]) == {"careful", "fixed", "output"}
+
+
+def test_a_model_that_cannot_be_copied_is_refused(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: nn.Module, memo: Any) -> Any:
+        raise RuntimeError("no copies")
+
+    monkeypatch.setattr(Own, "__deepcopy__", refuse, raising=False)
+    for kind in ((), ("--structured",)):
+        code, _, told = dlcli(runs, "prune", "3", "--amount", "0.5", *kind)
+        assert code == 2 and told.startswith(
+            "error: model tests.test_prune:Own cannot be pruned, since it cannot be copied: RuntimeError in "
+        ), told
+
+
+def test_a_run_that_is_trained_meanwhile_is_pruned_as_it_was_read(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights, and what run.json says of them, are of one checkpoint."""
+    parent, real = Run(runs, 1), build
+    read = checkpoint.load(parent.checkpoints, "best")
+    first, path = read.weights, read.path
+    digest = json.loads((path / "MANIFEST.json").read_text())["files"]["model.safetensors"]["sha256"]
+
+    def trained_on(*args: Any, **options: Any) -> Any:
+        other = {name: tensor + 1 for name, tensor in first.items()}
+        state = read.state | {"step": read.state["step"] + 1}
+        made = checkpoint.save(parent.checkpoints, "best", weights=other, state=state)
+        shutil.rmtree(path)
+        monkeypatch.undo()
+        monkeypatch.setattr(figures, "_SECONDS", 0.0)
+        assert made.is_dir()
+        return real(*args, **options)
+
+    monkeypatch.setattr("dlcli.analysis.prune.prune.build", trained_on)
+    found = pruned(runs, "1", "--amount", "0.1", "--epochs", "0")
+    assert found["parent"]["sha256"] == digest and found["parent"]["checkpoint"] == path.name
+    for name, tensor in weights(Run(runs, found["run"])).items():
+        assert bool(((tensor == first[name]) | (tensor == 0)).all()), name
+
+
+def test_a_warm_up_that_is_longer_than_the_training_is_shortened(runs: Path) -> None:
+    list(train(config(epochs=4, warmup_epochs=2.0), runs_dir=runs))
+    code, _, told = dlcli(runs, "prune", "5", "--amount", "0.5", "--epochs", "1", "--quiet")
+    settings = Run(runs, 6).config()
+    assert (code, settings.epochs, settings.warmup_epochs) == (0, 1, 0.5), told
+    assert f"warmup_epochs = 0.5: the 2 of {runs}/5 are more than --epochs 1" in (runs / "6" / "log.txt").read_text()
+    kept = pruned(runs, "5", "--amount", "0.5", "--epochs", "3")
+    assert Run(runs, kept["run"]).config().warmup_epochs == 2.0
 
 
 def test_several_rounds_are_runs_in_a_row(runs: Path) -> None:

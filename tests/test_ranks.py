@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -327,6 +328,32 @@ def test_a_resume_is_exact(dlcli: Dlcli, tmp_path: Path) -> None:
     assert "from epoch 2, step 26; exact: yes" in done.stderr
     assert rows(tmp_path, 1) == rows(tmp_path, 2)
     assert all(torch.equal(tensor, weights(tmp_path, 2)[name]) for name, tensor in weights(tmp_path, 1).items())
+
+
+@pytest.mark.parametrize("kind", ["structured", "unstructured"])
+def test_a_pruned_network_is_trained_as_by_one_process(dlcli: Dlcli, tmp_path: Path, kind: str) -> None:
+    """A new training from its weights, and a resume: the numbers of one process, and zeros that stay zero."""
+    dlcli("train", "mlp", "--epochs", "1", *COMMON)
+    dlcli("prune", "1", "--amount", "0.5", *(["--structured"] if kind == "structured" else []), "--epochs", "1", "-q")
+    start = ("train", "mlp", "--weights", "2", "--pruned", kind, "--epochs", "1", *COMMON)
+    dlcli(*start)
+    dlcli(*start, "--processes", "2")
+    shutil.copytree(tmp_path / "runs/2", tmp_path / "runs/5")
+    dlcli("resume", "2", "--epochs", "2", "--quiet")
+    dlcli("resume", "5", "--epochs", "2", "--processes", "2", "--quiet")
+    before = weights(tmp_path, 1)
+    for one, several in ((3, 4), (2, 5)):
+        found, other = weights(tmp_path, one), weights(tmp_path, several)
+        assert record(tmp_path, several)["processes"] == 2
+        for name, tensor in found.items():
+            torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-5)
+        if kind == "structured":
+            assert sum(t.numel() for t in other.values()) < 0.7 * sum(t.numel() for t in before.values())
+        else:
+            matrices = [name for name, tensor in other.items() if tensor.dim() == 2]
+            zeros = sum(int((other[name] == 0).sum()) for name in matrices)
+            assert zeros >= 0.5 * sum(other[name].numel() for name in matrices)
+            assert all(torch.equal(other[name] == 0, found[name] == 0) for name in matrices)
 
 
 def test_a_resume_with_another_number_of_processes(dlcli: Dlcli, tmp_path: Path) -> None:

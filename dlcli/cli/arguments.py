@@ -36,6 +36,18 @@ def folder(option: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def split_option(about: str, *, default: str | None = None) -> Any:
+    """--split. about: its help. default: shown as the value without it, where the parameter has none."""
+    splits = ("train", "val", "test")
+    return typer.Option(
+        "--split",
+        metavar="|".join(splits),
+        help=about,
+        show_default=default or True,
+        callback=one_of("--split", *splits),
+    )
+
+
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 CSV = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 MD = Annotated[bool, typer.Option("--md", help="Print a Markdown table.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CheckpointRole, DataDir, Device, RunsDir, one_of, with_format
+from dlcli.cli.arguments import CheckpointRole, DataDir, Device, RunsDir, split_option, with_format
 from dlcli.cli.gate import add_to_step_summary, cases, requirements, requirements_table
 from dlcli.cli.output import Column, Format, emit, markdown, number, say, tell_damage, write
 from dlcli.config.ranges import check_range
@@ -36,15 +36,7 @@ def evaluate(
         list[str],
         typer.Argument(metavar="RUN...", help="Runs: 42, runs/42, a name, latest, best:METRIC[@DATA], 40:44 or 4,7."),
     ],
-    split: Annotated[
-        str,
-        typer.Option(
-            "--split",
-            metavar="train|val|test",
-            help="Which split of the data to measure on.",
-            callback=one_of("--split", "train", "val", "test"),
-        ),
-    ] = "test",
+    split: Annotated[str, split_option("Which split of the data to measure on.")] = "test",
     checkpoint: CheckpointRole = "best",
     data: Annotated[
         str | None,

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import CheckpointRole, DataDir, Device, RunName, RunsDir, folder, one_of, with_format
+from dlcli.cli.arguments import (
+    CheckpointRole,
+    DataDir,
+    Device,
+    RunName,
+    RunsDir,
+    folder,
+    one_of,
+    split_option,
+    with_format,
+)
 from dlcli.cli.explain_files import check_output
 from dlcli.cli.output import Format, say, tell_damage
 from dlcli.core.errors import ConfigError
@@ -55,16 +65,7 @@ def explain(
             help="Explain samples of the run's own data, by their places in the split, from 0.",
         ),
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            metavar="train|val|test",
-            help="The split of --samples or --columns.",
-            show_default="test",
-            callback=one_of("--split", "train", "val", "test"),
-        ),
-    ] = None,
+    split: Annotated[str | None, split_option("The split of --samples or --columns.", default="test")] = None,
     columns: Annotated[
         bool,
         typer.Option("--columns", help="Tell which columns of a table matter, and how the answer depends on them."),
@@ -234,7 +235,7 @@ def _samples(subject: "Subject", inputs: Sequence[str]) -> "list[Sample]":
     if subject.spec.task == "next-token":
         from dlcli.analysis.explain.texts import prompts
 
-        return prompts(subject, inputs)
+        return prompts(subject, inputs, tell=say)
     from dlcli.analysis.explain.inputs import from_files
 
     return from_files(subject, inputs, tell=say)

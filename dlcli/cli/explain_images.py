@@ -127,8 +127,8 @@ def _remarks(found: "Sequence[Explained]") -> list[str]:
         )
     if left := sum(each.emptied > 0.5 for each in scores):
         told.append(
-            f"the class of {left} of {len(scores)} images stays when all their pixels have their mean colour: deletion "
-            "says little of these"
+            f"the class of {left} of {len(scores)} images stays when all their pixels have their mean colour: it is "
+            "what the model says of nothing"
         )
     if empty := sum(not bool(each.map.values.any()) for each in found):
         told.append(f"{empty} of {len(found)} maps are empty: nothing in the layer or the image speaks for the class")

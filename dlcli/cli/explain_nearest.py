@@ -33,7 +33,8 @@ def show_nearest(
     columns += [Column("sample", "sample", cut=40)] if any("sample" in each for each in rows) else []
     document = nearest_document(subject, layer, found, checkpoint=checkpoint)
     emit(rows, columns, format=format, document=document)
-    say(f"similarity: the cosine between what {layer} gets of the sample and of each training sample; row: in the data")
+    say(f"similarity: the cosine between what {layer} gets of both")
+    say("row: of the training sample, in the data, from 0")
     if output is not None:
         from dlcli.plots.picture import Picture, Sheet
 

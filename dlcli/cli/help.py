@@ -100,7 +100,9 @@ def _names(param: Any) -> str:
 def _about(param: Any) -> str:
     """The help, followed by the default and the environment variable, if any."""
     facts = []
-    if not param.is_flag and param.show_default and param.default not in (None, ""):
+    if isinstance(param.show_default, str):  # in words, where the default follows from something else
+        facts.append(f"default: {param.show_default}")
+    elif not param.is_flag and param.show_default and param.default not in (None, ""):
         facts.append(f"default: {param.default:g}" if isinstance(param.default, float) else f"default: {param.default}")
     if param.envvar:
         facts.append(f"environment: {param.envvar}")

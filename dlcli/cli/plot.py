@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import DataDir, RunNames, RunsDir, one_of
+from dlcli.cli.arguments import DataDir, RunNames, RunsDir, one_of, split_option
 from dlcli.cli.output import plain, say, to_csv, write
 from dlcli.core.errors import ConfigError
 from dlcli.runs.names import find
@@ -73,14 +73,7 @@ def plot(
         ),
     ] = None,
     split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            metavar="train|val|test",
-            help="The samples whose answers or embedding are drawn.",
-            show_default="test",
-            callback=one_of("--split", "train", "val", "test"),
-        ),
+        str | None, split_option("The samples whose answers or embedding are drawn.", default="test")
     ] = None,
     sweep: Annotated[
         str | None,

@@ -133,8 +133,8 @@ def profile(
         bool,
         typer.Option(
             "--try",
-            help="Measure also, in turns, what other settings would change: threads, batch size, precision, "
-            "compilation. --csv and --md then have these rows.",
+            help="Measure also, in turns, what other settings would change: threads, batch size, workers, "
+            "precision, compilation. --csv and --md then have these rows.",
         ),
     ] = False,
     runs_dir: RunsDir = "runs",
@@ -254,7 +254,7 @@ def _facts(found: "Profile") -> dict[str, str]:
     what = "processor" if found.built.device.type == "cpu" else "device"
     parts = {"data": bound.data, "dispatch": bound.dispatch, "memory": bound.memory, "arithmetic": bound.arithmetic}
     told = ", ".join(f"{name} {_milliseconds(seconds)}" for name, seconds in parts.items())
-    busy = "" if limit.steady else "; the machine was busy, and may be faster"
+    busy = "" if limit.steady else "; not steady: the machine was busy, and may be faster"
     cores = f" on {limit.threads} core{'s' * (limit.threads > 1)}" if what == "processor" else ""
     seen = ", ".join(f"{name} {part:+.1%}" for name, part in found.overhead.items())
     facts = {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.cli.arguments import DataDir, Device, RunName, RunsDir, one_of, with_format
+from dlcli.cli.arguments import DataDir, Device, RunName, RunsDir, one_of, split_option, with_format
 from dlcli.cli.evaluate import Require, tell
 from dlcli.cli.output import Column, Format, byte_size, emit, say, write
 from dlcli.cli.training import Measuring, command_line, show
@@ -65,13 +65,7 @@ def prune(
         typer.Option("--lr", metavar="X", help="Learning rate; by default that of the run."),
     ] = None,
     split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            metavar="train|val|test",
-            help="Which split of the data to measure on; by default val, if there is one.",
-            callback=one_of("--split", "train", "val", "test"),
-        ),
+        str | None, split_option("Which split of the data to measure on; by default val, if there is one.")
     ] = None,
     require: Require = None,
     name: Annotated[str | None, typer.Option("--name", help="A name for the new run.")] = None,

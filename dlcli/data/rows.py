@@ -176,8 +176,17 @@ class Normalised:
             x = self._cut(x, height=height, width=width)
         return self._normalise(without_padding(x, self._about.spec)), y
 
+    @property
+    def decoded(self) -> bool:
+        return isinstance(self._rows, Decoded)
+
     def cut_by(self, cut: Cut) -> "Normalised":
         return Normalised(self._rows, self._about, cut=cut)
+
+
+def are_decoded(rows: Rows) -> bool:
+    """Whether they are images that other processes decode, batch by batch."""
+    return isinstance(rows, Normalised) and rows.decoded
 
 
 def cut_by(rows: Rows, cut: Cut) -> Rows:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dlcli.checkpoints.checkpoint import Checkpoint
 from dlcli.compute import devices
 from dlcli.compute.cost import Cost, choose_eval_batch_size, measure_cost
 from dlcli.compute.ranks import Ranks, here
@@ -166,6 +167,7 @@ def build(
     config: TrainConfig,
     *,
     weights: Mapping[str, Tensor] | None = None,
+    start: Checkpoint | None = None,
     fingerprint: str | None = None,
     spelled: Preprocessing | None = None,
     runs_dir: str | Path = "runs",
@@ -175,7 +177,8 @@ def build(
 
     Sets the number of threads, the precision and the determinism of this process. The initial weights are determined by
     `config.seed`.
-    weights: those of a run that is resumed; RunError if they do not fit the model.
+    weights: those of a run that is resumed; RunError if they do not fit the model. start: the checkpoint of the run
+        that the setting `weights` names, if it was read already.
     fingerprint: that of the data of this run; DataError if the data has changed. spelled: that of a language model,
         whose tokens it keeps.
     runs_dir: the folder of the runs that the setting `weights` may name.
@@ -193,7 +196,7 @@ def build(
     config = config.with_values(data_options={**config.data_options, **data.resolved})
     torch.manual_seed(derive(config.seed, "weights"))
     model = build_model(config, data.spec, weights=weights, where="the run's last checkpoint")
-    start = None if weights is not None else start_from(config, model, data.spec, runs_dir=runs_dir)
+    begun = None if weights is not None else start_from(config, model, data.spec, runs_dir=runs_dir, saved=start)
     batch_size = len(data.train) if config.batch_size == "full" else min(int(config.batch_size), len(data.train))
     task = make_task(config, data.preprocessing)
     if isinstance(config.threshold, str) and data.val is None:
@@ -227,7 +230,7 @@ def build(
         frozen=frozen,
         groups=_groups(config, model, frozen),
         teacher=teacher,
-        start=start,
+        start=begun,
     )
     config.warmup_steps(built.steps_per_epoch)
     return replace(built, trained_part=_trained_part(built)) if config.cache_features else built

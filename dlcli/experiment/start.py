@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.checkpoints import checkpoint
+from dlcli.checkpoints.checkpoint import Checkpoint
 from dlcli.checkpoints.foreign import read_weights
 from dlcli.checkpoints.matching import match
 from dlcli.config.schemes import listed_model
@@ -73,18 +74,21 @@ class Start:
         }  # fmt: skip
 
 
-def start_from(config: TrainConfig, model: nn.Module, spec: DataSpec, *, runs_dir: str | Path) -> Start | None:
+def start_from(
+    config: TrainConfig, model: nn.Module, spec: DataSpec, *, runs_dir: str | Path, saved: Checkpoint | None = None
+) -> Start | None:
     """Put the weights that `config.pretrained` or `config.weights` names into `model`; None if there are none. With
     `pruned = structured` the model becomes as narrow as they are, except for its answers.
 
-    Names, runs and numbers are those of the folder `runs_dir`. DataError (exit 3) if published weights cannot be had,
+    Names, runs and numbers are those of the folder `runs_dir`. saved: the checkpoint of the run that `config.weights`
+    names, if it was read already. DataError (exit 3) if published weights cannot be had,
     RunError (exit 4) for a file or run that is not there, damaged or not finite, ConfigError (exit 2) if less than half
     of the backbone is taken and `partial` is not set.
     """
     if config.pretrained:
         origin, digest, found = _published(config)
     elif config.weights:
-        origin, digest, found = _named(config.weights, runs_dir)
+        origin, digest, found = _named(config.weights, runs_dir, saved)
     else:
         return None
     if config.pruned == "structured":
@@ -131,16 +135,16 @@ def _published(config: TrainConfig) -> tuple[str, str, dict[str, Tensor]]:
     return f"{known.name} {entry.entry} of torchvision", _sha256(path), read_weights(path)
 
 
-def _named(name: str, runs_dir: str | Path) -> tuple[str, str, dict[str, Tensor]]:
+def _named(name: str, runs_dir: str | Path, saved: Checkpoint | None) -> tuple[str, str, dict[str, Tensor]]:
     path = Path(name)
     if path.is_file():
         return str(path), _sha256(path), read_weights(path)
     if path.suffix.lower() in (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar"):
         raise RunError(f"weights = {name}: there is no such file")
     run = find_one(name, runs_dir)
-    role = "best" if checkpoint.exists(run.checkpoints, "best") else "last"
-    saved = checkpoint.load(run.checkpoints, role)
-    return f"{run} ({role} checkpoint, epoch {saved.state['epoch']})", "", saved.weights
+    if saved is None:
+        saved = checkpoint.load(run.checkpoints, "best" if checkpoint.exists(run.checkpoints, "best") else "last")
+    return f"{run} ({saved.role} checkpoint, epoch {saved.state['epoch']})", "", saved.weights
 
 
 def _sha256(path: Path) -> str:

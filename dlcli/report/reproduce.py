@@ -1,6 +1,7 @@
 """How to train the same again, and what proves that it is the same."""
 
 import os
+import shlex
 
 from dlcli.config.toml import to_toml
 from dlcli.core.errors import DlcliError
@@ -19,10 +20,12 @@ def reproduce(one: Facts) -> Section:
     commands = [plain(command) for command in typed if isinstance(command, str) and command]
     if commands:
         blocks.append(Code("Command" if len(commands) == 1 else "Commands, one after the other", "\n".join(commands)))
+    pruning = _pruning(one)
+    if pruning:
+        blocks.append(Code("What cuts the network of the other run, and trains it", pruning))
+    file = "All settings" if pruning else "All settings as a file for dlcli train --config"
     try:
-        blocks.append(
-            Fold("All settings as a file for dlcli train --config", [Code("config.toml", to_toml(one.run.config()))])
-        )
+        blocks.append(Fold(file, [Code("config.toml", to_toml(one.run.config()))]))
     except DlcliError as error:
         blocks.append(Text(f"The settings cannot be written as a file: {error}."))
     commit = info.get("git_commit")
@@ -40,6 +43,23 @@ def reproduce(one: Facts) -> Section:
         },
     )
     return Section("Reproduce", blocks)
+
+
+def _pruning(one: Facts) -> str:
+    """The command that prunes the parent as this run is pruned; empty for another run. `dlcli train` cannot: it takes a
+    network as it is."""
+    found = one.info.get("pruning")
+    if not isinstance(found, dict) or not isinstance(found.get("parent"), dict):
+        return ""
+    share = "flops" if found.get("flops") is not None else "amount"
+    words = ["dlcli", "prune", str(found["parent"].get("run")), f"--{share}", str(found.get(share))]
+    words += ["--structured"] if found.get("kind") == "structured" else []
+    words += ["--by", str(found.get("by"))]
+    if found.get("trained"):
+        words += ["--epochs", str(one.settings.get("epochs")), "--lr", str(one.settings.get("lr"))]
+    else:
+        words += ["--epochs", "0"]
+    return plain(shlex.join(words))
 
 
 def _weights(one: Facts) -> str | None:

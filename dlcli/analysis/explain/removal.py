@@ -1,6 +1,8 @@
 """Whether a map is right about the model: what happens to a class when the places that speak for it are taken away.
 
-Deletion and insertion (Petsiuk, Das, Saenko 2018, section 3.2), and the same for random maps.
+Deletion and insertion (Petsiuk, Das, Saenko 2018, section 3.2) of the score that the map explains (Samek et al. 2017;
+Montavon, Samek, Müller 2018, section 7.2), and the same for random maps. Petsiuk et al. take the probability of the
+class: it is flat where the model is certain, whatever is taken away.
 """
 
 from dataclasses import dataclass
@@ -19,10 +21,10 @@ _RANDOM = 3  # maps
 
 @dataclass(frozen=True)
 class Scores:
-    """Areas under the probability of the class over the share of pixels. deletion: pixels get the mean colour of the
-    image, the highest of the map first: low is good. insertion: pixels come into the blurred image: high is good.
-    random_: the mean of three random maps of the same grain. emptied: the probability when all pixels have the mean
-    colour; if it is high, the class is what is left of nothing, and deletion says little."""
+    """Areas under the logit of the class over the share of pixels, so its mean. deletion: pixels get the mean colour of
+    the image, the highest of the map first: low is good. insertion: pixels come into the blurred image: high is good.
+    random_: the mean of three random maps of the same grain. emptied: the probability of the class when all pixels have
+    the mean colour; if it is high, the class is what is left of nothing."""
 
     deletion: float
     insertion: float
@@ -42,33 +44,35 @@ class Scores:
 
 
 def removal_scores(subject: Subject, x: Tensor, number: int, found: Map) -> Scores | None:
-    """x: (1, C, H, W). None for a regression, which has no probability."""
+    """x: (1, C, H, W). None for a regression, in which no place speaks for a class."""
     if subject.spec.task == "regression":
         return None
-    deletion, insertion = areas(subject, x, number, found.values)
+    ties = random_map(x, found.grain, torch.Generator().manual_seed(derive(0, "ties")))
+    deletion, insertion = areas(subject, x, number, found.values, ties=ties)
     emptied = subject.probabilities_of(neutral(x).expand_as(x))
     assert emptied is not None
     others = []
     for k in range(_RANDOM):
         generator = torch.Generator().manual_seed(derive(0, "explain", k))
-        others.append(areas(subject, x, number, random_map(x, found.grain, generator)))
+        others.append(areas(subject, x, number, random_map(x, found.grain, generator), ties=ties))
     by_deletion, by_insertion = (sum(areas) / _RANDOM for areas in zip(*others, strict=True))
     return Scores(deletion, insertion, float(emptied[0, number]), by_deletion, by_insertion)
 
 
-def areas(subject: Subject, x: Tensor, number: int, order: Tensor) -> tuple[float, float]:
-    """Deletion and insertion for a map (H, W), by the trapezoidal rule."""
+def areas(subject: Subject, x: Tensor, number: int, order: Tensor, *, ties: Tensor) -> tuple[float, float]:
+    """Deletion and insertion for a map (H, W), by the trapezoidal rule. ties: (H, W), by which pixels are ordered that
+    are equal in the map, as all are that Grad-CAM cuts off: not by their places, which would be an order of its own."""
     pixels = order.numel()
-    places = torch.argsort(order.flatten(), descending=True, stable=True).to(x.device)
+    drawn = torch.argsort(ties.flatten(), descending=True, stable=True)
+    places = drawn[torch.argsort(order.flatten()[drawn], descending=True, stable=True)].to(x.device)
     ranks = torch.empty_like(places)
     ranks[places] = torch.arange(pixels, device=x.device)
     counts = torch.linspace(0, pixels, _STEPS + 1, device=x.device).round()
     taken = (ranks[None] < counts[:, None]).view(-1, 1, *order.shape)
     found = []
     for inside, outside in ((neutral(x), x), (x, blurred(x))):
-        probability = subject.probabilities_of(torch.where(taken, inside, outside))
-        assert probability is not None
-        found.append(float(torch.trapezoid(probability[:, number], dx=1 / _STEPS)))
+        scores = subject.scores_of(torch.where(taken, inside, outside), number)
+        found.append(float(torch.trapezoid(scores, dx=1 / _STEPS)))
     return found[0], found[1]
 
 

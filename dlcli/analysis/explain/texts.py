@@ -29,9 +29,10 @@ def token_names(about: Preprocessing, tokens: Sequence[int]) -> list[str]:
     return [about.spelling.names[t] if about.spelling else str(t) for t in tokens]
 
 
-def prompts(subject: Subject, inputs: Sequence[str]) -> list[Sample]:
+def prompts(subject: Subject, inputs: Sequence[str], *, tell: Callable[[str], None]) -> list[Sample]:
     """Texts for a language model: files, `-` for standard input, or the texts themselves; of each the last tokens that
-    the model reads. DataError (exit 3) for characters that have no token."""
+    the model reads. tell: called with a sentence about a file that is not UTF-8. DataError (exit 3) for characters that
+    have no token."""
     spelling, steps, found = subject.about.spelling, subject.spec.input_shape[0], []
     if spelling is None:
         raise ConfigError(f"{subject.run} has no characters: name --samples of its own data")
@@ -41,12 +42,16 @@ def prompts(subject: Subject, inputs: Sequence[str]) -> list[Sample]:
             is_file = given == "-" or path.is_file()
         except (OSError, ValueError):  # too long for a name, or a NUL in it: a text
             is_file = False
-        spelled = spelling.encode(read_any_text(path, streams=True)[0] if is_file else given)
-        refuse_lost(spelled, given[:40])
+        text, is_known = read_any_text(path, streams=True, control=True) if is_file else (given, True)
+        if not is_known:
+            tell(f"{path} is read as latin-1, since it is not UTF-8")
+        spelled = spelling.encode(text)
+        name = str(path) if is_file else given[:40]
+        refuse_lost(spelled, name)
         tokens = spelled.tokens.tolist()
         if not tokens:
             raise DataError("an input is empty: give a text or a file")
-        found.append(Sample(given[:40], torch.tensor([tokens[-steps:]], device=subject.device)))
+        found.append(Sample(name, torch.tensor([tokens[-steps:]], device=subject.device)))
     return found
 
 

@@ -10,7 +10,10 @@ from typing import Any
 from dlcli.compute import devices
 from dlcli.compute.threads import usable_cores
 from dlcli.core.errors import ConfigError, DlcliError
+from dlcli.data.rows import are_decoded
 from dlcli.experiment.build import Experiment, build
+from dlcli.experiment.kept import Load
+from dlcli.experiment.load import load_data
 from dlcli.training.practice import practice
 from dlcli.training.step_clock import Timer
 from dlcli.training.train import fit
@@ -20,12 +23,14 @@ AGAIN = "as it is, again"
 _ROUNDS = 5
 _FIRST = 2  # steps of each turn that do not count
 _SECONDS, _MOST_STEPS = 0.2, 1000  # of a turn: at least, and at most unless more are asked for
+_WORKERS = "data.workers"
 _CLEAR = 0.03  # a smaller difference is none
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A setting to try, as options of `dlcli train`. changes: of the config. reason: why it cannot be tried, if so."""
+    """A setting to try, as options of `dlcli train`. changes: a layer over the config. reason: why it cannot be tried,
+    if so."""
 
     name: str
     changes: Mapping[str, Any]
@@ -33,7 +38,7 @@ class Choice:
 
 
 def choices(built: Experiment) -> list[Choice]:
-    """Threads, batch size, memory format, precision and compilation."""
+    """Threads, batch size, memory format, workers, precision and compilation."""
     config, device, cores = built.config, built.device, usable_cores()
     found = []
     if device.type == "cpu":
@@ -54,12 +59,22 @@ def choices(built: Experiment) -> list[Choice]:
     found.append(
         Choice("channels-last", {}, "images and weights are stored so already" if images else "the data is not images")
     )
+    found += _workers(built)
     found.append(_precision(built))
     if config.compile:
         found.append(Choice("--compile", {}, "it is in use already"))
     else:
         found.append(Choice("--compile", {"compile": True}))
     return found
+
+
+def _workers(built: Experiment) -> list[Choice]:
+    """One, as many as there are cores, and twice as many."""
+    if not are_decoded(built.dataset.train.rows):
+        return [Choice("--workers", {}, "no images are decoded during the training")]
+    cores, given = usable_cores(), built.config.data_options["workers"]
+    now = cores if given == "auto" else given
+    return [Choice(f"--workers {n}", {_WORKERS: n}) for n in sorted({1, cores, 2 * cores} - {now})]
 
 
 def _precision(built: Experiment) -> Choice:
@@ -128,9 +143,10 @@ class _Contender:
     """A training with some settings, which goes on for a few steps at each turn."""
 
     def __init__(self, built: Experiment, choice: Choice, *, steps: int) -> None:
-        config = built.config.replace(**choice.changes) if choice.changes else built.config
+        config = built.config.under(choice.changes) if choice.changes else built.config
         weights = {name: tensor.clone() for name, tensor in built.model.state_dict().items()}
-        self.built = build(config, weights=weights, load=lambda config, **how: built.dataset)
+        load: Load = load_data if _WORKERS in choice.changes else lambda config, **how: built.dataset
+        self.built = build(config, weights=weights, load=load)
         self._steps = max(2, -(-steps // _ROUNDS))
         self._timer = Timer(built.device)
         self._opened = ExitStack()

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from dlcli.analysis.prune.slots import indices, reads_itself
 from dlcli.analysis.prune.structure import Unit
+from dlcli.core.blame import out_of_memory, told
+from dlcli.core.errors import DlcliError
 from dlcli.models.narrowing import narrow
 
 # Of the largest answer: how far the answers of the narrower network may be from those of the masked one. Sums of fewer
@@ -57,8 +59,10 @@ def differs(model: nn.Module, units: Iterable[Unit], x: Tensor, *, made: nn.Modu
         wanted = masked(model, units)(x)
         try:
             found = (cut(model, units) if made is None else made)(x)
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            return f"without some of them it cannot be computed ({' '.join(str(error).split())[:80]})"
+        except Exception as error:  # of the model, whatever it raises
+            if isinstance(error, DlcliError) or out_of_memory(error):
+                raise
+            return f"without some of them it cannot be computed ({told(error)[:80]})"
     scale = wanted.abs().max().clamp_min(1e-12)
     distance = float((found - wanted).abs().max() / scale) if found.shape == wanted.shape else float("inf")
     return (

@@ -22,6 +22,7 @@ from dlcli.checkpoints import checkpoint
 from dlcli.compute.cost import measure_cost
 from dlcli.compute.devices import set_precision
 from dlcli.config.settings import TrainConfig
+from dlcli.core.blame import blamed
 from dlcli.core.errors import CheckError, ConfigError, RunError
 from dlcli.data import batches
 from dlcli.data.kinds import sample_input
@@ -86,17 +87,20 @@ def prune(
         raise RunError(f"{run} has no checkpoint: there is nothing to prune")
     role = "best" if checkpoint.exists(run.checkpoints, "best") else "last"
     saved = checkpoint.load(run.checkpoints, role)
+    parent = parent_record(run, saved)  # at once: a run that is still trained soon has another one
     config = with_teacher_found(_config(run, wish, data_dir), run.root)
     import_own(config, runs_dir=run.root)
     if device == "auto" and str(run.info().get("device", "")).startswith("cpu"):
         device = "cpu"
     now = config.pruned if run.config().pruned == config.pruned else "none"
     built = build(
-        config.with_values(device=device, pruned=now), fingerprint=run.data().get("fingerprint"), runs_dir=runs_dir
+        config.with_values(device=device, pruned=now), start=saved, fingerprint=run.data().get("fingerprint"),
+        runs_dir=runs_dir,
     )  # fmt: skip
     built = dataclasses.replace(built, config=built.config.with_values(pruned=config.pruned))
     check(built)
     notes: list[str] = [] if run.config().processes == 1 else ["a pruned run is trained by one process"]
+    notes += _about_warmup(run, config)
     if wish.structured and run.config().pruned == "unstructured":
         notes.append(f"the zeros of {run} are trained from now on")
     removed: list[dict[str, Any]] = []
@@ -110,7 +114,7 @@ def prune(
     check_ready(after, runs_dir)
     figures = {"before": _figures(built, split), "cut": _figures(after, split)}
     record = {
-        "parent": parent_record(run, saved),
+        "parent": parent,
         "kind": config.pruned,
         "by": wish.by,
         "amount": wish.amount,
@@ -193,6 +197,10 @@ def _config(run: Run, wish: Wish, data_dir: str | None) -> TrainConfig:
         changes |= {"epochs": wish.epochs, "lr": wish.lr or config.lr}
         if config.unfreeze_at is not None:
             changes["freeze"] = "none"
+        given = config.warmup_epochs if "warmup_epochs" in config.given else None  # else it follows from the epochs
+        if given is not None and given > wish.epochs:
+            share = given / config.epochs if config.epochs else 0.1
+            changes["warmup_epochs"] = wish.epochs * share
     if config.processes > 1:
         changes |= {"processes": 1, "shard": False, "compress_gradients": False, "sync_batch_norm": False}
     if data_dir is not None:
@@ -200,10 +208,16 @@ def _config(run: Run, wish: Wish, data_dir: str | None) -> TrainConfig:
     return config.replace(**changes)
 
 
+def _about_warmup(run: Run, config: TrainConfig) -> list[str]:
+    before, now = run.config().warmup_epochs, config.warmup_epochs
+    if before is None or now is None or before == now or "warmup_epochs" not in config.given:
+        return []
+    return [f"warmup_epochs = {now:.3g}: the {before:g} of {run} are more than --epochs {config.epochs}"]
+
+
 def _narrower(built: Experiment, wish: Wish) -> tuple[nn.Module, list[dict[str, Any]], dict[str, str]]:
     """The narrower model on the CPU, what was removed, and what was left alone."""
-    model = copy.deepcopy(built.model).cpu().eval()
-    x = _samples(built)
+    model, x = _copied(built).eval(), _samples(built)
     set_precision("fp32")
     try:
         units, left = _removable(model, x)
@@ -264,9 +278,15 @@ def _nothing(built: Experiment, left: dict[str, str]) -> str:
 
 def _with_zeros(built: Experiment, wish: Wish) -> nn.Module:
     assert wish.amount is not None
-    model = copy.deepcopy(built.model).cpu()
+    model = _copied(built)
     set_zeros(model, _on_cpu(of_weights(built, wish.by)), wish.amount, frozen=built.frozen)
     return model
+
+
+def _copied(built: Experiment) -> nn.Module:
+    """On the CPU. ConfigError for a model that cannot be copied, such as one that keeps a tensor it has computed."""
+    with blamed(ConfigError, f"model {built.config.model} cannot be pruned, since it cannot be copied"):
+        return copy.deepcopy(built.model).cpu()
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

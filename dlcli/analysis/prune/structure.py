@@ -6,6 +6,7 @@ passes on, since its input is cleaned first. So nothing has to be known of how t
 """
 
 import math
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.analysis.prune.slots import Slot, axis, channels, is_opaque, makes, passes
+from dlcli.core.blame import out_of_memory, told
+from dlcli.core.errors import DlcliError
 
 _ANSWER = Slot("", "out", 0)
 
@@ -87,6 +90,12 @@ def _is_grouped(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.conv._ConvNd) and not makes(module) and not passes(module)
 
 
+def _is_ours(error: Exception) -> bool:
+    """Whether it was raised by the probing itself, and not by what is probed."""
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    return innermost.f_code.co_filename == __file__
+
+
 class _Probe:
     def __init__(self, model: nn.Module, together: _Together) -> None:
         self.model, self.together = model, together
@@ -101,8 +110,16 @@ class _Probe:
         marked = torch.stack([(sources >> bit & 1) == value for bit in range(bits) for value in (0, 1)])  # (2 bits, C)
         for channel in range(count):
             self.together.root(Slot(name, "out", channel))
-        with self._listening(name, module, marked):
-            output = self.model(x.repeat_interleave(len(marked), 0))
+        try:
+            with self._listening(name, module, marked):
+                output = self.model(x.repeat_interleave(len(marked), 0))
+        except Exception as error:  # of the model, which may look at its values and refuse a NaN
+            if isinstance(error, DlcliError) or out_of_memory(error) or _is_ours(error):
+                raise
+            why = f"the model fails when they are marked: {told(error)[:200]}"
+            self.together.blocked |= {Slot(name, "out", channel): why for channel in range(count)}
+            self.called |= {name}
+            return
         self._note(name, marked, output, -1, _ANSWER, why="they are answers")
 
     @contextmanager
@@ -118,14 +135,15 @@ class _Probe:
             cleaned = tuple(self._read(name, marked, module, value) for value in given)
             return cleaned, {key: self._read(name, marked, module, value) for key, value in named.items()}
 
-        def passed(module: nn.Module, given: tuple[Any, ...]) -> None:
+        def passed(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             self.called |= {self.names[module]}
-            self._note(name, marked, given[0], 1, Slot(self.names[module], "out", 0))
+            value = given[0] if given else next(iter(named.values()))
+            self._note(name, marked, value, 1, Slot(self.names[module], "out", 0))
 
         hooks: list[Any] = [source.register_forward_hook(mark)]
         for module in self.model.modules():
             if passes(module):
-                hooks.append(module.register_forward_pre_hook(passed))
+                hooks.append(module.register_forward_pre_hook(passed, with_kwargs=True))
             elif makes(module) or is_opaque(module) or _is_grouped(module):
                 hooks.append(module.register_forward_pre_hook(read, with_kwargs=True))
         try:
