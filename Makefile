@@ -55,6 +55,7 @@ bench: setup
 bench-peers: bench-setup
 	$(PEERS)/bin/python -m tests.benchmarks.trainers --save
 	$(PEERS)/bin/python -m tests.benchmarks.zoo --save
+	$(PEERS)/bin/python -m tests.benchmarks.sweeps --save
 
 bench-setup: $(PEERS)/.done
 

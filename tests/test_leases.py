@@ -168,6 +168,19 @@ def test_one_of_many_gets_it(run: Run, no_flock: None) -> None:
             assert sum(pool.map(attempt, range(8))) == 1
 
 
+def test_an_old_list_of_the_folder_takes_nothing(run: Run, no_flock: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS keeps lists of folders for a minute: this one names a lease that others have taken twenty times since."""
+    record = {"place": lease._place(), "pid": os.getpid(), "started": lease._started(os.getpid()), "count": 3}
+    (run.path / "lease-000020").write_text(json.dumps(record))
+    lists = iter([1])
+    newest = lease._newest
+    monkeypatch.setattr(lease, "_newest", lambda folder: next(lists, None) or newest(folder))
+    (run.path / "lease-000001").write_text("free")
+    with pytest.raises(BusyError), run.locked():
+        pass
+    assert sorted(path.name for path in run.path.glob("lease-*")) == ["lease-000001", "lease-000020"]
+
+
 def test_a_lease_that_is_nonsense_is_waited_for(run: Run, no_flock: None, quick: None) -> None:
     (run.path / "lease-000001").write_text('["a"')
     (run.path / "lease-xyz").write_text("")

@@ -55,6 +55,10 @@ def hold(folder: Path, *, shown: str) -> Iterator[None]:
         descriptor = os.open(_file(folder, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
         raise BusyError(f"{shown} is being trained by another process") from None
+    if _newest(folder) != number:  # an old list of the folder, as NFS keeps them, named one that is long gone
+        os.close(descriptor)
+        _file(folder, number).unlink(missing_ok=True)
+        raise BusyError(f"{shown} is being trained by another process")
     done = threading.Event()
     try:
         _write(descriptor, count=0)

@@ -1,4 +1,4 @@
-"""`make bench`: all parts that need no other environment and no GPU, into docs/."""
+"""`make bench`: all parts that need neither another environment nor a GPU, into docs/."""
 
 from importlib import import_module
 
@@ -9,7 +9,7 @@ from tests.benchmarks.noise import Guard
 def main() -> None:
     guard = Guard()
     for name in report.PARTS:
-        if name in ("trainers", "zoo", "cuda"):
+        if name in ("sweeps", "trainers", "zoo", "cuda"):
             continue
         part = import_module(f"tests.benchmarks.{name}")
         result = report.measured(part, "", part.ROUNDS, guard)

@@ -18,7 +18,7 @@ from typing import Any
 from tests.benchmarks.noise import BOUND, Guard
 
 PARTS = (
-    "throughput", "growth", "processes", "startup", "memory", "images", "busy", "cost", "accuracy", "tables",
+    "throughput", "growth", "processes", "startup", "memory", "images", "busy", "cost", "accuracy", "tables", "files",
     "texts", "sweeps", "ranks", "trainers", "zoo", "cuda",
 )  # fmt: skip
 DOCS = Path(__file__).parent.parent.parent / "docs"
