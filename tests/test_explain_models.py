@@ -44,7 +44,7 @@ def test_every_model_is_explained(name: str, data: str) -> None:
     sample = Sample("a", x)
     if spec.kind == "image":
         chosen = choose_method(subject, sample, method=None, layer=None)
-        assert chosen.name == ("gradcam" if "cnn" in name or name == "lenet" else "integrated")
+        assert chosen.name == ("gradcam" if "cnn" in name or name in ("lenet", "airbench") else "integrated")
         for method in METHODS:
             if method == "gradcam" and chosen.name != "gradcam":
                 continue

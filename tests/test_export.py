@@ -55,6 +55,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "lenet": {"model": "lenet", "data": "digits", "optimizer": "adam"},
     "cnn": {"model": "cnn", "data": "digits", "optimizer": "adam"},
     "simple-cnn": {"model": "simple-cnn", "data": "digits"},
+    "airbench": {"model": "airbench", "data": "digits", "model_options": {"channels": (8, 16, 24)}},
     "rnn": {"model": "rnn", "data": "text:", "model_options": {"hidden": 24, "embedding": 12, "layers": 2}},
     "attention": {"model": "attention", "data_options": {"samples": 600}},
     "attention-text": {"model": "attention", "data": "text:", "model_options": {"width": 16, "dropout": 0.1}},

@@ -125,7 +125,7 @@ def test_photographs_as_people_have_them(call: Call) -> None:
     assert code == 0 and len(out.splitlines()) == 84
 
 
-@pytest.mark.parametrize("model", ["cnn", "lenet", "mlp", "simple-cnn", "logistic"])
+@pytest.mark.parametrize("model", ["cnn", "lenet", "mlp", "simple-cnn", "airbench", "logistic"])
 @pytest.mark.parametrize("size", [32, 64])
 def test_the_models_for_images_take_colour_of_any_size(model: str, size: int, call: Call, tmp_path: Path) -> None:
     folder(tmp_path / "photos", count=5)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scipy.fft
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -40,6 +41,7 @@ FITS = {
     "lenet": IMAGES,
     "cnn": IMAGES,
     "simple-cnn": IMAGES,
+    "airbench": IMAGES,
     "rnn": {"text", "texts"},
     "ngrams": {"recall", "texts"},
     "attention": (IMAGES - {"image-regression"}) | {"recall", "text", "texts"},
@@ -160,6 +162,7 @@ def test_a_refusal_says_what_to_choose(name: str, data: str, message: str) -> No
         ("cnn", "digits", {"hidden": 0}, "model.hidden = 0 must be at least 1"),
         ("cnn", "digits", {"channels": (4, 0)}, "model.channels = (4, 0) must be at least 1"),
         ("simple-cnn", "digits", {"channels": 0}, "model.channels = 0 must be at least 1"),
+        ("airbench", "digits", {"channels": (4, 0)}, "model.channels = (4, 0) must be at least 1"),
         ("tabular", "binary", {"width": 0}, "model.width = 0 must be at least 1"),
         ("tabular", "binary", {"frequencies": 0}, "model.frequencies = 0 must be at least 1"),
         ("tabular", "binary", {"highest": 0.05}, "model.highest = 0.05 must be above 0.05, the lowest frequency"),
@@ -314,6 +317,47 @@ def test_lenet_has_the_papers_layers() -> None:
         "fc2.weight": (84, 120), "fc2.bias": (84,),
         "fc3.weight": (10, 84), "fc3.bias": (10,),
     }  # fmt: skip
+
+
+def test_airbench_against_its_formula() -> None:
+    model = build("airbench", SPECS["cifar"], channels=(6, 30)).double()
+    weights = dict(model.named_parameters())
+    x = some_input(SPECS["cifar"], batch=7).double()
+
+    def normalised(x: Tensor) -> Tensor:
+        mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+        return (x - mean) / (variance + 1e-5).sqrt()
+
+    def gelu(x: Tensor) -> Tensor:
+        return x * (1 + torch.erf(x / 2**0.5)) / 2
+
+    # The cosine transform of each 2x2 patch is that of scipy.
+    patches = F.unfold(x, 2).transpose(1, 2).reshape(-1, 3, 2, 2).numpy()
+    spectrum = torch.from_numpy(scipy.fft.dctn(patches, axes=(1, 2, 3), norm="ortho"))
+    y = normalised(spectrum.reshape(7, 31, 31, 12).permute(0, 3, 1, 2))
+    y = gelu(torch.cat([y, -y], 1))
+    for number in range(2):
+        y = F.max_pool2d(F.conv2d(y, weights[f"blocks.{number}.first.weight"], padding=1), 2)
+        y = gelu(normalised(y))
+        y = gelu(normalised(F.conv2d(y, weights[f"blocks.{number}.second.weight"], padding=1)))
+    assert y.shape == (7, 30, 7, 7)
+    expected = y.flatten(2).max(2).values @ weights["output.weight"].T / 9
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_a_convolution_of_airbench_begins_as_the_identity() -> None:
+    model = build("airbench", SPECS["cifar"], channels=(6, 30))
+    x = torch.randn(2, 6, 5, 5)
+    torch.testing.assert_close(model.blocks[0].second(x), x)
+    torch.testing.assert_close(model.blocks[1].first(x)[:, :6], x)  # and 24 more, drawn
+
+
+def test_airbench_has_the_channels_of_its_source() -> None:
+    model = build("airbench", SPECS["cifar"])
+    shapes = [tuple(p.shape) for p in model.parameters() if p.dim() == 4]
+    assert shapes == [
+        (64, 24, 3, 3), (64, 64, 3, 3), (256, 64, 3, 3), (256, 256, 3, 3), (256, 256, 3, 3), (256, 256, 3, 3),
+    ]  # fmt: skip
 
 
 # Linear models and MLP

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dlcli import TrainConfig, train
 from dlcli.config.recipe import recipes
@@ -33,6 +34,29 @@ def test_a_recipe_says_what_it_is_and_what_it_must_reach(name: str) -> None:
     if data.startswith(_OWN):
         data = Path(data).name.partition(".")[0].removesuffix("_data")
     assert name in (f"{made.model}-{data}", fast) or name.startswith(f"{made.model}-{data}-")
+
+
+def test_the_recipe_of_cifar10_trains_on_any_jpeg_files(dlcli: Dlcli, tmp_path: Path) -> None:
+    """Its own data is an archive beside it; a folder in its place, two steps."""
+    noise = np.random.default_rng(0)
+    for name in ("cat", "ship"):
+        for split, count in (("train", 24), ("test", 4)):
+            folder = tmp_path / "small" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = noise.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    words = ("--config", "recipe:airbench-cifar10-jpeg")
+    missing = dlcli("train", *words, check=3)
+    assert "cifar10-jpeg.zip" in missing.stderr
+    words += ("--data", "images:small", "--steps", "2", "--batch-size", "16", "--quiet")
+    dlcli("train", *words)
+    made = json.loads((tmp_path / "runs" / "1" / "run.json").read_text())
+    config = json.loads((tmp_path / "runs" / "1" / "config.json").read_text())
+    settings = recipes()["airbench-cifar10-jpeg"]["settings"]
+    assert config["model"] == {"name": "airbench", "channels": settings["model.channels"]}
+    assert config["augment"] == settings["augment"]
+    assert made["status"] == "finished" and made["step"] == 2
 
 
 @pytest.mark.slow

@@ -44,8 +44,8 @@ def test_every_model_has_a_config_of_its_own_defaults(name: str) -> None:
             assert getattr(config, setting) == value
 
 
-def test_the_ten_models_and_all_data_sets_are_there() -> None:
-    models = "linear logistic mlp tabular lenet cnn simple-cnn rnn attention ngrams"
+def test_the_eleven_models_and_all_data_sets_are_there() -> None:
+    models = "linear logistic mlp tabular lenet cnn simple-cnn airbench rnn attention ngrams"
     assert list(MODELS) == models.split()
     assert set(DATASETS) >= set(
         "digits breast-cancer iris wine diabetes line make-regression random recall pydocs "
@@ -67,8 +67,8 @@ def test_every_entry_says_what_it_is() -> None:
         ("lenet5", "unknown model 'lenet5': did you mean lenet?"),
         (
             "zebra",
-            "unknown model 'zebra': known are linear, logistic, mlp, tabular, lenet, cnn, simple-cnn, rnn, attention, "
-            "ngrams, and those of `dlcli models --zoo`",
+            "unknown model 'zebra': known are linear, logistic, mlp, tabular, lenet, cnn, simple-cnn, airbench, rnn, "
+            "attention, ngrams, and those of `dlcli models --zoo`",
         ),
     ],
 )

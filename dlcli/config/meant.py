@@ -71,6 +71,8 @@ def meant_model(name: str) -> str | None:
     near = nearest(name, [*MODELS, *zoo()])
     if not near:
         return f"{did_you_mean(name, MODELS)}, and those of `dlcli models --zoo`"
+    if begun := [known for known in near if known.startswith(name) or name.startswith(known)]:
+        return did_you_mean(name, begun)
     return did_you_mean(name, MODELS if near[0] in MODELS else zoo())
 
 

@@ -92,6 +92,20 @@ MODELS: dict[str, ModelEntry] = {
         "images",
         defaults={"optimizer": "adam", "epochs": 10, "batch_size": 32},
     ),
+    "airbench": ModelEntry(
+        "dlcli.models.airbench:Airbench",
+        "six convolutions that train fast on small images (Jordan 2024)",
+        "images",
+        defaults={
+            "lr": 0.4,
+            "nesterov": True,
+            "weight_decay": 0.0005,
+            "schedule": "one-cycle",
+            "batch_size": 128,
+            "label_smoothing": 0.2,
+            "epochs": 10,
+        },
+    ),
     "rnn": ModelEntry(
         "dlcli.models.rnn:RNN",
         "embedding, GRU, and a linear layer",

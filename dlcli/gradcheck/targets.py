@@ -45,6 +45,7 @@ _MODELS: dict[str, tuple[tuple[str, DataSpec, dict[str, Any]], ...]] = {
     "lenet": (("", DataSpec("multiclass", "image", (1, 8, 8), 3), {"dropout": 0.2}),),
     "cnn": (("", _IMAGES, {"channels": (3, 4), "hidden": 6, "dropout": 0.2}),),
     "simple-cnn": (("", _IMAGES, {"channels": 3}),),
+    "airbench": (("", _IMAGES, {"channels": (3, 4)}),),
     "rnn": (
         ("", _TEXT, {"embedding": 3, "hidden": 3, "layers": 2, "dropout": 0.2}),
         ("texts", _TEXTS, {"embedding": 3, "hidden": 3}),

@@ -18,8 +18,8 @@ ROUNDS = 3
 ABOUT = """
 Seconds and peak resident memory of a process that reads a CSV file of so many bytes, whose rows are 16 numbers, 3 of
 them whole, a category and a target. dlcli also finds out the types, divides the rows, and encodes them as float32 in
-memory, as for a training. pandas reads with its engine pyarrow and does no more. *Numbers*: the encoded features, 4 bytes
-each. The memory of Python with torch, or with pandas and pyarrow, is not counted.
+memory, as for a training. pandas reads with its engine pyarrow and does no more. *Numbers*: the encoded features, 4
+bytes each. The memory of Python with torch, or with pandas and pyarrow, is not counted.
 """
 
 _SIZES = {"107 MB": 107_000_000, "1 GB": 1_000_000_000}
@@ -98,7 +98,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         numbers = median["dlcli numbers_mb"]
         more = [(row["ratio"], ".2f"), *memory, (numbers, ",.0f"), (median["dlcli peak_mb"] / numbers, ".1f")]
         lines.append([row["name"], *cells(row, [*seconds, *more]), f"{row['noise']:.2f}"])
-    header = ["", "dlcli s", "pandas s", "dlcli / pandas", "dlcli MB", "pandas MB", "numbers MB", "dlcli / numbers", "noise"]
+    header = ["", "dlcli s", "pandas s", "dlcli / pandas", "dlcli MB", "pandas MB", "numbers MB", "dlcli / numbers"]
+    header += ["noise"]
     return markdown(header, lines)
 
 

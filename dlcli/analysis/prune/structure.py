@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dlcli.analysis.prune.slots import Slot, axis, channels, is_opaque, makes, passes
 from dlcli.core.blame import out_of_memory, told
@@ -111,7 +112,8 @@ class _Probe:
         for channel in range(count):
             self.together.root(Slot(name, "out", channel))
         try:
-            with self._listening(name, module, marked):
+            # torch's fast attention hides NaNs with the instructions of AVX-512.
+            with self._listening(name, module, marked), sdpa_kernel(SDPBackend.MATH):
                 output = self.model(x.repeat_interleave(len(marked), 0))
         except Exception as error:  # of the model, which may look at its values and refuse a NaN
             if isinstance(error, DlcliError) or out_of_memory(error) or _is_ours(error):
