@@ -66,7 +66,7 @@ def cosine_transform(size: int) -> Tensor:
     """(size, size) orthonormal: row k is cosine k of DCT-II (Ahmed, Natarajan, Rao 1974)."""
     k, n = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     rows = torch.cos(torch.pi * (n + 0.5) * k / size)
-    return rows / rows.norm(dim=1, keepdim=True)
+    return rows / rows.norm(dim=1, keepdim=True)  # type: ignore[no-any-return]
 
 
 class _Block(nn.Module):
