@@ -150,7 +150,7 @@ def test_a_holder_that_was_overtaken_ends_before_it_writes(run: Run, held: subpr
     assert (code, error) == (9, f"error: {run} was not renewed for 30 s, and another process has it now\n")
 
 
-def test_one_of_many_gets_it(run: Run, no_flock: None) -> None:
+def test_one_of_many_gets_it(run: Run, no_flock: None, quick: None) -> None:
     start, end = threading.Barrier(8), threading.Barrier(8)
 
     def attempt(_: int) -> bool:

@@ -356,7 +356,8 @@ def test_airbench_has_the_channels_of_its_source() -> None:
     model = build("airbench", SPECS["cifar"])
     shapes = [tuple(p.shape) for p in model.parameters() if p.dim() == 4]
     assert shapes == [
-        (64, 24, 3, 3), (64, 64, 3, 3), (256, 64, 3, 3), (256, 256, 3, 3), (256, 256, 3, 3), (256, 256, 3, 3),
+        (12, 3, 2, 2), (64, 24, 3, 3), (64, 64, 3, 3), (256, 64, 3, 3),
+        (256, 256, 3, 3), (256, 256, 3, 3), (256, 256, 3, 3),
     ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from dlcli.cli.main import app
 from dlcli.core.files import write_json
 from dlcli.core.reading import read_json
+from dlcli.plots.folder import picture_files
 from dlcli.runs.run import Run
 from tests import test_differences
 from tests.test_start_up import call, heavy_after
@@ -257,6 +258,13 @@ def test_odd_numbers_are_drawn_inside_the_axes(root: Path, values: list[float | 
 def test_drawing_imports_nothing_heavy(root: Path) -> None:
     make(root, [0.5, 0.25])
     assert heavy_after(call("plot", "1", "-o", "a.html")) == []
+
+
+@pytest.mark.parametrize("has_font", [True, False])
+def test_a_folder_gets_a_png_where_there_is_a_font(has_font: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("resvg_py", reason="resvg is not installed")
+    monkeypatch.setattr("dlcli.plots.png._has_font", lambda: has_font)
+    assert picture_files("a") == ["a.svg", "a.html", *(["a.png"] if has_font else [])]
 
 
 def test_a_png_is_the_svg_as_pixels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

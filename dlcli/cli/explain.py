@@ -90,7 +90,7 @@ def explain(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Write explanation.svg and .html, .png where dlcli[plots] is installed, and the map of each image.",
+            help="Write explanation.svg and .html, .png where dlcli[plots] and a font are, and the map of each image.",
             callback=folder("--output"),
         ),
     ] = None,

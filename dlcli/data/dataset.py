@@ -9,7 +9,7 @@ from torch import Tensor
 from dlcli.core.errors import ConfigError, did_you_mean
 from dlcli.core.spec import DataSpec
 from dlcli.data.preprocessing import Preprocessing
-from dlcli.data.rows import Rows, Tensors
+from dlcli.data.rows import Rows, Tensors, are_decoded
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.rows) if self.index is None else len(self.index)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether the samples are images that other processes decode, batch by batch."""
+        return are_decoded(self.rows)
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor | None) -> "Split":

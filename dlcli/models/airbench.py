@@ -21,8 +21,9 @@ class Airbench(nn.Module):
     layer without bias, times 1/9. A convolution begins as the identity as far as its channels allow. Small
     images are pooled as long as there are two pixels.
 
-    Jordan whitens by the eigenvectors of patches of the training images. Here it is their cosine transform, which are
-    nearly these eigenvectors for any photographs, and batch norm: so the network does not depend on the data.
+    Jordan whitens by the eigenvectors of patches of the training images, and leaves them as they are. Here a layer
+    begins as the cosine transform, which is nearly these eigenvectors for any photographs, and batch norm makes its
+    answers equally large: so the network does not depend on the data.
     """
 
     def __init__(self, spec: DataSpec, *, channels: tuple[int, ...] = (64, 256, 256)) -> None:
@@ -30,7 +31,7 @@ class Airbench(nn.Module):
         check_options(channels=channels)
         side = min(need_image("airbench", spec, shortest=_PATCH)) - _PATCH + 1
         self.whitening = _Whitening(spec.input_shape[0])
-        before = 2 * self.whitening.kernel.shape[0]
+        before = 2 * self.whitening.patches.out_channels
         self.blocks = nn.ModuleList()
         for after in channels:
             self.blocks.append(_Block(before, after, pool=side > 1))
@@ -45,20 +46,20 @@ class Airbench(nn.Module):
 
 
 class _Whitening(nn.Module):
-    """(B, C, H, W) -> (B, 8C, H - 1, W - 1): the cosine transform of each patch over its channels, rows and columns,
-    normalised; GELU of it and of its negative."""
-
-    kernel: Tensor
+    """(B, C, H, W) -> (B, 8C, H - 1, W - 1): a convolution that begins as the cosine transform of each patch over its
+    channels, rows and columns, normalised; GELU of it and of its negative."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        count = channels * _PATCH**2
+        self.patches = nn.Conv2d(channels, count, _PATCH, bias=False)
+        self.norm = nn.BatchNorm2d(count, affine=False, momentum=_MOMENTUM)
         pixels = cosine_transform(_PATCH)
         kernel = torch.einsum("ac,bh,dw->abdchw", cosine_transform(channels), pixels, pixels)
-        self.register_buffer("kernel", kernel.reshape(-1, channels, _PATCH, _PATCH), persistent=False)
-        self.norm = nn.BatchNorm2d(self.kernel.shape[0], affine=False, momentum=_MOMENTUM)
+        self.patches.weight.data.copy_(kernel.reshape(self.patches.weight.shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(F.conv2d(x, self.kernel))
+        x = self.norm(self.patches(x))
         return F.gelu(torch.cat([x, -x], 1))
 
 

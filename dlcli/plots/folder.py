@@ -9,13 +9,13 @@ from dlcli.core.errors import ConfigError, ResourceError
 from dlcli.core.files import make_folder, write_bytes
 from dlcli.plots.page import to_html
 from dlcli.plots.picture import Picture
-from dlcli.plots.png import is_installed, to_png
+from dlcli.plots.png import can_draw, to_png
 from dlcli.plots.svg import to_svg
 
 
 def picture_files(name: str) -> list[str]:
     """The names of the files that `write_picture` writes."""
-    return [f"{name}.svg", f"{name}.html", *([f"{name}.png"] if is_installed() else [])]
+    return [f"{name}.svg", f"{name}.html", *([f"{name}.png"] if can_draw() else [])]
 
 
 def safe_name(number: int, name: str) -> str:
@@ -37,8 +37,8 @@ def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
 
 
 def write_picture(picture: Picture, folder: Path, *, name: str, images: Mapping[str, bytes], force: bool) -> list[Path]:
-    """NAME.svg and NAME.html, NAME.png where resvg is installed, and the images under their names. Each file is
-    complete or not there. As `check_folder`."""
+    """NAME.svg and NAME.html, NAME.png where resvg and a font are installed, and the images under their names. Each
+    file is complete or not there. As `check_folder`."""
     check_folder(folder, [*picture_files(name), *images], force=force)
     try:
         make_folder(folder)
@@ -49,7 +49,7 @@ def write_picture(picture: Picture, folder: Path, *, name: str, images: Mapping[
         f"{name}.svg": drawn.encode(errors="replace"),
         f"{name}.html": to_html(picture).encode(errors="replace"),
     }
-    if is_installed():
+    if can_draw():
         contents[f"{name}.png"] = to_png(drawn)
     for file, content in (contents | dict(images)).items():
         write_bytes(folder / file, content)

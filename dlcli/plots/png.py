@@ -1,6 +1,7 @@
 """A picture as PNG: its SVG, drawn by resvg."""
 
 import importlib.util
+from functools import cache
 
 from dlcli.core.errors import ConfigError, ResourceError
 
@@ -13,6 +14,11 @@ def is_installed() -> bool:
     return importlib.util.find_spec("resvg_py") is not None
 
 
+def can_draw() -> bool:
+    """Whether resvg is installed, and there is a font, without which the numbers would be missing."""
+    return is_installed() and _has_font()
+
+
 def check_installed() -> None:
     """ConfigError (exit 2) without resvg."""
     if not is_installed():
@@ -20,11 +26,19 @@ def check_installed() -> None:
 
 
 def to_png(svg: str) -> bytes:
-    """On white, two pixels for each unit. ResourceError (exit 6) if there is no font on this machine, without which
-    the numbers would be missing."""
+    """On white, two pixels for each unit. ResourceError (exit 6) if there is no font on this machine."""
     check_installed()
     import resvg_py
 
-    if resvg_py.svg_to_bytes(svg_string=_LETTER.format("8")) == resvg_py.svg_to_bytes(svg_string=_LETTER.format("")):
+    if not _has_font():
         raise ResourceError("there is no font on this machine to draw a .png with: install one, or write a .svg")
     return bytes(resvg_py.svg_to_bytes(svg_string=svg, background="#ffffff", zoom=_ZOOM))
+
+
+@cache
+def _has_font() -> bool:
+    import resvg_py
+
+    return bool(
+        resvg_py.svg_to_bytes(svg_string=_LETTER.format("8")) != resvg_py.svg_to_bytes(svg_string=_LETTER.format(""))
+    )

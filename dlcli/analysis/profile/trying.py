@@ -10,7 +10,6 @@ from typing import Any
 from dlcli.compute import devices
 from dlcli.compute.threads import usable_cores
 from dlcli.core.errors import ConfigError, DlcliError
-from dlcli.data.rows import are_decoded
 from dlcli.experiment.build import Experiment, build
 from dlcli.experiment.kept import Load
 from dlcli.experiment.load import load_data
@@ -70,7 +69,7 @@ def choices(built: Experiment) -> list[Choice]:
 
 def _workers(built: Experiment) -> list[Choice]:
     """One, as many as there are cores, and twice as many."""
-    if not are_decoded(built.dataset.train.rows):
+    if not built.dataset.train.is_decoded:
         return [Choice("--workers", {}, "no images are decoded during the training")]
     cores, given = usable_cores(), built.config.data_options["workers"]
     now = cores if given == "auto" else given
