@@ -21,9 +21,8 @@ class Airbench(nn.Module):
     layer without bias, times 1/9. A convolution begins as the identity as far as its channels allow. Small
     images are pooled as long as there are two pixels.
 
-    Jordan whitens by the eigenvectors of patches of the training images, and leaves them as they are. Here a layer
-    begins as the cosine transform, which is nearly these eigenvectors for any photographs, and batch norm makes its
-    answers equally large: so the network does not depend on the data.
+    Jordan whitens by the eigenvectors of patches of the training images. Here it is their cosine transform, which is
+    nearly these eigenvectors for any photographs, and batch norm: so the network does not depend on the data.
     """
 
     def __init__(self, spec: DataSpec, *, channels: tuple[int, ...] = (64, 256, 256)) -> None:
@@ -46,8 +45,8 @@ class Airbench(nn.Module):
 
 
 class _Whitening(nn.Module):
-    """(B, C, H, W) -> (B, 8C, H - 1, W - 1): a convolution that begins as the cosine transform of each patch over its
-    channels, rows and columns, normalised; GELU of it and of its negative."""
+    """(B, C, H, W) -> (B, 8C, H - 1, W - 1): the cosine transform of each patch over its channels, rows and columns,
+    normalised; GELU of it and of its negative. It is not trained."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -57,6 +56,7 @@ class _Whitening(nn.Module):
         pixels = cosine_transform(_PATCH)
         kernel = torch.einsum("ac,bh,dw->abdchw", cosine_transform(channels), pixels, pixels)
         self.patches.weight.data.copy_(kernel.reshape(self.patches.weight.shape))
+        self.patches.weight.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.patches(x))
