@@ -54,6 +54,14 @@ def test_the_ramp_ends_when_the_loss_is_four_times_its_lowest() -> None:
     assert found.steepest < found.lowest
 
 
+@pytest.mark.parametrize(("lowest", "falls"), [(99, True), (90, True), (88, False), (40, False)])
+def test_a_loss_that_falls_to_the_end_is_a_lower_bound(lowest: int, falls: bool) -> None:
+    """Not where it grows a little and stays there, as with batch norm, which does not diverge."""
+    losses = [2.0 if step > lowest else 3.0 - step / 100 for step in range(100)]
+    losses[lowest] = 1.0
+    assert Search([1.0] * 100, losses, losses, False).falls_to_the_end is falls
+
+
 def test_the_mean_is_that_of_adam() -> None:
     losses = [4.0, 2.0, 3.0]
     weighted = [4.0, (0.9 * 4 + 2) / 1.9, (0.81 * 4 + 0.9 * 2 + 3) / 2.71]

@@ -66,5 +66,5 @@ def find(built: "Experiment", *, output: str | None, format: Format) -> None:
         emit([row], [Column(key, heading, right=True) for key, heading in headings.items()], format=format)
     else:
         emit(rows, _STEPS, format=format, document=found.as_dict())
-    if not found.diverged:
-        say("the loss has not grown up to the highest rate, so that the suggestion is a lower bound")
+    if not found.diverged and found.falls_to_the_end:
+        say(f"the loss falls up to the highest rate, {found.rates[-1]:g}: the suggestion is a lower bound")
