@@ -25,20 +25,28 @@ bytes each. The memory of Python with torch, or with pandas and pyarrow, is not 
 _SIZES = {"107 MB": 107_000_000, "1 GB": 1_000_000_000}
 _ROW = 132  # bytes, about
 
+# Of this process alone: ru_maxrss begins with that of its parent.
+_PEAK = """
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+"""
+
 # The seconds, the peak above that of the imports in MB, and MB of the numbers.
 _END = """
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak, "numbers_mb": numbers / 1e6}))
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "peak_mb": peak() - before, "numbers_mb": numbers / 1e6}))
 """
 _OURS = (
-    """
-import json, os, resource, sys, time
+    _PEAK
+    + """
+import json, os, sys, time
 os.environ["GOMP_SPINCOUNT"] = "5000"  # as the command line does
 from pathlib import Path
 import numpy, pyarrow.csv, torch
 from dlcli.data.prepare import prepare
 from dlcli.data.tables.table import table
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
 start = time.perf_counter()
 opened = table(Path("."), path=sys.argv[1], target="y", storage="memory")
 data = prepare(opened, val_fraction=None, test_fraction=None, normalize=True, seed=0)
@@ -47,10 +55,11 @@ numbers = opened.rows * data.spec.input_shape[0] * 4
     + _END
 )
 _THEIRS = (
-    """
-import json, resource, sys, time
+    _PEAK
+    + """
+import json, sys, time
 import pandas, pyarrow.csv
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
 start = time.perf_counter()
 frame = pandas.read_csv(sys.argv[1], engine="pyarrow")
 numbers = 4 * frame.size
